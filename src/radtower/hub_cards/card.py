@@ -1,0 +1,103 @@
+"""Model card: configuration, processor settings and ``results.json`` -> ``README.md`` of the export."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from radtower.hub_cards.families import Family
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+def write_card(
+    folder: Path, family: Family, config: dict[str, Any], results: Path | None, license_id: str | None
+) -> Path:
+    """Write ``README.md`` into an export folder; every number in it comes from ``results``.
+
+    Args:
+        folder: Export folder, with its processor settings already there.
+        family: How the model is loaded.
+        config: Content of ``config.json``.
+        results: ``results.json``; None writes that nothing was measured.
+        license_id: License of the weights, as the Hub abbreviates it. None states none.
+
+    Returns:
+        The card.
+    """
+    measured = None if results is None else json.loads(results.read_text(encoding="utf-8"))
+    name = folder.name.removesuffix(".partial")
+    data = ModelCardData(
+        license=license_id,
+        library_name="transformers",
+        pipeline_tag=family.pipeline_tag,
+        tags=["radiology", "radtower", config["model_type"], "research-only"],
+        model_name=name,
+        eval_results=_eval_results(measured, family) or None,
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATES / family.template),
+        model_name=name,
+        install=family.install,
+        config=config,
+        processor=_processor_settings(folder),
+        results_table=_results_table(measured),
+        is_phantom=bool(measured and measured["phantom"]),
+        findings=_findings(config),
+        radtower_version=version("radtower"),
+    )
+    path = folder / "README.md"
+    path.write_text(card.content.rstrip() + "\n", encoding="utf-8")
+    return path
+
+
+def _findings(config: dict[str, Any]) -> list[str]:
+    return list(config.get("findings") or (config.get("id2label") or {}).values())
+
+
+def _processor_settings(folder: Path) -> dict[str, Any]:
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        if (folder / name).exists():
+            settings: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+            return settings
+    return {}
+
+
+def _results_table(measured: dict[str, Any] | None) -> str:
+    if not measured or not measured["metrics"]:
+        return "Nothing was measured on this model yet."
+    lines = [
+        "| metric | value | 95 % CI | n | class set | label source | data |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for item in measured["metrics"]:
+        name = " ".join(
+            str(part).replace("_", " ")
+            for part in (item["metric"], item.get("direction"), item.get("finding"), item.get("protocol"))
+            if part
+        )
+        if item["value"] is None:
+            value, interval = "undefined", str(item["note"])
+        else:
+            value, interval = f"{item['value']:.3f}", f"{item['ci_low']:.3f} to {item['ci_high']:.3f}"
+        cells = (name, value, interval, item["n"], item["class_set"], item["label_source"], item["dataset"])
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _eval_results(measured: dict[str, Any] | None, family: Family) -> list[EvalResult]:
+    """Headline metrics for the ``model-index`` of the card: those that stand for all findings at once."""
+    return [
+        EvalResult(
+            task_type=family.pipeline_tag,
+            dataset_type="phantom" if measured["phantom"] else "private",
+            dataset_name=item["dataset"],
+            metric_type=item["metric"],
+            metric_value=round(item["value"], 4),
+            metric_name=" ".join(str(p) for p in (item["metric"], item.get("direction"), item.get("protocol")) if p),
+        )
+        for item in (measured["metrics"] if measured else [])
+        if item["value"] is not None and item.get("finding") is None
+    ]

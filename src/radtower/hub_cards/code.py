@@ -1,0 +1,82 @@
+"""Copy the code a model needs into one flat folder, as remote code of transformers has to be.
+
+``from ..folder.module import x`` becomes ``from .module import x``; anything that would fail on the machine
+of a user who lacks this package is refused here instead.
+"""
+
+import ast
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+ALLOWED_PACKAGES = frozenset({"torch", "transformers", "huggingface_hub"}) | sys.stdlib_module_names
+
+
+def export_code(entry_files: Iterable[Path], output_dir: Path) -> list[Path]:
+    """Copy ``entry_files`` and every package file they import, flattened.
+
+    Args:
+        entry_files: Modules with the classes named in ``auto_map``.
+        output_dir: Existing folder; files of the same name are overwritten.
+
+    Returns:
+        The files written, sorted by name.
+
+    Raises:
+        ValueError: If a file imports a package outside ``ALLOWED_PACKAGES``, has a relative import that
+            cannot be flattened or a text line that transformers would mistake for one, or two files share a
+            name.
+    """
+    sources: dict[str, Path] = {}
+    queue = [path.resolve() for path in entry_files]
+    while queue:
+        source = queue.pop(0)
+        known = sources.setdefault(source.name, source)
+        if known != source:
+            raise ValueError(
+                f"exported files must have unique names, got {source} and {known}. Rename one: the Hub folder "
+                "is flat."
+            )
+        text, imported = _flatten(source)
+        (output_dir / source.name).write_text(text, encoding="utf-8")
+        queue += [path for path in imported if sources.get(path.name) != path]
+    return [output_dir / name for name in sorted(sources)]
+
+
+def _flatten(source: Path) -> tuple[str, list[Path]]:
+    """Text with flat imports, and the package files it imports."""
+    text = source.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    lines = text.splitlines(keepends=True)
+    imported: list[Path] = []
+    flat_lines: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level > 0:
+            if node.module is None or node.col_offset > 0 or node.names[0].name == "*":
+                raise ValueError(
+                    f"{source.name}:{node.lineno} has a relative import that cannot be flattened. "
+                    "Write `from .module import name` at the top of the file."
+                )
+            parts = node.module.split(".")
+            imported.append(source.parents[node.level - 1].joinpath(*parts).with_suffix(".py"))
+            line = lines[node.lineno - 1]
+            lines[node.lineno - 1] = line.replace("." * node.level + node.module, "." + parts[-1], 1)
+            flat_lines.add(node.lineno)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            _refuse_foreign(node, source)
+    for number, line in enumerate(lines, start=1):
+        if line.lstrip().startswith("from .") and number not in flat_lines:
+            raise ValueError(
+                f"{source.name}:{number} has text that reads like a relative import, which transformers would "
+                "follow. Reword the line."
+            )
+    return "".join(lines), imported
+
+
+def _refuse_foreign(node: ast.Import | ast.ImportFrom, source: Path) -> None:
+    names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+    for package in sorted({name.split(".")[0] for name in names} - ALLOWED_PACKAGES):
+        raise ValueError(
+            f"{source.name}:{node.lineno} imports {package}, which a Hub user may not have. "
+            "Move that code to a module that is not exported."
+        )

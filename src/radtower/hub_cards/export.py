@@ -1,0 +1,119 @@
+"""Turn a trained model folder into a Hub-ready one: weights, processor, flat remote code and a card."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from radtower.hub_cards.card import write_card
+from radtower.hub_cards.code import export_code
+from radtower.hub_cards.families import PACKAGE, Family, family_of
+
+# What may leave the machine. Everything else in a training folder stays: optimizer states, pickled
+# arguments, logs, and run.yaml, which names local paths.
+SHIPPED_PATTERNS = (
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+
+
+def export_model(
+    model_folder: str | Path,
+    output: str | Path,
+    results: str | Path | None = None,
+    license_id: str | None = None,
+) -> Path:
+    """Write the export folder; it appears complete or not at all.
+
+    Args:
+        model_folder: What training saved.
+        output: New folder; an older export there is replaced, anything else is left alone.
+        results: ``results.json`` of the model, for the card. None writes a card without numbers.
+        license_id: License of the weights, such as ``apache-2.0``. None leaves it unstated: what the data
+            and the base models allow, nobody but the caller knows.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        FileNotFoundError: If ``model_folder`` has no configuration or no safetensors weights.
+        FileExistsError: If ``output`` exists and is not an export of ours.
+        KeyError: If the model is of none of our families.
+    """
+    model_folder, output = Path(model_folder), Path(output)
+    config = _read_config(model_folder)
+    family = family_of(config["model_type"])
+    if output.exists() and not _is_export(output):
+        raise FileExistsError(
+            f"output must be new or an earlier export, got {output}, which is neither. Choose another folder."
+        )
+    partial = output.with_name(output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for pattern in SHIPPED_PATTERNS:
+        for path in sorted(model_folder.glob(pattern)):
+            shutil.copyfile(path, partial / path.name)
+    config["auto_map"] = _auto_map(family, config)
+    _write_json(partial / "config.json", config)
+    _map_processor(partial, family)
+    export_code([PACKAGE / name for name in family.model_files], partial)
+    write_card(partial, family, config, None if results is None else Path(results), license_id)
+    if output.exists():
+        shutil.rmtree(output)
+    partial.rename(output)
+    return output
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"model_folder must hold config.json, got {folder}. Point to a trained model.")
+    if not any(folder.glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"model_folder must hold safetensors weights, got none in {folder}. Save with save_pretrained."
+        )
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def _is_export(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and "auto_map" in json.loads(config.read_text(encoding="utf-8"))
+
+
+def _auto_map(family: Family, config: dict[str, Any]) -> dict[str, str]:
+    """Leave the classifier out of a bare encoder, whose head would load with random weights."""
+    has_head = any("Classification" in name for name in config.get("architectures") or [])
+    keeps_all = has_head or config["model_type"] == "medclip"
+    return {
+        auto: ref for auto, ref in family.auto_map.items() if keeps_all or "Classification" not in auto
+    }
+
+
+def _map_processor(folder: Path, family: Family) -> None:
+    for name in PROCESSOR_FILES:
+        path = folder / name
+        if not path.exists():
+            continue
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        image_map = {"AutoImageProcessor": family.processor_auto_map["AutoImageProcessor"]}
+        if "AutoProcessor" in family.processor_auto_map:
+            settings["auto_map"] = {"AutoProcessor": family.processor_auto_map["AutoProcessor"]}
+            settings["image_processor"]["auto_map"] = image_map
+        else:
+            settings["auto_map"] = image_map
+        _write_json(path, settings)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,87 @@
+"""What each model family puts on the Hub: entry files, auto classes, card template, install line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """How one ``model_type`` is exported.
+
+    Args:
+        model_files: Files of the package that hold the classes of ``auto_map``.
+        auto_map: Auto class -> ``module.Class``, for ``config.json``.
+        processor_auto_map: The same for the processor's JSON; empty for a tokenizer alone.
+        template: Card template in ``templates/``.
+        pipeline_tag: Task under which the Hub lists it.
+        install: Packages that suffice to load it.
+    """
+
+    model_files: tuple[str, ...]
+    auto_map: dict[str, str]
+    processor_auto_map: dict[str, str]
+    template: str
+    pipeline_tag: str
+    install: str
+
+
+FAMILIES = {
+    "ct3d_vision": Family(
+        model_files=("modeling/modeling_ct3d.py", "processing/image_processing_ct3d.py"),
+        auto_map={
+            "AutoConfig": "configuration_ct3d.CT3DVisionConfig",
+            "AutoModel": "modeling_ct3d.CT3DVisionModel",
+            "AutoModelForImageClassification": "modeling_ct3d.CT3DVisionForImageClassification",
+        },
+        processor_auto_map={"AutoImageProcessor": "image_processing_ct3d.CT3DImageProcessor"},
+        template="ct3d_vision.md",
+        pipeline_tag="image-classification",
+        install="torch transformers pillow",
+    ),
+    "llm_biencoder": Family(
+        model_files=("modeling/modeling_llm_biencoder.py",),
+        auto_map={
+            "AutoConfig": "configuration_llm_biencoder.LLMBiEncoderConfig",
+            "AutoModel": "modeling_llm_biencoder.LLMBiEncoder",
+            "AutoModelForSequenceClassification": (
+                "modeling_llm_biencoder.LLMBiEncoderForSequenceClassification"
+            ),
+        },
+        processor_auto_map={},
+        template="llm_biencoder.md",
+        pipeline_tag="feature-extraction",
+        install="torch transformers",
+    ),
+    "medclip": Family(
+        model_files=(
+            "modeling/modeling_medclip.py",
+            "processing/processing_medclip.py",
+            "processing/image_processing_ct3d.py",
+        ),
+        auto_map={
+            "AutoConfig": "configuration_medclip.MedCLIPConfig",
+            "AutoModel": "modeling_medclip.MedCLIPModel",
+            "AutoModelForZeroShotImageClassification": "modeling_medclip.MedCLIPModel",
+        },
+        processor_auto_map={
+            "AutoProcessor": "processing_medclip.MedCLIPProcessor",
+            "AutoImageProcessor": "image_processing_ct3d.CT3DImageProcessor",
+        },
+        template="medclip.md",
+        pipeline_tag="zero-shot-image-classification",
+        install="torch transformers pillow",
+    ),
+}
+
+
+def family_of(model_type: str) -> Family:
+    """Look up a family.
+
+    Raises:
+        KeyError: If the type is not one of ours.
+    """
+    if model_type not in FAMILIES:
+        raise KeyError(f"model_type must be one of {sorted(FAMILIES)}, got {model_type!r}. Export such a model.")
+    return FAMILIES[model_type]

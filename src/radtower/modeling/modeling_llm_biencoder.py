@@ -1,0 +1,420 @@
+"""Report encoder: a decoder LLM read in both directions, and one vector per text.
+
+Axes in this file: B texts, T tokens, E embedding, F findings.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoModel, AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.utils.logging import tqdm
+
+from ..configuration.configuration_llm_biencoder import LLMBiEncoderConfig
+from .losses import masked_binary_cross_entropy
+from .modeling_latent_attention import LatentAttentionPooling, masked_mean
+
+
+class LLMBiEncoderPreTrainedModel(PreTrainedModel):
+    """What the models of this family share: configuration, initialization and the tokenizer beside the weights."""
+
+    config_class = LLMBiEncoderConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the loss is a mean over the batch: Trainer must scale it when accumulating
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LatentAttentionPooling):
+            init.normal_(module.latents)
+            if module.variant == "prenorm":
+                for layer in (module.multihead_attn.out_proj, module.mlp[2]):
+                    init.zeros_(layer.weight)
+                    init.zeros_(layer.bias)
+
+
+class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
+    """Text in, one vector out (LLM2Vec4CXR, arXiv 2509.15234).
+
+    ``model`` is the plain decoder and ``latent_attn`` the pooling head, under the names of the public
+    weights. Vectors are not normalized.
+
+    Args:
+        config: Decoder, direction and pooling.
+        add_pooling_layer: False leaves the pooling head out, for models that read the token states.
+    """
+
+    def __init__(self, config: LLMBiEncoderConfig, add_pooling_layer: bool = True) -> None:
+        super().__init__(config)
+        self.model = AutoModel.from_config(config.text_config)
+        # Some attention backends read the flag of the layer and not of the configuration.
+        for module in self.model.modules():
+            if hasattr(module, "is_causal"):
+                module.is_causal = not config.bidirectional
+        self.should_pool = add_pooling_layer
+        self.latent_attn: LatentAttentionPooling | None = None
+        if add_pooling_layer and config.pooling == "latent_attention":
+            self.latent_attn = LatentAttentionPooling(
+                config.hidden_size, config.num_latents, config.num_latent_heads, config.latent_variant
+            )
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self.post_init()
+
+    @classmethod
+    def from_llm(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        num_hidden_layers: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        **config: Any,
+    ) -> "LLMBiEncoder":
+        """Wrap a causal language model; its tokenizer comes along.
+
+        Args:
+            path: Model folder, Hub id, or a ``.gguf`` file, which is dequantized.
+            num_hidden_layers: Keep only the lowest layers. None keeps all.
+            dtype: Precision of the weights.
+            **config: Fields of :class:`LLMBiEncoderConfig`.
+
+        Returns:
+            The encoder, with a freshly initialized pooling head where the pooling has one.
+
+        Raises:
+            ValueError: If weights of the decoder are missing, or ``num_hidden_layers`` is not in 1..depth.
+        """
+        source: dict[str, Any] = {"pretrained_model_name_or_path": str(path)}
+        if str(path).endswith(".gguf"):
+            source = {"pretrained_model_name_or_path": str(Path(path).parent), "gguf_file": Path(path).name}
+        decoder, report = AutoModel.from_pretrained(**source, dtype=dtype, output_loading_info=True)
+        if report["missing_keys"]:
+            raise ValueError(
+                f"path must hold every weight of the decoder, got {len(report['missing_keys'])} missing, such "
+                f"as {sorted(report['missing_keys'])[0]}. Point to a complete causal language model."
+            )
+        if num_hidden_layers is not None:
+            if not 1 <= num_hidden_layers <= len(decoder.layers):
+                raise ValueError(
+                    f"num_hidden_layers must be between 1 and {len(decoder.layers)}, got {num_hidden_layers}. "
+                    "Leave it out to keep every layer."
+                )
+            decoder.layers = decoder.layers[:num_hidden_layers]
+            decoder.config.num_hidden_layers = num_hidden_layers
+        text_config = decoder.config.to_dict()
+        # The weights are plain now: with this field left, reloading would look for the GGUF file again.
+        text_config.pop("quantization_config", None)
+        encoder = cls(cls.config_class(text_config=text_config, dtype=dtype, **config)).to(dtype)
+        encoder.model.load_state_dict(decoder.state_dict())
+        encoder.tokenizer = AutoTokenizer.from_pretrained(**source)
+        return encoder.eval()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Token embedding of the decoder."""
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embedding of the decoder."""
+        self.model.set_input_embeddings(value)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        embed_mask: torch.Tensor | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Encode a batch of token ids.
+
+        Args:
+            input_ids: ``(B, T)``.
+            attention_mask: ``(B, T)``, 1 for real tokens, padded on either side. None means no padding.
+                Never derive it from the ids: in some models the pad token is also the last real one.
+            embed_mask: ``(B, T)``, 1 for the tokens to pool. None pools every real token.
+
+        Returns:
+            ``last_hidden_state`` ``(B, T, E)`` and ``pooler_output`` ``(B, E)`` in float32, not normalized.
+
+        Raises:
+            ValueError: If a row has no token to pool.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        hidden = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state
+        mask = attention_mask if embed_mask is None else embed_mask * attention_mask
+        pooled = self._pool(hidden, mask) if self.should_pool else None
+        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
+
+    def _pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        empty = (mask.sum(dim=1) == 0).nonzero().flatten().tolist()
+        if empty:
+            raise ValueError(
+                f"every text must have a token to pool, got none in rows {empty}. "
+                "Remove empty texts, and check that something follows the separator."
+            )
+        if self.latent_attn is not None:
+            return self.latent_attn(hidden, mask)
+        if self.config.pooling == "mean":
+            return masked_mean(hidden, mask)
+        positions = torch.arange(mask.shape[1], device=mask.device)
+        if self.config.pooling == "last_token":
+            index = (mask * positions).argmax(dim=1)
+        else:
+            index = mask.argmax(dim=1)
+        return hidden[torch.arange(len(hidden), device=hidden.device), index].float()
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer saved beside the weights, loaded at first use; can be set.
+
+        Raises:
+            OSError: If there is none.
+        """
+        if self._tokenizer is None:
+            self.tokenizer = AutoTokenizer.from_pretrained(
+                self.name_or_path, revision=getattr(self.config, "_commit_hash", None)
+            )
+        assert self._tokenizer is not None
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self._tokenizer = tokenizer
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Save weights and configuration, and the tokenizer if one is at hand."""
+        super().save_pretrained(save_directory, **kwargs)
+        if self._tokenizer is not None:
+            self._tokenizer.save_pretrained(save_directory)
+
+    def tokenize(
+        self, texts: str | Sequence[str], max_length: int | None = None, separator: str | None = None
+    ) -> BatchEncoding:
+        """Turn texts into the inputs of :meth:`forward`, padded to the longest.
+
+        Args:
+            texts: One text or several.
+            max_length: Tokens kept; the end is cut. None takes the configuration's.
+            separator: Splits each text once into an instruction and what is pooled; the separator itself is
+                not read. None pools everything.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and, with a separator, ``embed_mask``, on the model's device.
+
+        Raises:
+            ValueError: If a text is empty, or its instruction alone fills ``max_length``.
+        """
+        parts = [_split_once(text, separator) for text in ([texts] if isinstance(texts, str) else texts)]
+        empty = [row for row, (_, text) in enumerate(parts) if not text.strip()]
+        if empty or not parts:
+            raise ValueError(f"texts must not be empty, got nothing to encode at positions {empty}. Remove them.")
+        inputs = self.tokenizer(
+            ["".join(part) for part in parts],
+            max_length=max_length or self.config.max_length,
+            truncation=True,
+            padding=True,
+            return_offsets_mapping=True,
+            return_tensors="pt",
+        )
+        offsets = inputs.pop("offset_mapping")
+        inputs.pop("token_type_ids", None)
+        if separator is not None:
+            inputs["embed_mask"] = self._embed_mask(parts, offsets, inputs["attention_mask"], max_length)
+        return inputs.to(self.device)
+
+    def _embed_mask(
+        self,
+        parts: list[tuple[str, str]],
+        offsets: torch.Tensor,
+        attention_mask: torch.Tensor,
+        max_length: int | None,
+    ) -> torch.Tensor:
+        if self.config.mask_mode == "exact":
+            boundaries = torch.tensor([len(instruction) for instruction, _ in parts])[:, None]
+            starts, ends = offsets.unbind(dim=-1)
+            # A token that straddles the boundary counts as text: its first word may be the "no".
+            mask = attention_mask * (ends > boundaries) * (ends > starts)
+        else:
+            counts = self.tokenizer(
+                [text for _, text in parts],
+                max_length=max_length or self.config.max_length,
+                truncation=True,
+                add_special_tokens=False,
+            )["input_ids"]
+            from_the_end = attention_mask.flip(1).cumsum(1).flip(1)
+            mask = attention_mask * (from_the_end <= torch.tensor([len(ids) for ids in counts])[:, None])
+        lost = (mask.sum(dim=1) == 0).nonzero().flatten().tolist()
+        if lost:
+            raise ValueError(
+                f"an instruction must leave room for its text, got none left at positions {lost}. "
+                "Shorten the instruction or raise max_length."
+            )
+        return mask
+
+    @torch.no_grad()
+    def encode_text(self, texts: str | Sequence[str], max_length: int | None = None) -> torch.Tensor:
+        """Encode whole texts in one batch: ``(B, E)``, not normalized; special tokens are pooled too."""
+        return self(**self.tokenize(texts, max_length)).pooler_output
+
+    @torch.no_grad()
+    def encode_with_separator(
+        self, texts: str | Sequence[str], separator: str | None = None, max_length: int | None = None
+    ) -> torch.Tensor:
+        """Encode ``instruction + separator + text`` in one batch, pooling the text only.
+
+        Args:
+            texts: One text or several; one without a separator is pooled whole, special tokens excepted.
+            separator: None takes the configuration's.
+            max_length: Tokens kept. None takes the configuration's.
+
+        Returns:
+            ``(B, E)``, not normalized.
+        """
+        return self(**self.tokenize(texts, max_length, separator or self.config.separator)).pooler_output
+
+    def compute_similarities(
+        self,
+        query_text: str,
+        candidate_texts: Sequence[str],
+        separator: str | None = None,
+        max_length: int | None = None,
+    ) -> torch.Tensor:
+        """Cosine similarity of one query with each candidate: ``(N,)`` in [-1, 1]."""
+        texts = [query_text, *candidate_texts]
+        embeds = F.normalize(self.encode_with_separator(texts, separator, max_length), dim=-1)
+        return embeds[1:] @ embeds[0]
+
+    @torch.no_grad()
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        instruction: str | None = None,
+        batch_size: int = 16,
+        show_progress: bool = False,
+    ) -> torch.Tensor:
+        """Encode many texts in batches of similar length.
+
+        Args:
+            texts: One text or any number of them.
+            instruction: Put before every text and not pooled. None pools whole texts.
+            batch_size: Texts at a time.
+            show_progress: Whether to draw a bar on stderr.
+
+        Returns:
+            ``(N, E)`` in the order of ``texts``, on the model's device, not normalized.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        separator = None if instruction is None else self.config.separator
+        whole = texts if instruction is None else [f"{instruction}{separator}{text}" for text in texts]
+        order = sorted(range(len(whole)), key=lambda row: len(whole[row]))
+        starts = range(0, len(order), batch_size)
+        batches = [
+            self(**self.tokenize([whole[row] for row in order[start : start + batch_size]], None, separator))
+            for start in tqdm(starts, desc="Encoding texts", unit="batch", disable=not show_progress)
+        ]
+        embeds = torch.cat([batch.pooler_output for batch in batches])
+        return embeds[torch.tensor(order, device=embeds.device).argsort()]
+
+
+@dataclass
+class LLMBiEncoderClassifierOutput(ModelOutput):
+    """Scores of the findings, and where in the text they come from.
+
+    Args:
+        loss: Scalar, only with labels.
+        logits: ``(B, F)``, before the sigmoid.
+        token_weights: ``(B, F, T)``, attention of each finding over the tokens; rows sum to 1.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    token_weights: torch.Tensor | None = None
+
+
+class FindingAttention(nn.Module):
+    """One learned query per finding attends to the tokens; its own weights score what it found.
+
+    Args:
+        width: Size of the hidden states.
+        num_findings: Number F of findings.
+    """
+
+    def __init__(self, width: int, num_findings: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, num_findings, bias=False)
+        self.score = nn.Linear(width, num_findings)
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``(B, T, E)`` and its ``(B, T)`` mask -> logits ``(B, F)`` and token weights ``(B, F, T)``."""
+        affinity = self.query(hidden).float() / hidden.shape[-1] ** 0.5
+        affinity = affinity.masked_fill(mask[..., None] == 0, float("-inf"))
+        weights = affinity.softmax(dim=1)
+        # Scoring every token and averaging the scores equals scoring the average: the layer is affine.
+        logits = (weights * self.score(hidden).float()).sum(dim=1)
+        return logits, weights.transpose(1, 2)
+
+
+class LLMBiEncoderForSequenceClassification(LLMBiEncoderPreTrainedModel):
+    """Report in, one logit per finding out; the findings are ``config.id2label``.
+
+    Args:
+        config: Decoder and direction; ``id2label`` gives the findings. The pooling is not used.
+    """
+
+    def __init__(self, config: LLMBiEncoderConfig) -> None:
+        super().__init__(config)
+        self.encoder = LLMBiEncoder(config, add_pooling_layer=False)
+        assert config.num_labels is not None  # transformers fills id2label
+        self.finding_attention = FindingAttention(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Token embedding of the decoder."""
+        return self.encoder.get_input_embeddings()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+    ) -> LLMBiEncoderClassifierOutput:
+        """Score every finding.
+
+        Args:
+            input_ids: ``(B, T)``.
+            attention_mask: ``(B, T)``, 1 for real tokens. None means no padding.
+            labels: ``(B, F)`` in [0, 1], -100 where unknown. None skips the loss.
+
+        Returns:
+            ``logits``, ``token_weights`` and ``loss``, see :class:`LLMBiEncoderClassifierOutput`.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        hidden = self.encoder(input_ids, attention_mask).last_hidden_state
+        logits, token_weights = self.finding_attention(hidden, attention_mask)
+        loss = None if labels is None else masked_binary_cross_entropy(logits, labels)
+        return LLMBiEncoderClassifierOutput(loss=loss, logits=logits, token_weights=token_weights)
+
+
+def _split_once(text: str, separator: str | None) -> tuple[str, str]:
+    """Instruction and text; no separator means no instruction."""
+    if separator is None or separator not in text:
+        return "", text
+    instruction, _, rest = text.partition(separator)
+    return instruction, rest

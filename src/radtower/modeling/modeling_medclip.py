@@ -1,0 +1,351 @@
+"""Dual tower: scans and reports in one space, with zero-shot scoring.
+
+Axes in this file: B studies, N scans, M texts, P projected embedding, F findings.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoModel, AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.utils.logging import tqdm
+
+from ..configuration.configuration_ct3d import CT3DVisionConfig
+from ..configuration.configuration_llm_biencoder import LLMBiEncoderConfig
+from ..configuration.configuration_medclip import MedCLIPConfig
+from .losses import masked_binary_cross_entropy, symmetric_info_nce
+from .modeling_ct3d import CT3DVisionModel
+from .modeling_llm_biencoder import LLMBiEncoder
+
+MAX_LOGIT_SCALE = 100.0  # CLIP, arXiv 2103.00020, section 2.5
+FINDING_LOSS_WEIGHT = 0.5  # of each modality's finding loss beside InfoNCE: GreenRFM, arXiv 2603.06467
+
+# Sentences with and without the finding; a zero-shot score is the contrast of the two. Sources: CT-CLIP
+# (arXiv 2403.17834) for "is present", the GreenRFM code for the others.
+PROMPT_PAIRS = {
+    "there_is": ("There is {finding}.", "There is no {finding}."),
+    "is_present": ("{finding} is present.", "{finding} is not present."),
+    "compatible_with": (
+        "Findings are compatible with {finding}.",
+        "Findings are not compatible with {finding}.",
+    ),
+    "not": ("{finding}.", "not {finding}."),
+}
+
+
+class LogitScale(nn.Module):
+    """Learned inverse temperature; a module, so that adapters can save it and FSDP can shard it.
+
+    Args:
+        initial: Logarithm of the first value.
+    """
+
+    def __init__(self, initial: float) -> None:
+        super().__init__()
+        self.initial = initial
+        self.log_value = nn.Parameter(torch.empty(1))
+
+    def forward(self) -> torch.Tensor:
+        """``(1,)``, after ``exp`` and capped."""
+        return self.log_value.float().exp().clamp(max=MAX_LOGIT_SCALE)
+
+
+@dataclass
+class MedCLIPOutput(ModelOutput):
+    """What :meth:`MedCLIPModel.forward` returns.
+
+    Args:
+        loss: Scalar, only with ``return_loss=True``.
+        logits_per_image: ``(B, B)``, scaled cosine of scan i (row) and report j.
+        logits_per_text: Its transpose.
+        image_embeds: ``(B, P)``, L2-normalized.
+        text_embeds: ``(B, P)``, L2-normalized.
+        finding_logits_image: ``(B, F)`` of the shared finding head on the scans; None without one.
+        finding_logits_text: ``(B, F)`` of the same head on the reports; None without one.
+    """
+
+    loss: torch.Tensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    finding_logits_image: torch.Tensor | None = None
+    finding_logits_text: torch.Tensor | None = None
+
+
+class MedCLIPModel(PreTrainedModel):
+    """An image tower, a text tower, a projection each, and a learned temperature.
+
+    Args:
+        config: Both towers and the joint space.
+    """
+
+    config_class = MedCLIPConfig
+    base_model_prefix = "medclip"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the loss is a mean over the batch: Trainer must scale it when accumulating
+    _no_split_modules = ["CT3DBasicBlock"]
+    _keep_in_fp32_modules_strict = ["logit_scale"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: MedCLIPConfig) -> None:
+        super().__init__(config)
+        self.vision_model = _build_tower(config.vision_config)
+        self.text_model = _build_tower(config.text_config)
+        size = config.projection_dim
+        widths = (config.vision_config.hidden_size, config.text_config.hidden_size)
+        self.visual_projection = _build_projection(config.vision_projection, widths[0], size)
+        self.text_projection = _build_projection(config.text_projection, widths[1], size)
+        self.logit_scale = LogitScale(float(config.logit_scale_init))
+        self.finding_head = nn.Linear(size, len(config.findings)) if config.findings else None
+        self._processor: Any = None
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LogitScale):
+            init.constant_(module.log_value, module.initial)
+
+    @classmethod
+    def from_towers(cls, vision: PreTrainedModel, text: PreTrainedModel, **config: Any) -> "MedCLIPModel":
+        """Join two towers with their weights; projections, scale and finding head start fresh.
+
+        Args:
+            vision: Image tower.
+            text: Text tower.
+            **config: Fields of :class:`MedCLIPConfig`.
+
+        Raises:
+            RuntimeError: If a tower's weights do not fit its own configuration.
+        """
+        settings = {"vision_config": vision.config.to_dict(), "text_config": text.config.to_dict()}
+        model = cls(cls.config_class(**settings, **config))
+        model.vision_model.load_state_dict(vision.state_dict())
+        model.text_model.load_state_dict(text.state_dict())
+        return model
+
+    def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
+        """Encode and project scans; ``pooler_output`` is ``(B, P)``, not normalized."""
+        output = self.vision_model(pixel_values)
+        output.pooler_output = self.visual_projection(output.pooler_output)
+        return output
+
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        embed_mask: torch.Tensor | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Encode and project token ids; ``pooler_output`` is ``(B, P)``, not normalized."""
+        masks = {"attention_mask": attention_mask} | ({} if embed_mask is None else {"embed_mask": embed_mask})
+        output = self.text_model(input_ids=input_ids, **masks)
+        output.pooler_output = self._project_text(output.pooler_output)
+        return output
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        embed_mask: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        return_loss: bool = True,
+    ) -> MedCLIPOutput:
+        """Compare B scans with B reports; row i of both is one study.
+
+        Args:
+            input_ids: ``(B, T)``; not needed with ``text_features``.
+            attention_mask: ``(B, T)``. None means no padding.
+            pixel_values: ``(B, C, Z, Y, X)``, or what the image tower takes.
+            embed_mask: ``(B, T)``, the tokens to pool. None pools all.
+            text_features: ``(B, E)``, pooled output of the text tower before projection, computed earlier
+                from a frozen tower.
+            labels: ``(B, F)`` in [0, 1], -100 where unknown, for the shared finding head.
+            return_loss: Whether to compute InfoNCE, plus half the finding loss of each modality with
+                ``labels``.
+
+        Returns:
+            See :class:`MedCLIPOutput`.
+
+        Raises:
+            ValueError: If not exactly one of ``input_ids`` and ``text_features`` is given, ``pixel_values``
+                is missing, or ``labels`` come without a finding head.
+        """
+        if pixel_values is None or (input_ids is None) == (text_features is None):
+            given = [n for n, v in (("input_ids", input_ids), ("text_features", text_features)) if v is not None]
+            raise ValueError(
+                f"forward must have pixel_values and one of input_ids and text_features, got {given} and "
+                f"pixel_values {'missing' if pixel_values is None else 'present'}. "
+                "Use get_image_features or get_text_features for a single tower."
+            )
+        if labels is not None and self.finding_head is None:
+            raise ValueError(
+                f"labels must come with a finding head, got labels {tuple(labels.shape)} and no findings. "
+                "Name the findings in the configuration, or leave the labels out."
+            )
+        image = self.get_image_features(pixel_values).pooler_output
+        if text_features is None:
+            assert input_ids is not None  # checked above
+            text = self.get_text_features(input_ids, attention_mask, embed_mask).pooler_output
+        else:
+            text = self._project_text(text_features)
+        output = MedCLIPOutput(
+            image_embeds=F.normalize(image.float(), dim=-1), text_embeds=F.normalize(text.float(), dim=-1)
+        )
+        output.logits_per_image = self.logit_scale() * output.image_embeds @ output.text_embeds.T
+        output.logits_per_text = output.logits_per_image.T
+        if self.finding_head is not None:
+            output.finding_logits_image = self.finding_head(image)
+            output.finding_logits_text = self.finding_head(text)
+        if return_loss:
+            output.loss = symmetric_info_nce(output.image_embeds, output.text_embeds, self.logit_scale())
+            if labels is not None:
+                for logits in (output.finding_logits_image, output.finding_logits_text):
+                    output.loss = output.loss + FINDING_LOSS_WEIGHT * masked_binary_cross_entropy(logits, labels)
+        return output
+
+    @property
+    def processor(self) -> Any:
+        """The processor saved beside the weights, loaded at first use; can be set.
+
+        Raises:
+            OSError: If there is none.
+        """
+        if self._processor is None:
+            # Remote code is trusted only for the repository that this very class was loaded from.
+            is_remote = type(self).__module__.startswith("transformers_modules.")
+            self.processor = AutoProcessor.from_pretrained(
+                self.name_or_path,
+                revision=getattr(self.config, "_commit_hash", None),
+                trust_remote_code=is_remote,
+            )
+        return self._processor
+
+    @processor.setter
+    def processor(self, processor: Any) -> None:
+        self._processor = processor
+        if isinstance(self.text_model, LLMBiEncoder):
+            self.text_model.tokenizer = processor.tokenizer
+
+    @torch.no_grad()
+    def encode_image(self, images: Any, normalize: bool = True, **kwargs: Any) -> torch.Tensor:
+        """Embed scans.
+
+        Args:
+            images: ``pixel_values`` ``(N, C, Z, Y, X)``, or whatever the image processor takes: paths,
+                volumes, arrays in Hounsfield units.
+            normalize: Whether to return unit vectors.
+            **kwargs: For the image processor, such as ``spacings_mm`` of arrays.
+
+        Returns:
+            ``(N, P)``.
+        """
+        if not (isinstance(images, torch.Tensor) and images.ndim == 5):
+            images = self.processor.image_processor(images, **kwargs)["pixel_values"]
+        embeds = self.get_image_features(images.to(self.device)).pooler_output.float()
+        return F.normalize(embeds, dim=-1) if normalize else embeds
+
+    @torch.no_grad()
+    def encode_text(
+        self,
+        texts: str | Sequence[str],
+        normalize: bool = True,
+        batch_size: int = 16,
+        show_progress: bool = False,
+    ) -> torch.Tensor:
+        """Embed texts: ``(M, P)``, unit vectors unless ``normalize`` is False."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        starts = range(0, len(texts), batch_size)
+        embeds = []
+        for start in tqdm(starts, desc="Encoding texts", unit="batch", disable=not show_progress):
+            inputs = self.processor(text=texts[start : start + batch_size]).to(self.device)
+            embeds.append(self.get_text_features(**inputs).pooler_output.float())
+        return F.normalize(torch.cat(embeds), dim=-1) if normalize else torch.cat(embeds)
+
+    def compute_similarities(self, images: Any, texts: str | Sequence[str], **kwargs: Any) -> torch.Tensor:
+        """Cosine similarity of each scan with each text: ``(N, M)`` in [-1, 1]."""
+        return self.encode_image(images, **kwargs) @ self.encode_text(texts).T
+
+    @torch.no_grad()
+    def finding_directions(self, findings: Sequence[str], prompts: str = "ensemble") -> torch.Tensor:
+        """Embedding of "present" minus embedding of "absent", per finding, averaged over prompt pairs.
+
+        Args:
+            findings: Phrases to put into the prompts.
+            prompts: A key of ``PROMPT_PAIRS``, or ``"ensemble"`` for all of them.
+
+        Returns:
+            ``(F, P)``; its product with a unit image vector is the margin of the pair.
+
+        Raises:
+            KeyError: If ``prompts`` names no prompt pair.
+        """
+        if prompts != "ensemble" and prompts not in PROMPT_PAIRS:
+            raise KeyError(
+                f"prompts must be 'ensemble' or one of {sorted(PROMPT_PAIRS)}, got {prompts!r}. Choose one."
+            )
+        pairs = list(PROMPT_PAIRS.values()) if prompts == "ensemble" else [PROMPT_PAIRS[prompts]]
+        sentences = [
+            _capitalize(template.format(finding=finding))
+            for pair in pairs
+            for template in pair
+            for finding in findings
+        ]
+        embeds = self.encode_text(sentences).unflatten(0, (len(pairs), 2, len(findings)))
+        return (embeds[:, 0] - embeds[:, 1]).mean(dim=0)
+
+    def zero_shot(
+        self, images: Any, findings: Sequence[str], prompts: str = "ensemble", **kwargs: Any
+    ) -> torch.Tensor:
+        """Score findings nobody trained a classifier for.
+
+        The softmax over "present" and "absent" is calibrated by nothing: rank with it, do not diagnose.
+
+        Args:
+            images: See :meth:`encode_image`.
+            findings: Phrases such as ``"pleural effusion"``.
+            prompts: See :meth:`finding_directions`.
+            **kwargs: For the image processor.
+
+        Returns:
+            ``(N, F)`` in [0, 1].
+        """
+        margins = self.encode_image(images, **kwargs) @ self.finding_directions(findings, prompts).T
+        with torch.no_grad():
+            return torch.sigmoid(self.logit_scale() * margins)
+
+    def _project_text(self, pooled: torch.Tensor) -> torch.Tensor:
+        # Our text tower pools in float32 whatever its weights are.
+        return self.text_projection(pooled.to(next(self.text_projection.parameters()).dtype))
+
+
+def _build_tower(config: PreTrainedConfig) -> PreTrainedModel:
+    """Build our families directly: as remote code they are not registered with AutoModel."""
+    if isinstance(config, CT3DVisionConfig):
+        return CT3DVisionModel._from_config(config)
+    if isinstance(config, LLMBiEncoderConfig):
+        return LLMBiEncoder._from_config(config)
+    return AutoModel.from_config(config)
+
+
+def _build_projection(kind: str, width: int, size: int) -> nn.Module:
+    if kind == "linear":
+        return nn.Linear(width, size, bias=False)
+    return nn.Sequential(nn.Linear(width, size), nn.GELU(), nn.Linear(size, size))
+
+
+def _capitalize(sentence: str) -> str:
+    """Upper-case the first letter alone: ``str.capitalize`` would spoil "CT"."""
+    return sentence[:1].upper() + sentence[1:]

@@ -1,0 +1,42 @@
+"""Make the three families known to the Auto classes of transformers, and let the image processor read files."""
+
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoModelForZeroShotImageClassification,
+    AutoProcessor,
+)
+
+from radtower.configuration.configuration_ct3d import CT3DVisionConfig
+from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
+from radtower.configuration.configuration_medclip import MedCLIPConfig
+from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification, CT3DVisionModel
+from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder, LLMBiEncoderForSequenceClassification
+from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.processing.image_processing_ct3d import CT3DImageProcessor
+from radtower.processing.processing_medclip import MedCLIPProcessor
+from radtower.processing.volume_io import read_volume
+
+
+def register() -> None:
+    """Register every family; calling it twice changes nothing."""
+    for config in (CT3DVisionConfig, LLMBiEncoderConfig, MedCLIPConfig):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoModel.register(CT3DVisionConfig, CT3DVisionModel, exist_ok=True)
+    AutoModel.register(LLMBiEncoderConfig, LLMBiEncoder, exist_ok=True)
+    AutoModel.register(MedCLIPConfig, MedCLIPModel, exist_ok=True)
+    AutoModelForImageClassification.register(
+        CT3DVisionConfig, CT3DVisionForImageClassification, exist_ok=True
+    )
+    AutoModelForSequenceClassification.register(
+        LLMBiEncoderConfig, LLMBiEncoderForSequenceClassification, exist_ok=True
+    )
+    AutoModelForZeroShotImageClassification.register(MedCLIPConfig, MedCLIPModel, exist_ok=True)
+    processors = {"pil": CT3DImageProcessor}
+    AutoImageProcessor.register(CT3DVisionConfig, image_processor_classes=processors, exist_ok=True)
+    AutoProcessor.register(MedCLIPConfig, MedCLIPProcessor, exist_ok=True)
+    # The exported processor may not import an I/O library; inside the package it is handed one.
+    CT3DImageProcessor.reader = staticmethod(read_volume)
