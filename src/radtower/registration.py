@@ -1,4 +1,4 @@
-"""Make the three families known to the Auto classes of transformers, and let the image processor read files."""
+"""Make the families known to the Auto classes of transformers; let the image processor read files."""
 
 from transformers import (
     AutoConfig,
@@ -35,8 +35,8 @@ def register() -> None:
         LLMBiEncoderConfig, LLMBiEncoderForSequenceClassification, exist_ok=True
     )
     AutoModelForZeroShotImageClassification.register(MedCLIPConfig, MedCLIPModel, exist_ok=True)
-    processors = {"pil": CT3DImageProcessor}
+    processors: dict[str, type] = {"pil": CT3DImageProcessor}
     AutoImageProcessor.register(CT3DVisionConfig, image_processor_classes=processors, exist_ok=True)
     AutoProcessor.register(MedCLIPConfig, MedCLIPProcessor, exist_ok=True)
     # The exported processor may not import an I/O library; inside the package it is handed one.
-    CT3DImageProcessor.reader = staticmethod(read_volume)
+    CT3DImageProcessor.reader = staticmethod(read_volume)  # type: ignore[assignment]

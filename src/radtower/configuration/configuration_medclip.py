@@ -9,7 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 from .configuration_ct3d import CT3DVisionConfig
 from .configuration_llm_biencoder import LLMBiEncoderConfig
 
-# Resolved here and not through AutoConfig: as remote code these two families are not registered.
+# Resolved here and not through AutoConfig: where they are remote code, these families are not registered.
 OWN_FAMILIES = {"ct3d_vision": CT3DVisionConfig, "llm_biencoder": LLMBiEncoderConfig}
 
 
@@ -35,8 +35,8 @@ class MedCLIPConfig(PreTrainedConfig):
 
     model_type = "medclip"
     sub_configs_defaults = {
-        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="ct3d_vision"),
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llm_biencoder"),
+        "vision_config": SubConfigSpec(config_class=CT3DVisionConfig),
+        "text_config": SubConfigSpec(config_class=LLMBiEncoderConfig),
     }
 
     vision_config: dict[str, Any] | PreTrainedConfig | None = None
@@ -48,8 +48,8 @@ class MedCLIPConfig(PreTrainedConfig):
     findings: list[str] | tuple[str, ...] = ()
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.vision_config = _resolve_own_family(self.vision_config, "ct3d_vision")
-        self.text_config = _resolve_own_family(self.text_config, "llm_biencoder")
+        self.vision_config = _resolve(self.vision_config)
+        self.text_config = _resolve(self.text_config)
         super().__post_init__(**kwargs)
 
     def validate_joint_space(self) -> None:
@@ -60,12 +60,11 @@ class MedCLIPConfig(PreTrainedConfig):
             raise ValueError(f"findings must be unique, got {repeated} more than once. Name each once.")
 
 
-def _resolve_own_family(
-    config: dict[str, Any] | PreTrainedConfig | None, default: str
-) -> dict[str, Any] | PreTrainedConfig | None:
-    """Build one of our configurations from its dict; leave every other family to transformers."""
-    if config is None:
-        return OWN_FAMILIES[default]()
-    if isinstance(config, dict) and config.get("model_type") in OWN_FAMILIES:
-        return OWN_FAMILIES[config["model_type"]](**config)
-    return config
+def _resolve(config: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig | None:
+    """Build the configuration of a tower from its dict, whatever its family; None stays None, the default."""
+    if not isinstance(config, dict):
+        return config
+    if "model_type" not in config:
+        raise ValueError(f"a tower's configuration must name its model_type, got {sorted(config)}. Add it.")
+    family = OWN_FAMILIES.get(config["model_type"])
+    return AutoConfig.for_model(**config) if family is None else family(**config)

@@ -11,6 +11,7 @@ from radtower.hub_cards.families import Family
 
 TEMPLATES = Path(__file__).parent / "templates"
 
+
 def write_card(
     folder: Path, family: Family, config: dict[str, Any], results: Path | None, license_id: str | None
 ) -> Path:
@@ -89,6 +90,8 @@ def _results_table(measured: dict[str, Any] | None) -> str:
 
 def _eval_results(measured: dict[str, Any] | None, family: Family) -> list[EvalResult]:
     """Headline metrics for the ``model-index`` of the card: those that stand for all findings at once."""
+    if measured is None:
+        return []
     return [
         EvalResult(
             task_type=family.pipeline_tag,
@@ -96,8 +99,10 @@ def _eval_results(measured: dict[str, Any] | None, family: Family) -> list[EvalR
             dataset_name=item["dataset"],
             metric_type=item["metric"],
             metric_value=round(item["value"], 4),
-            metric_name=" ".join(str(p) for p in (item["metric"], item.get("direction"), item.get("protocol")) if p),
+            metric_name=" ".join(
+                str(p) for p in (item["metric"], item.get("direction"), item.get("protocol")) if p
+            ),
         )
-        for item in (measured["metrics"] if measured else [])
+        for item in measured["metrics"]
         if item["value"] is not None and item.get("finding") is None
     ]

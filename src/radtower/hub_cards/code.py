@@ -24,8 +24,8 @@ def export_code(entry_files: Iterable[Path], output_dir: Path) -> list[Path]:
 
     Raises:
         ValueError: If a file imports a package outside ``ALLOWED_PACKAGES``, has a relative import that
-            cannot be flattened or a text line that transformers would mistake for one, or two files share a
-            name.
+            cannot be flattened, or a line of text that transformers would mistake for one, or two files
+            share a name.
     """
     sources: dict[str, Path] = {}
     queue = [path.resolve() for path in entry_files]
@@ -34,8 +34,8 @@ def export_code(entry_files: Iterable[Path], output_dir: Path) -> list[Path]:
         known = sources.setdefault(source.name, source)
         if known != source:
             raise ValueError(
-                f"exported files must have unique names, got {source} and {known}. Rename one: the Hub folder "
-                "is flat."
+                f"exported files must have unique names, got {source} and {known}. Rename one: the Hub "
+                "folder is flat."
             )
         text, imported = _flatten(source)
         (output_dir / source.name).write_text(text, encoding="utf-8")
@@ -67,8 +67,8 @@ def _flatten(source: Path) -> tuple[str, list[Path]]:
     for number, line in enumerate(lines, start=1):
         if line.lstrip().startswith("from .") and number not in flat_lines:
             raise ValueError(
-                f"{source.name}:{number} has text that reads like a relative import, which transformers would "
-                "follow. Reword the line."
+                f"{source.name}:{number} has text that reads like a relative import, which transformers "
+                "would follow. Reword the line."
             )
     return "".join(lines), imported
 

@@ -77,7 +77,9 @@ def export_model(
 
 def _read_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"model_folder must hold config.json, got {folder}. Point to a trained model.")
+        raise FileNotFoundError(
+            f"model_folder must hold config.json, got {folder}. Point to a trained model."
+        )
     if not any(folder.glob("*.safetensors")):
         raise FileNotFoundError(
             f"model_folder must hold safetensors weights, got none in {folder}. Save with save_pretrained."
@@ -95,9 +97,7 @@ def _auto_map(family: Family, config: dict[str, Any]) -> dict[str, str]:
     """Leave the classifier out of a bare encoder, whose head would load with random weights."""
     has_head = any("Classification" in name for name in config.get("architectures") or [])
     keeps_all = has_head or config["model_type"] == "medclip"
-    return {
-        auto: ref for auto, ref in family.auto_map.items() if keeps_all or "Classification" not in auto
-    }
+    return {auto: ref for auto, ref in family.auto_map.items() if keeps_all or "Classification" not in auto}
 
 
 def _map_processor(folder: Path, family: Family) -> None:

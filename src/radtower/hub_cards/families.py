@@ -83,5 +83,7 @@ def family_of(model_type: str) -> Family:
         KeyError: If the type is not one of ours.
     """
     if model_type not in FAMILIES:
-        raise KeyError(f"model_type must be one of {sorted(FAMILIES)}, got {model_type!r}. Export such a model.")
+        raise KeyError(
+            f"model_type must be one of {sorted(FAMILIES)}, got {model_type!r}. Export such a model."
+        )
     return FAMILIES[model_type]

@@ -3,6 +3,8 @@
 Axes in this file: B batch, C channels, Z Y X voxels (Z is the slice axis), E embedding, F findings.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -18,7 +20,7 @@ from .losses import masked_binary_cross_entropy
 
 
 class CT3DBasicBlock(GradientCheckpointingLayer):
-    """Two 3x3x3 convolutions with a skip connection (He et al. 2016, arXiv 1512.03385, in three dimensions)."""
+    """Two 3x3x3 convolutions with a skip connection (He et al. 2016, arXiv 1512.03385)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -44,7 +46,7 @@ class CT3DVisionPreTrainedModel(PreTrainedModel):
     config_class = CT3DVisionConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the loss is a mean over the batch: Trainer must scale it when accumulating
     _no_split_modules = ["CT3DBasicBlock"]
@@ -66,10 +68,10 @@ class CT3DVisionModel(CT3DVisionPreTrainedModel):
     def __init__(self, config: CT3DVisionConfig) -> None:
         super().__init__(config)
         width = config.hidden_sizes[0]
-        kernel = tuple(config.stem_kernel_size)
-        padding = tuple(size // 2 if size % 2 else 0 for size in kernel)
+        kernel = _triple(config.stem_kernel_size)
+        padding = _triple([size // 2 if size % 2 else 0 for size in kernel])
         self.stem = nn.Sequential(
-            nn.Conv3d(config.num_channels, width, kernel, tuple(config.stem_stride), padding, bias=False),
+            nn.Conv3d(config.num_channels, width, kernel, _triple(config.stem_stride), padding, bias=False),
             nn.BatchNorm3d(width),
             nn.ReLU(),
         )
@@ -113,7 +115,7 @@ class CT3DVisionModel(CT3DVisionPreTrainedModel):
             )
         if shape[1] != self.config.num_channels:
             raise ValueError(
-                f"pixel_values must have {self.config.num_channels} channels, got {shape[1]} in shape {shape}. "
+                f"pixel_values must have {self.config.num_channels} channels, got {shape[1]} in {shape}. "
                 "Use the processor saved with the model: it has one window per channel."
             )
         if any(have < need for have, need in zip(shape[2:], self.config.stem_kernel_size, strict=True)):
@@ -153,3 +155,9 @@ class CT3DVisionForImageClassification(CT3DVisionPreTrainedModel):
         logits = self.classifier(self.vision_model(pixel_values).pooler_output)
         loss = None if labels is None else masked_binary_cross_entropy(logits, labels)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
+
+
+def _triple(sizes: Sequence[int]) -> tuple[int, int, int]:
+    """(Z, Y, X), for PyTorch, from the list that config.json gives."""
+    z, y, x = sizes
+    return z, y, x

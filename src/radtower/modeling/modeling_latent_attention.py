@@ -52,6 +52,17 @@ class LatentAttentionPooling(nn.Module):
             return masked_mean(attended, mask) + self._last_linear(masked_mean(activated, mask))
         return self._last_linear(masked_mean(self._activate(self._attend(hidden)), mask))
 
+    def output_parameters(self) -> list[torch.Tensor]:
+        """Return what the two residual branches end in: zeros here make the ``prenorm`` head mean pooling."""
+        attention, last = self.multihead_attn.out_proj, self._last
+        return [attention.weight, attention.bias, last.weight, last.bias]
+
+    @property
+    def _last(self) -> nn.Linear:
+        last = self.mlp[2]
+        assert isinstance(last, nn.Linear)  # built in __init__
+        return last
+
     def _attend(self, queries: torch.Tensor) -> torch.Tensor:
         attention = self.multihead_attn
         weights = attention.in_proj_weight.chunk(3)
@@ -71,8 +82,7 @@ class LatentAttentionPooling(nn.Module):
 
     def _last_linear(self, mean: torch.Tensor) -> torch.Tensor:
         """Apply the second linear layer once per text: it commutes with the mean."""
-        last = self.mlp[2]
-        return F.linear(mean, last.weight.float(), last.bias.float())
+        return F.linear(mean, self._last.weight.float(), self._last.bias.float())
 
 
 def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

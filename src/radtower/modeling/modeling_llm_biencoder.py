@@ -23,12 +23,12 @@ from .modeling_latent_attention import LatentAttentionPooling, masked_mean
 
 
 class LLMBiEncoderPreTrainedModel(PreTrainedModel):
-    """What the models of this family share: configuration, initialization and the tokenizer beside the weights."""
+    """What the models of this family share."""
 
     config_class = LLMBiEncoderConfig
     base_model_prefix = "encoder"
     main_input_name = "input_ids"
-    input_modalities = ("text",)
+    input_modalities = ["text"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the loss is a mean over the batch: Trainer must scale it when accumulating
     _supports_sdpa = True
@@ -42,9 +42,8 @@ class LLMBiEncoderPreTrainedModel(PreTrainedModel):
         if isinstance(module, LatentAttentionPooling):
             init.normal_(module.latents)
             if module.variant == "prenorm":
-                for layer in (module.multihead_attn.out_proj, module.mlp[2]):
-                    init.zeros_(layer.weight)
-                    init.zeros_(layer.bias)
+                for parameter in module.output_parameters():
+                    init.zeros_(parameter)
 
 
 class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
@@ -103,21 +102,23 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         decoder, report = AutoModel.from_pretrained(**source, dtype=dtype, output_loading_info=True)
         if report["missing_keys"]:
             raise ValueError(
-                f"path must hold every weight of the decoder, got {len(report['missing_keys'])} missing, such "
-                f"as {sorted(report['missing_keys'])[0]}. Point to a complete causal language model."
+                f"path must hold every weight of the decoder, got {len(report['missing_keys'])} missing, "
+                f"such as {sorted(report['missing_keys'])[0]}. Point to a complete causal language model."
             )
         if num_hidden_layers is not None:
             if not 1 <= num_hidden_layers <= len(decoder.layers):
                 raise ValueError(
-                    f"num_hidden_layers must be between 1 and {len(decoder.layers)}, got {num_hidden_layers}. "
-                    "Leave it out to keep every layer."
+                    f"num_hidden_layers must be between 1 and {len(decoder.layers)}, got "
+                    f"{num_hidden_layers}. Leave it out to keep every layer."
                 )
             decoder.layers = decoder.layers[:num_hidden_layers]
             decoder.config.num_hidden_layers = num_hidden_layers
         text_config = decoder.config.to_dict()
         # The weights are plain now: with this field left, reloading would look for the GGUF file again.
         text_config.pop("quantization_config", None)
-        encoder = cls(cls.config_class(text_config=text_config, dtype=dtype, **config)).to(dtype)
+        encoder: LLMBiEncoder = cls._from_config(
+            LLMBiEncoderConfig(text_config=text_config, **config), dtype=dtype
+        )
         encoder.model.load_state_dict(decoder.state_dict())
         encoder.tokenizer = AutoTokenizer.from_pretrained(**source)
         return encoder.eval()
@@ -197,9 +198,9 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
             tokenizer.pad_token = tokenizer.eos_token
         self._tokenizer = tokenizer
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Save weights and configuration, and the tokenizer if one is at hand."""
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
         if self._tokenizer is not None:
             self._tokenizer.save_pretrained(save_directory)
 
@@ -223,7 +224,9 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         parts = [_split_once(text, separator) for text in ([texts] if isinstance(texts, str) else texts)]
         empty = [row for row, (_, text) in enumerate(parts) if not text.strip()]
         if empty or not parts:
-            raise ValueError(f"texts must not be empty, got nothing to encode at positions {empty}. Remove them.")
+            raise ValueError(
+                f"texts must not be empty, got nothing to encode at positions {empty}. Remove them."
+            )
         inputs = self.tokenizer(
             ["".join(part) for part in parts],
             max_length=max_length or self.config.max_length,

@@ -15,13 +15,15 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils.logging import tqdm
 
-from ..configuration.configuration_ct3d import CT3DVisionConfig
-from ..configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from ..configuration.configuration_medclip import MedCLIPConfig
 from .losses import masked_binary_cross_entropy, symmetric_info_nce
 from .modeling_ct3d import CT3DVisionModel
 from .modeling_llm_biencoder import LLMBiEncoder
 
+OWN_FAMILIES: dict[str, type[PreTrainedModel]] = {
+    "ct3d_vision": CT3DVisionModel,
+    "llm_biencoder": LLMBiEncoder,
+}
 MAX_LOGIT_SCALE = 100.0  # CLIP, arXiv 2103.00020, section 2.5
 FINDING_LOSS_WEIGHT = 0.5  # of each modality's finding loss beside InfoNCE: GreenRFM, arXiv 2603.06467
 
@@ -88,7 +90,7 @@ class MedCLIPModel(PreTrainedModel):
     config_class = MedCLIPConfig
     base_model_prefix = "medclip"
     main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the loss is a mean over the batch: Trainer must scale it when accumulating
     _no_split_modules = ["CT3DBasicBlock"]
@@ -100,12 +102,13 @@ class MedCLIPModel(PreTrainedModel):
 
     def __init__(self, config: MedCLIPConfig) -> None:
         super().__init__(config)
-        self.vision_model = _build_tower(config.vision_config)
-        self.text_model = _build_tower(config.text_config)
         size = config.projection_dim
-        widths = (config.vision_config.hidden_size, config.text_config.hidden_size)
-        self.visual_projection = _build_projection(config.vision_projection, widths[0], size)
-        self.text_projection = _build_projection(config.text_projection, widths[1], size)
+        vision_config: Any = config.vision_config
+        text_config: Any = config.text_config
+        self.vision_model = _build_tower(vision_config)
+        self.text_model = _build_tower(text_config)
+        self.visual_projection = _build_projection(config.vision_projection, vision_config.hidden_size, size)
+        self.text_projection = _build_projection(config.text_projection, text_config.hidden_size, size)
         self.logit_scale = LogitScale(float(config.logit_scale_init))
         self.finding_head = nn.Linear(size, len(config.findings)) if config.findings else None
         self._processor: Any = None
@@ -129,8 +132,10 @@ class MedCLIPModel(PreTrainedModel):
         Raises:
             RuntimeError: If a tower's weights do not fit its own configuration.
         """
-        settings = {"vision_config": vision.config.to_dict(), "text_config": text.config.to_dict()}
-        model = cls(cls.config_class(**settings, **config))
+        towers = MedCLIPConfig(
+            vision_config=vision.config.to_dict(), text_config=text.config.to_dict(), **config
+        )
+        model = cls(towers)
         model.vision_model.load_state_dict(vision.state_dict())
         model.text_model.load_state_dict(text.state_dict())
         return model
@@ -148,7 +153,9 @@ class MedCLIPModel(PreTrainedModel):
         embed_mask: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
         """Encode and project token ids; ``pooler_output`` is ``(B, P)``, not normalized."""
-        masks = {"attention_mask": attention_mask} | ({} if embed_mask is None else {"embed_mask": embed_mask})
+        masks = {"attention_mask": attention_mask} | (
+            {} if embed_mask is None else {"embed_mask": embed_mask}
+        )
         output = self.text_model(input_ids=input_ids, **masks)
         output.pooler_output = self._project_text(output.pooler_output)
         return output
@@ -184,7 +191,9 @@ class MedCLIPModel(PreTrainedModel):
                 is missing, or ``labels`` come without a finding head.
         """
         if pixel_values is None or (input_ids is None) == (text_features is None):
-            given = [n for n, v in (("input_ids", input_ids), ("text_features", text_features)) if v is not None]
+            given = [
+                n for n, v in (("input_ids", input_ids), ("text_features", text_features)) if v is not None
+            ]
             raise ValueError(
                 f"forward must have pixel_values and one of input_ids and text_features, got {given} and "
                 f"pixel_values {'missing' if pixel_values is None else 'present'}. "
@@ -195,26 +204,28 @@ class MedCLIPModel(PreTrainedModel):
                 f"labels must come with a finding head, got labels {tuple(labels.shape)} and no findings. "
                 "Name the findings in the configuration, or leave the labels out."
             )
-        image = self.get_image_features(pixel_values).pooler_output
+        image = _pooled(self.get_image_features(pixel_values))
         if text_features is None:
             assert input_ids is not None  # checked above
-            text = self.get_text_features(input_ids, attention_mask, embed_mask).pooler_output
+            text = _pooled(self.get_text_features(input_ids, attention_mask, embed_mask))
         else:
             text = self._project_text(text_features)
-        output = MedCLIPOutput(
-            image_embeds=F.normalize(image.float(), dim=-1), text_embeds=F.normalize(text.float(), dim=-1)
+        image_embeds, text_embeds = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+        logits = self.logit_scale() * image_embeds @ text_embeds.T
+        finding_logits = [] if self.finding_head is None else [self.finding_head(h) for h in (image, text)]
+        loss = symmetric_info_nce(image_embeds, text_embeds, self.logit_scale()) if return_loss else None
+        if loss is not None and labels is not None:
+            for scores in finding_logits:
+                loss = loss + FINDING_LOSS_WEIGHT * masked_binary_cross_entropy(scores, labels)
+        return MedCLIPOutput(
+            loss=loss,
+            logits_per_image=logits,
+            logits_per_text=logits.T,
+            image_embeds=image_embeds,
+            text_embeds=text_embeds,
+            finding_logits_image=finding_logits[0] if finding_logits else None,
+            finding_logits_text=finding_logits[1] if finding_logits else None,
         )
-        output.logits_per_image = self.logit_scale() * output.image_embeds @ output.text_embeds.T
-        output.logits_per_text = output.logits_per_image.T
-        if self.finding_head is not None:
-            output.finding_logits_image = self.finding_head(image)
-            output.finding_logits_text = self.finding_head(text)
-        if return_loss:
-            output.loss = symmetric_info_nce(output.image_embeds, output.text_embeds, self.logit_scale())
-            if labels is not None:
-                for logits in (output.finding_logits_image, output.finding_logits_text):
-                    output.loss = output.loss + FINDING_LOSS_WEIGHT * masked_binary_cross_entropy(logits, labels)
-        return output
 
     @property
     def processor(self) -> Any:
@@ -254,7 +265,7 @@ class MedCLIPModel(PreTrainedModel):
         """
         if not (isinstance(images, torch.Tensor) and images.ndim == 5):
             images = self.processor.image_processor(images, **kwargs)["pixel_values"]
-        embeds = self.get_image_features(images.to(self.device)).pooler_output.float()
+        embeds = _pooled(self.get_image_features(images.to(self.device))).float()
         return F.normalize(embeds, dim=-1) if normalize else embeds
 
     @torch.no_grad()
@@ -271,7 +282,7 @@ class MedCLIPModel(PreTrainedModel):
         embeds = []
         for start in tqdm(starts, desc="Encoding texts", unit="batch", disable=not show_progress):
             inputs = self.processor(text=texts[start : start + batch_size]).to(self.device)
-            embeds.append(self.get_text_features(**inputs).pooler_output.float())
+            embeds.append(_pooled(self.get_text_features(**inputs)).float())
         return F.normalize(torch.cat(embeds), dim=-1) if normalize else torch.cat(embeds)
 
     def compute_similarities(self, images: Any, texts: str | Sequence[str], **kwargs: Any) -> torch.Tensor:
@@ -332,12 +343,17 @@ class MedCLIPModel(PreTrainedModel):
 
 
 def _build_tower(config: PreTrainedConfig) -> PreTrainedModel:
-    """Build our families directly: as remote code they are not registered with AutoModel."""
-    if isinstance(config, CT3DVisionConfig):
-        return CT3DVisionModel._from_config(config)
-    if isinstance(config, LLMBiEncoderConfig):
-        return LLMBiEncoder._from_config(config)
-    return AutoModel.from_config(config)
+    """Build our families directly: where they are remote code, AutoModel does not know them."""
+    # By name and not by class: transformers loads remote configurations and remote models from two copies
+    # of the code, whose classes differ.
+    family = OWN_FAMILIES.get(config.model_type)
+    tower: PreTrainedModel = AutoModel.from_config(config) if family is None else family._from_config(config)
+    return tower
+
+
+def _pooled(output: BaseModelOutputWithPooling) -> torch.Tensor:
+    assert output.pooler_output is not None  # both towers pool
+    return output.pooler_output
 
 
 def _build_projection(kind: str, width: int, size: int) -> nn.Module:

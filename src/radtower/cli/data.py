@@ -1,0 +1,95 @@
+"""``radtower doctor`` and ``radtower preprocess``: is a scan usable, and make many of them ready."""
+
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from radtower.cli.extras import EXTRAS, register_models
+from radtower.cli.output import print_failures, print_json, print_table, progress_bar
+
+PACKAGES = ("radtower", "torch", "transformers", "huggingface_hub", "datasets", "accelerate", "SimpleITK")
+
+
+def doctor(
+    scan: Annotated[
+        Path | None, typer.Argument(help="DICOM folder, NIfTI, NRRD or MetaImage. Without: the installation.")
+    ] = None,
+    series: Annotated[str | None, typer.Option(help="Series UID, where a folder has several.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say whether a scan can be used, or what is installed."""
+    if scan is None:
+        _print_installation(json)
+        return
+    from radtower.processing.volume_check import inspect_volume
+    from radtower.processing.volume_io import read_volume
+
+    volume = read_volume(scan, series_uid=series)
+    report = inspect_volume(volume)
+    if json:
+        print_json({"scan": str(scan), "format": volume.source.format, **asdict(report)})
+        return
+    percentiles = ", ".join(f"p{level}: {value:.0f}" for level, value in report.hu_percentiles.items())
+    rows = [
+        ("format", volume.source.format),
+        ("voxels (Z, Y, X)", " x ".join(str(size) for size in report.shape)),
+        ("spacing (Z, Y, X)", " x ".join(f"{mm:.3g}" for mm in report.spacing_mm) + " mm"),
+        ("extent (Z, Y, X)", " x ".join(f"{mm:.0f}" for mm in report.extent_mm) + " mm"),
+        ("orientation", report.orientation),
+        ("HU range", f"{report.hu_min:.0f} to {report.hu_max:.0f}"),
+        ("HU percentiles", percentiles),
+        ("rescale", report.rescale),
+        ("air, of all voxels", f"{report.air_fraction:.1%}"),
+        ("lung, of the body", f"{report.lung_fraction:.1%}"),
+        *(("warning", warning) for warning in report.warnings),
+        ("verdict", report.verdict),
+    ]
+    print_table(str(scan), ("", "value"), rows)
+
+
+def preprocess(
+    manifest: Annotated[Path, typer.Argument(help="Table of studies.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Cache folder.")],
+    processor: Annotated[
+        Path | None, typer.Option(help="Folder of a saved processor. Without: the defaults.")
+    ] = None,
+) -> None:
+    """Read, resample, window and crop every scan of a manifest once."""
+    register_models()
+    from radtower.data.manifest import read_manifest
+    from radtower.data.volume_cache import build_volume_cache
+    from radtower.processing.image_processing_ct3d import CT3DImageProcessor
+
+    image_processor = (
+        CT3DImageProcessor() if processor is None else CT3DImageProcessor.from_pretrained(processor)
+    )
+    studies = read_manifest(manifest).frame
+    scans = dict(zip(studies["study_id"], studies["image_path"], strict=True))
+    with progress_bar("Preprocessing scans", len(scans)) as on_progress:
+        cache = build_volume_cache(scans, image_processor, output, on_progress)
+    print(f"{len(cache.row_by_study)} of {len(scans)} scans in {output}")
+    print_failures(cache.failures)
+    if cache.failures:
+        raise typer.Exit(1)
+
+
+def _print_installation(json: bool) -> None:
+    versions = {}
+    for package in (*PACKAGES, *sorted({module for modules in EXTRAS.values() for module in modules})):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    if json:
+        print_json(versions)
+    else:
+        print_table("Installed", ("package", "version"), list(versions.items()))
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command()(doctor)
+    app.command()(preprocess)

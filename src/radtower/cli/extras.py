@@ -1,0 +1,31 @@
+"""What a command needs before it can start: optional packages, and the models registered."""
+
+from importlib.util import find_spec
+
+# Extra in setup.cfg -> the top-level modules it brings.
+EXTRAS = {
+    "demo": ("gguf", "matplotlib"),
+    "label": ("openai",),
+    "plots": ("matplotlib",),
+}
+
+
+def require(extra: str) -> None:
+    """Call before the imports of a command that needs ``extra``.
+
+    Raises:
+        ImportError: If a module of the extra is not installed.
+    """
+    missing = [module for module in EXTRAS[extra] if find_spec(module) is None]
+    if missing:
+        raise ImportError(
+            f"this command needs {', '.join(missing)} from the extra {extra!r}. "
+            f"Run pip install 'radtower[{extra}]'."
+        )
+
+
+def register_models() -> None:
+    """Do what ``import radtower`` does for everyone else: make the models known to transformers."""
+    from radtower.registration import register
+
+    register()

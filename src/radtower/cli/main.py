@@ -1,0 +1,30 @@
+"""The ``radtower`` command: one group of commands per file, errors as one line, exit codes 0, 1 and 2."""
+
+import sys
+
+import typer
+
+from radtower.cli import data, demo, hub, label, train, use
+
+SOME_FAILED = 1  # exit code: the good items are done, the bad ones are listed
+UNUSABLE_INPUT = 2  # exit code
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Radiology vision-language models on the Hugging Face Hub. Research use only, not for diagnosis.",
+)
+for group in (demo, data, label, train, use, hub):
+    group.add_commands(app)
+
+
+def run() -> None:
+    """Run a command; what the user can fix is one line on stderr and not a traceback."""
+    try:
+        app()
+    except (ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        # str() of a KeyError is the repr of its message.
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(UNUSABLE_INPUT)

@@ -1,0 +1,43 @@
+"""How commands speak: tables and JSON on stdout, progress on stderr."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+NOT_FOR_DIAGNOSIS = "Research use only, not for diagnosis."
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """Print one JSON document."""
+    print(json.dumps(content, indent=2))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; the first column is text, the others are aligned to the right."""
+    table = Table(title=title, title_justify="left")
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="right" if position else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def print_failures(failures: Mapping[str, str]) -> None:
+    """List what could not be done, on stderr."""
+    console = Console(stderr=True)
+    for item, reason in failures.items():
+        console.print(f"failed: {item}: {reason}", markup=False, highlight=False)
+
+
+@contextmanager
+def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Draw a bar on stderr; yields a function that takes the number of items done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda done: progress.update(task, completed=done)

@@ -1,0 +1,71 @@
+"""``radtower train``: a recipe in, a model folder out."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from radtower.cli.extras import register_models
+
+train_app = typer.Typer(no_args_is_help=True, help="Train a labeler, an image tower or a dual tower.")
+# Fields of the recipe as flags: --learning_rate 1e-4. The recipe's own classes check them.
+FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+Recipe = Annotated[Path, typer.Argument(help="YAML recipe; every field can be overridden as --field value.")]
+
+
+@train_app.command(context_settings=FLAGS)
+def labeler(context: typer.Context, recipe: Recipe) -> None:
+    """Fine-tune an LLM into a labeler of reports."""
+    register_models()
+    from radtower.training.arguments import LabelerRun, parse_recipe, read_recipe
+    from radtower.training.train_text import train_labeler
+
+    run, arguments = parse_recipe({**read_recipe(recipe), **parse_flags(context.args)}, LabelerRun)
+    print(f"Saved {train_labeler(run, arguments)}")
+
+
+@train_app.command(context_settings=FLAGS)
+def vision(context: typer.Context, recipe: Recipe) -> None:
+    """Train the 3D tower on silver labels."""
+    register_models()
+    from radtower.training.arguments import VisionRun, parse_recipe, read_recipe
+    from radtower.training.train_vision import train_vision
+
+    run, arguments = parse_recipe({**read_recipe(recipe), **parse_flags(context.args)}, VisionRun)
+    print(f"Saved {train_vision(run, arguments)}")
+
+
+@train_app.command(context_settings=FLAGS)
+def clip(context: typer.Context, recipe: Recipe) -> None:
+    """Align an image tower with a text tower."""
+    register_models()
+    from radtower.training.arguments import ClipRun, parse_recipe, read_recipe
+    from radtower.training.train_medclip import train_medclip
+
+    run, arguments = parse_recipe({**read_recipe(recipe), **parse_flags(context.args)}, ClipRun)
+    print(f"Saved {train_medclip(run, arguments)}")
+
+
+def parse_flags(flags: list[str]) -> dict[str, Any]:
+    """``["--learning_rate", "1e-4"]`` -> ``{"learning_rate": 0.0001}``; values are read as YAML.
+
+    Raises:
+        ValueError: If the list is not made of pairs.
+    """
+    names, values = flags[::2], flags[1::2]
+    if len(names) != len(values) or not all(name.startswith("--") for name in names):
+        raise ValueError(f"flags must be pairs of --field and value, got {flags}. Give each field one value.")
+    return {name[2:].replace("-", "_"): _value(text) for name, text in zip(names, values, strict=True)}
+
+
+def _value(text: str) -> Any:
+    try:
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)  # YAML reads 1e-4 as text
+    except ValueError:
+        return yaml.safe_load(text)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.add_typer(train_app, name="train")

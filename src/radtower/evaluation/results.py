@@ -1,0 +1,194 @@
+"""``results.json``: no number without its interval, size, class set and label source."""
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from radtower.evaluation.bootstrap import Interval
+
+SCHEMA_VERSION = 1
+Direction = Literal["image_to_report", "report_to_image"]
+
+
+class Provenance(BaseModel):
+    """What a number was measured on; every metric carries it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str = Field(min_length=1)
+    class_set: str = Field(min_length=1)
+    label_source: str = Field(min_length=1)
+    threshold_source: str | None = None
+    protocol: str | None = None
+
+
+class MetricResult(Provenance):
+    """One number.
+
+    ``value`` is null where the metric is undefined; ``note`` then says why. ``n`` counts rows, ``n_positive``
+    those that have the finding. ``protocol`` names a variant (prompt family, exact row or duplicates aware).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    metric: str = Field(min_length=1)
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    ci_level: float = Field(default=0.95, gt=0, lt=1)
+    ci_method: str = Field(min_length=1)
+    n: int = Field(ge=0)
+    n_positive: int | None = Field(default=None, ge=0)
+    finding: str | None = None
+    direction: Direction | None = None
+    note: str | None = None
+
+    @model_validator(mode="after")
+    def _check_interval(self) -> "MetricResult":
+        num_bounds = sum(bound is not None for bound in (self.ci_low, self.ci_high))
+        if self.value is None and (num_bounds or not self.note):
+            raise ValueError(
+                f"{self.metric} must have a note and no interval where its value is null, "
+                f"got note {self.note!r} and {num_bounds} bounds. Say why it is undefined."
+            )
+        if self.value is not None and num_bounds < 2:
+            raise ValueError(
+                f"{self.metric} must have an interval, got value {self.value} without one. "
+                "Bootstrap the patients."
+            )
+        if self.ci_low is not None and self.ci_high is not None and self.ci_low > self.ci_high:
+            raise ValueError(f"ci_low must not exceed ci_high, got {self.ci_low} and {self.ci_high}.")
+        return self
+
+
+class Results(BaseModel):
+    """All metrics of one model; ``phantom`` says that the scans are synthetic."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    model_id: str = Field(min_length=1)
+    model_revision: str | None
+    created: AwareDatetime
+    phantom: bool
+    metrics: tuple[MetricResult, ...]
+
+    @model_validator(mode="after")
+    def _check_unique(self) -> "Results":
+        seen = set()
+        for item in self.metrics:
+            identity = item.model_dump_json(
+                include={*Provenance.model_fields, "metric", "finding", "direction"}
+            )
+            if identity in seen:
+                raise ValueError(f"a metric must occur once, got {item.metric} ({item.finding}) twice.")
+            seen.add(identity)
+        return self
+
+    def get(
+        self,
+        metric: str,
+        finding: str | None = None,
+        direction: Direction | None = None,
+        **provenance: str | None,
+    ) -> MetricResult:
+        """Return the one result that fits; ``provenance`` (dataset, protocol, ...) narrows it further.
+
+        Raises:
+            KeyError: If none fits.
+            ValueError: If several fit.
+        """
+        wanted = {"metric": metric, "finding": finding, "direction": direction, **provenance}
+        found = [r for r in self.metrics if all(getattr(r, name) == value for name, value in wanted.items())]
+        if not found:
+            known = sorted({item.metric for item in self.metrics})
+            raise KeyError(f"results must hold {wanted}, got none that fits. Metrics: {', '.join(known)}.")
+        if len(found) > 1:
+            raise ValueError(
+                f"{metric!r} must be one result, got {len(found)}. Narrow it by dataset, class_set, "
+                "label_source, threshold_source or protocol."
+            )
+        return found[0]
+
+
+def measured(
+    metric: str,
+    value: float,
+    interval: Interval,
+    provenance: Provenance,
+    *,
+    n: int,
+    undefined_because: str = "one class only",
+    **details: Any,
+) -> MetricResult:
+    """Make a result of a number and its interval; NaN becomes a null with its reason.
+
+    Args:
+        metric: Name of the metric.
+        value: NaN where undefined.
+        interval: Its interval; a value without one is reported as null, because nobody can judge it.
+        provenance: What it was measured on.
+        n: Number of rows.
+        undefined_because: Goes to the note when ``value`` is NaN.
+        details: ``finding``, ``n_positive``, ``direction``, ``note``.
+    """
+    notes = [details.pop("note", None)]
+    has_interval = not (math.isnan(interval.low) or math.isnan(interval.high))
+    if math.isnan(value):
+        notes.append(f"undefined: {undefined_because}")
+    elif not has_interval:
+        notes.append("no interval: fewer than two patients, or undefined in most resamples")
+    elif interval.num_undefined:
+        notes.append(f"{interval.num_undefined} of {interval.num_resamples} resamples undefined and left out")
+    is_defined = has_interval and not math.isnan(value)
+    return MetricResult.model_validate(
+        {
+            **provenance.model_dump(),
+            "metric": metric,
+            "value": value if is_defined else None,
+            "ci_low": interval.low if is_defined else None,
+            "ci_high": interval.high if is_defined else None,
+            "ci_level": interval.level,
+            "ci_method": f"{interval.method}, {interval.num_resamples} resamples",
+            "n": n,
+            "note": "; ".join(filter(None, notes)) or None,
+            **details,
+        }
+    )
+
+
+def write_results(results: Results, path: str | Path) -> None:
+    """Write ``results.json``, atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
+    ) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(results.model_dump_json(indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def read_results(path: str | Path) -> Results:
+    """Read ``results.json`` and check it.
+
+    Raises:
+        ValueError: If the schema version is not ours, or a metric is incomplete.
+    """
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ValueError(
+            f"schema_version must be {SCHEMA_VERSION}, got {version!r}. Evaluate again with this version."
+        )
+    return Results.model_validate(content)

@@ -1,0 +1,221 @@
+"""The label table (``labels.parquet``): one row per unique report, checked when written and when read.
+
+Columns: report_id, report_sha256, the structs status, score and evidence keyed by finding, labeler, model_id,
+prompt_version, findings_set, tokens_in, tokens_out, cost_usd, error. Axes: N rows, F findings.
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from radtower.labeling.findings import Status
+
+_STRUCTS = {"status": pa.string(), "score": pa.float64(), "evidence": pa.string()}
+_SCALARS = {
+    "report_id": pa.string(),
+    "report_sha256": pa.string(),
+    "labeler": pa.string(),
+    "model_id": pa.string(),
+    "prompt_version": pa.string(),
+    "findings_set": pa.string(),
+    "tokens_in": pa.int64(),
+    "tokens_out": pa.int64(),
+    "cost_usd": pa.float64(),
+    "error": pa.string(),
+}
+_COLUMNS = (*list(_SCALARS)[:2], *_STRUCTS, *list(_SCALARS)[2:])
+_DROPPED_EVIDENCE = b"radtower.num_dropped_evidence"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelRow:
+    """The labels of one unique report.
+
+    ``status`` is None for every finding exactly when ``error`` gives a reason. ``score`` is P(present), or
+    None where the labeler measured no probability. Tokens and cost are None where unknown.
+    ``num_dropped_evidence`` counts quotes that were not in the report; the file keeps its total.
+    """
+
+    report_id: str
+    report_sha256: str
+    status: dict[str, Status | None]
+    score: dict[str, float | None]
+    evidence: dict[str, str | None]
+    labeler: str
+    model_id: str
+    prompt_version: str | None
+    findings_set: str
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    cost_usd: float | None = None
+    error: str | None = None
+    num_dropped_evidence: int = 0
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """A label table in memory; every method keeps the row order of the file."""
+
+    frame: pd.DataFrame
+    keys: tuple[str, ...]
+    num_dropped_evidence: int = 0
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def status_frame(self) -> pd.DataFrame:
+        """Status values, index report_id, one column per finding; None where labeling failed."""
+        return self._spread("status")
+
+    @property
+    def evidence_frame(self) -> pd.DataFrame:
+        """Verbatim quotes, laid out as ``status_frame``; None where there is none."""
+        return self._spread("evidence")
+
+    @property
+    def failures(self) -> pd.Series:
+        """Reason by report_id, of the reports that have no labels."""
+        failed = self.frame[self.frame["error"].notna()]
+        return pd.Series(failed["error"].to_numpy(), index=failed["report_id"], name="error")
+
+    def score_matrix(self, keys: Sequence[str] | None = None) -> np.ndarray:
+        """Return ``(N, F)`` float64 P(present); NaN where no probability was measured.
+
+        Raises:
+            KeyError: If a key is not in the table.
+        """
+        columns = self._known(self.keys if keys is None else keys)
+        scores = [[row[key] for key in columns] for row in self.frame["score"]]
+        return np.array(scores, dtype=np.float64).reshape(len(self.frame), len(columns))
+
+    def rows_of(self, report_sha256s: Sequence[str]) -> np.ndarray:
+        """Return the row number of each report by its hash; studies that share a report share a row.
+
+        Raises:
+            KeyError: If a report is not in the table.
+        """
+        position = {sha: row for row, sha in enumerate(self.frame["report_sha256"])}
+        unknown = [sha for sha in report_sha256s if sha not in position]
+        if unknown:
+            raise KeyError(
+                f"report_sha256s must be in the label table, got {len(unknown)} that are not, "
+                f"first {unknown[0][:12]}. Label these reports first."
+            )
+        return np.array([position[sha] for sha in report_sha256s], dtype=np.int64)
+
+    def _spread(self, column: str) -> pd.DataFrame:
+        rows = [[row[key] for key in self.keys] for row in self.frame[column]]
+        index = pd.Index(self.frame["report_id"], name="report_id")
+        return pd.DataFrame(rows, index=index, columns=list(self.keys), dtype=object)
+
+    def _known(self, keys: Sequence[str]) -> list[str]:
+        unknown = sorted(set(keys) - set(self.keys))
+        if unknown:
+            raise KeyError(f"keys must be in the label table, got {unknown}. It has {', '.join(self.keys)}.")
+        return list(keys)
+
+
+def write_labels(rows: Sequence[LabelRow], path: str | Path) -> None:
+    """Write a label table, atomically: a reader sees the old file or the new one, whole.
+
+    Raises:
+        ValueError: If there are no rows, two rows have the same report, or the findings differ between rows.
+    """
+    if not rows:
+        raise ValueError(
+            "rows must not be empty, got 0 rows. A label table needs the findings of at least one report."
+        )
+    keys = list(rows[0].status)
+    for position, row in enumerate(rows):
+        if not list(row.status) == list(row.score) == list(row.evidence) == keys:
+            raise ValueError(
+                f"rows must share the findings {keys}, got {list(row.status)} at row {position}. "
+                "Write one table per findings set."
+            )
+    structs = {name: pa.struct([(key, kind) for key in keys]) for name, kind in _STRUCTS.items()}
+    num_dropped = sum(row.num_dropped_evidence for row in rows)
+    schema = pa.schema(
+        [(name, {**_SCALARS, **structs}[name]) for name in _COLUMNS],
+        metadata={_DROPPED_EVIDENCE: str(num_dropped).encode()},
+    )
+    table = pa.Table.from_pylist(
+        [{name: getattr(row, name) for name in _COLUMNS} for row in rows], schema=schema
+    )
+    _check_rows(table.to_pandas())
+    _write_atomically(table, Path(path))
+
+
+def read_labels(path: str | Path) -> LabelTable:
+    """Read a label table and check it.
+
+    Raises:
+        ValueError: If a column is missing or of another type, or a value breaks the contract of its column.
+    """
+    table = pq.read_table(path)
+    missing = [name for name in _COLUMNS if name not in table.schema.names]
+    if missing:
+        raise ValueError(
+            f"a label table must have the columns {', '.join(_COLUMNS)}, got none named {missing}."
+        )
+    for name, kind in _SCALARS.items():
+        if table.schema.field(name).type != kind:
+            raise ValueError(f"{name} must be a column of type {kind}, got {table.schema.field(name).type}.")
+    status_type = table.schema.field("status").type
+    keys = tuple(field.name for field in status_type) if pa.types.is_struct(status_type) else ()
+    for name, kind in _STRUCTS.items():
+        if table.schema.field(name).type != pa.struct([(key, kind) for key in keys]) or not keys:
+            raise ValueError(
+                f"{name} must be a struct of {kind} keyed by finding, the same findings in status, score and "
+                f"evidence, got {table.schema.field(name).type}."
+            )
+    frame = table.select(list(_COLUMNS)).to_pandas()
+    _check_rows(frame)
+    dropped = int((table.schema.metadata or {}).get(_DROPPED_EVIDENCE, b"0"))
+    return LabelTable(frame=frame, keys=keys, num_dropped_evidence=dropped)
+
+
+def _check_rows(frame: pd.DataFrame) -> None:
+    for name in ("report_id", "report_sha256"):
+        repeated = frame[name].duplicated()
+        if repeated.any():
+            raise ValueError(
+                f"{name} must be unique, got {int(repeated.sum())} repeats, first at row "
+                f"{int(repeated.argmax())}. Keep one row per unique report."
+            )
+    for position, (statuses, scores, error) in enumerate(
+        zip(frame["status"], frame["score"], frame["error"], strict=True)
+    ):
+        allowed = {None} if isinstance(error, str) else set(Status)
+        invalid = sorted(f"{key}={value}" for key, value in statuses.items() if value not in allowed)
+        if invalid:
+            raise ValueError(
+                f"status must be one of {', '.join(Status)}, or null for all findings of a row with an "
+                f"error, got {', '.join(invalid[:3])} at row {position}."
+            )
+        outside = [f"{key}={v}" for key, v in scores.items() if v is not None and not 0.0 <= v <= 1.0]
+        if outside:
+            raise ValueError(
+                f"score must be in [0, 1] or null, got {', '.join(outside[:3])} at row {position}."
+            )
+
+
+def _write_atomically(table: pa.Table, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the folder of the target: a rename is atomic within one file system only.
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        temporary = Path(file.name)
+    try:
+        pq.write_table(table, temporary)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,189 @@
+"""Run configuration: what a recipe may say, and the record of what a run did.
+
+A recipe is a flat YAML file: the fields of one run class below and of ``transformers.TrainingArguments``.
+"""
+
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+RECORD_FILE = "run.yaml"
+RECORDED_PACKAGES = ("radtower", "torch", "transformers")
+
+# What differs from transformers' defaults: nothing is sent anywhere, samples keep their columns, and a
+# diverged loss is logged as it is.
+DEFAULTS: dict[str, Any] = {
+    "report_to": "none",
+    "remove_unused_columns": False,
+    "logging_nan_inf_filter": False,
+    "save_strategy": "no",
+    "logging_steps": 10,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelerRun:
+    """Fine-tune an LLM into a labeler of reports.
+
+    Args:
+        manifest: Table of studies with their reports.
+        gold: CSV with ``study_id`` and one status column per finding.
+        llm: Model folder, Hub id, or ``.gguf`` file to start from.
+        num_hidden_layers: Keep only the lowest layers of the LLM. None keeps all.
+        num_frozen_layers: Lowest layers that are not trained; the token embedding goes with them.
+        uncertain: Target of uncertain findings. None masks them.
+        not_mentioned: Target of findings the report is silent about. None masks them.
+        max_length: Tokens read of a report.
+    """
+
+    manifest: str
+    gold: str
+    llm: str
+    num_hidden_layers: int | None = None
+    num_frozen_layers: int = 0
+    uncertain: float | None = None
+    not_mentioned: float | None = 0.0
+    max_length: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionRun:
+    """Train the 3D tower on silver labels.
+
+    Args:
+        manifest: Table of studies.
+        labels: ``labels.parquet``; its findings are the classifier's.
+        cache: Folder of ``radtower preprocess``, whose processor settings are used.
+        uncertain: Target of uncertain findings. None masks them.
+        not_mentioned: Target of findings the report is silent about. None masks them.
+        hidden_sizes: See :class:`CT3DVisionConfig`, as are the next three.
+        layers: Residual blocks per stage.
+        stem_kernel_size: Kernel of the first convolution, (Z, Y, X).
+        stem_stride: Its stride, (Z, Y, X).
+    """
+
+    manifest: str
+    labels: str
+    cache: str
+    uncertain: float | None = None
+    not_mentioned: float | None = 0.0
+    hidden_sizes: tuple[int, ...] = (64, 128, 256, 512)
+    layers: tuple[int, ...] = (2, 2, 2, 2)
+    stem_kernel_size: tuple[int, ...] = (2, 2, 2)
+    stem_stride: tuple[int, ...] = (2, 2, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRun:
+    """Align an image tower with a text tower.
+
+    The text tower is frozen, so each report is encoded once before training.
+
+    Args:
+        manifest: Table of studies with their reports.
+        cache: Folder of ``radtower preprocess``, whose processor settings are used.
+        vision: Model folder of the image tower.
+        text: Model folder of the text tower.
+        labels: ``labels.parquet`` for the shared finding head. None trains without one.
+        should_reset_vision: Whether to keep only the shape of ``vision`` and draw new weights: the
+            comparison without supervised pre-training.
+        projection_dim: Size of the shared space.
+        uncertain: Target of uncertain findings. None masks them.
+        not_mentioned: Target of findings the report is silent about. None masks them.
+        max_length: Tokens read of a report.
+    """
+
+    manifest: str
+    cache: str
+    vision: str
+    text: str
+    labels: str | None = None
+    should_reset_vision: bool = False
+    projection_dim: int = 512
+    uncertain: float | None = None
+    not_mentioned: float | None = 0.0
+    max_length: int = 512
+
+
+Run = TypeVar("Run", LabelerRun, VisionRun, ClipRun)
+
+
+def parse_recipe(settings: Mapping[str, Any], run_class: type[Run]) -> tuple[Run, TrainingArguments]:
+    """Split the settings of a recipe into a run and training arguments.
+
+    Args:
+        settings: Flat mapping of fields.
+        run_class: Which kind of run it is.
+
+    Raises:
+        ValueError: If a key belongs to neither, or a required one is missing.
+    """
+    merged = {**DEFAULTS, "dataloader_pin_memory": torch.cuda.is_available(), **settings}
+    classes: Any = (run_class, TrainingArguments)
+    try:
+        run, arguments = HfArgumentParser(classes).parse_dict(merged)
+    except TypeError as error:  # a dataclass without one of its required fields
+        raise ValueError(
+            f"recipe must be complete, got {sorted(settings)}: {error}. Add the field."
+        ) from error
+    return run, arguments
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """Read a YAML recipe; it is data and cannot run code.
+
+    Raises:
+        ValueError: If it is not a flat mapping.
+    """
+    settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(settings, dict) or any(isinstance(value, dict) for value in settings.values()):
+        raise ValueError(
+            f"a recipe must be a flat mapping of fields, got {path}. Write `field: value` lines."
+        )
+    return settings
+
+
+def write_run_record(
+    folder: str | Path, run: LabelerRun | VisionRun | ClipRun, arguments: TrainingArguments
+) -> None:
+    """Write ``run.yaml`` beside a model: every setting, the seed, the versions and the commit."""
+    record = {
+        "kind": type(run).__name__,
+        "run": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(run).items()},
+        "training": {
+            name: getattr(arguments, name)
+            for name in (
+                "learning_rate",
+                "weight_decay",
+                "num_train_epochs",
+                "max_steps",
+                "per_device_train_batch_size",
+                "gradient_accumulation_steps",
+                "warmup_steps",
+                "max_grad_norm",
+                "seed",
+            )
+        },
+        "versions": {package: version(package) for package in RECORDED_PACKAGES},
+        "git_commit": _git_commit(),
+    }
+    (Path(folder) / RECORD_FILE).write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
+
+
+def _git_commit() -> str | None:
+    """Commit of the source tree; None for an installed package."""
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"],  # noqa: S607 -- git from the PATH, with fixed arguments
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or None

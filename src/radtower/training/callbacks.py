@@ -1,0 +1,84 @@
+"""Hooks for ``transformers.Trainer``. A callback reads state; it never runs the model."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+LOG_FILE = "training_log.jsonl"
+
+
+class StopOnNonFiniteLoss(TrainerCallback):
+    """Fail at the first log of a diverged loss; ``logging_steps`` sets how soon that is."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Refuse a run in which the divergence could not be seen.
+
+        Raises:
+            ValueError: If the Trainer replaces nan and inf by an average before it logs.
+        """
+        if args.logging_nan_inf_filter:
+            raise ValueError(
+                f"logging_nan_inf_filter must be False, got {args.logging_nan_inf_filter}. "
+                "Set it in the training arguments: the default hides a diverged loss."
+            )
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Check the last mean training loss.
+
+        Raises:
+            FloatingPointError: If it is nan or infinite.
+        """
+        loss = kwargs["logs"].get("loss", 0.0)  # absent from evaluation logs
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"loss must be finite, got {loss} at step {state.global_step}. "
+                "Resume from the last checkpoint with a lower learning_rate or max_grad_norm."
+            )
+
+
+class JsonLinesLog(TrainerCallback):
+    """Write every log as one line of ``training_log.jsonl`` in the output folder."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero and state.global_step == 0:  # a resumed run goes on appending
+            path = _log_file(args)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("", encoding="utf-8")
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            line = json.dumps({"step": state.global_step, **kwargs["logs"]})
+            with _log_file(args).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+
+class OnStep(TrainerCallback):
+    """Report progress to someone else's bar.
+
+    Args:
+        on_progress: Called after each optimizer step with the step and the number of steps.
+    """
+
+    def __init__(self, on_progress: Callable[[int, int], None]) -> None:
+        self.on_progress = on_progress
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.on_progress(state.global_step, state.max_steps)
+
+
+def _log_file(args: TrainingArguments) -> Path:
+    return Path(str(args.output_dir)) / LOG_FILE

@@ -1,0 +1,91 @@
+"""Align an image tower with a frozen text tower, and save the dual tower."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
+
+from radtower.data.datasets import StudyDataset, study_targets
+from radtower.data.manifest import read_manifest
+from radtower.data.targets import TargetPolicy
+from radtower.data.volume_cache import open_volume_cache
+from radtower.modeling.modeling_ct3d import CT3DVisionModel
+from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
+from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.processing.processing_medclip import MedCLIPProcessor
+from radtower.processing.report_text import normalize_report
+from radtower.training.arguments import ClipRun
+from radtower.training.trainer import ContrastiveTrainer
+
+
+def train_medclip(
+    run: ClipRun, arguments: TrainingArguments, callbacks: Sequence[TrainerCallback] = ()
+) -> Path:
+    """Train on the ``train`` split and save model, processor and tokenizer as one folder.
+
+    Args:
+        run: Data and towers.
+        arguments: Optimization; ``output_dir`` is the model folder.
+        callbacks: Further hooks.
+
+    Returns:
+        The model folder.
+
+    Raises:
+        ValueError: If a tower folder lacks some of its weights.
+    """
+    set_seed(arguments.seed)
+    cache = open_volume_cache(run.cache)
+    text = _load_tower(LLMBiEncoder, run.text, max_length=run.max_length)
+    vision = _load_tower(CT3DVisionModel, run.vision)
+    if run.should_reset_vision:
+        vision = CT3DVisionModel(vision.config)
+    studies = read_manifest(run.manifest).split("train").frame
+    studies = studies[studies["study_id"].isin(cache.row_by_study)]
+    policy = TargetPolicy(uncertain=run.uncertain, not_mentioned=run.not_mentioned)
+    targets = None if run.labels is None else study_targets(studies, run.labels, policy)
+
+    model = MedCLIPModel.from_towers(
+        vision, text, projection_dim=run.projection_dim, findings=list(targets.keys) if targets else []
+    )
+    model.text_model.requires_grad_(False)
+    model.processor = MedCLIPProcessor(cache.image_processor, text.tokenizer, max_length=run.max_length)
+    dataset = StudyDataset(
+        list(studies["study_id"]),
+        cache.__getitem__,
+        targets=targets.values if targets else None,
+        text_features=encode_unique_reports(text, list(studies["report"])),
+    )
+    trainer = ContrastiveTrainer(
+        model,
+        arguments,
+        train_dataset=dataset,
+        processing_class=model.processor,
+        callbacks=list(callbacks),
+    )
+    trainer.train()
+    return trainer.save_model_folder(run)
+
+
+def encode_unique_reports(text: LLMBiEncoder, reports: Sequence[str]) -> torch.Tensor:
+    """Encode each distinct report once: ``(N, E)``, one row per report given."""
+    normalized = [normalize_report(report) for report in reports]
+    unique = list(dict.fromkeys(normalized))
+    embeds = text.eval().encode(unique, show_progress=False)
+    row = {report: index for index, report in enumerate(unique)}
+    return embeds[torch.tensor([row[report] for report in normalized])]
+
+
+def _load_tower(tower: type[PreTrainedModel], folder: str, **config: Any) -> Any:
+    """Load a trained tower, all of it: a partly random tower trains on and nobody notices."""
+    loaded: Any = tower.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **config)
+    model, report = loaded
+    if report["missing_keys"]:
+        raise ValueError(
+            f"{tower.__name__} must find all its weights, got {folder} without "
+            f"{len(report['missing_keys'])}, such as {sorted(report['missing_keys'])[0]}. "
+            "Point to the folder of a trained tower of this shape."
+        )
+    return model

@@ -1,0 +1,96 @@
+"""Fine-tune an LLM into a labeler of reports: a status per finding, from a small gold table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from transformers import TrainerCallback, TrainingArguments, set_seed
+
+from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
+from radtower.data.collation import ReportCollator
+from radtower.data.manifest import read_manifest
+from radtower.data.targets import TargetPolicy
+from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder, LLMBiEncoderForSequenceClassification
+from radtower.processing.report_text import normalize_report
+from radtower.training.arguments import LabelerRun
+from radtower.training.trainer import SupervisedTrainer
+
+
+def train_labeler(
+    run: LabelerRun, arguments: TrainingArguments, callbacks: Sequence[TrainerCallback] = ()
+) -> Path:
+    """Train on the studies that have a gold row, and save the model folder.
+
+    Args:
+        run: Data and model.
+        arguments: Optimization; ``output_dir`` is the model folder.
+        callbacks: Further hooks.
+
+    Returns:
+        The model folder.
+
+    Raises:
+        ValueError: If a gold row belongs to no study, or more layers are frozen than there are.
+    """
+    set_seed(arguments.seed)
+    samples, keys = _gold_samples(run)
+    encoder = LLMBiEncoder.from_llm(
+        run.llm,
+        num_hidden_layers=run.num_hidden_layers,
+        pooling="mean",
+        max_length=run.max_length,
+        id2label=dict(enumerate(keys)),
+        label2id={key: column for column, key in enumerate(keys)},
+        problem_type="multi_label_classification",
+    )
+    assert isinstance(encoder.config, LLMBiEncoderConfig)
+    model = LLMBiEncoderForSequenceClassification(encoder.config)
+    model.encoder.load_state_dict(encoder.state_dict())
+    freeze_lower_layers(model.encoder, run.num_frozen_layers)
+    trainer = SupervisedTrainer(
+        model,
+        arguments,
+        train_dataset=samples,
+        data_collator=ReportCollator(encoder.tokenizer, run.max_length),
+        processing_class=encoder.tokenizer,
+        callbacks=list(callbacks),
+    )
+    trainer.train()
+    return trainer.save_model_folder(run)
+
+
+def freeze_lower_layers(encoder: LLMBiEncoder, num_layers: int) -> None:
+    """Stop training the token embedding and the lowest decoder layers; 0 trains everything.
+
+    Raises:
+        ValueError: If there are fewer layers.
+    """
+    layers = encoder.model.layers
+    if not 0 <= num_layers <= len(layers):
+        raise ValueError(
+            f"num_frozen_layers must be between 0 and {len(layers)}, got {num_layers}. "
+            "Keep more layers, or freeze fewer."
+        )
+    if num_layers:
+        encoder.get_input_embeddings().requires_grad_(False)
+        layers[:num_layers].requires_grad_(False)
+
+
+def _gold_samples(run: LabelerRun) -> tuple[list[dict[str, str | torch.Tensor]], list[str]]:
+    """Reports with their targets, and the findings in column order."""
+    manifest = read_manifest(run.manifest).frame.set_index("study_id")
+    gold = pd.read_csv(run.gold, dtype=str).set_index("study_id")
+    num_unknown = len(set(gold.index) - set(manifest.index))
+    if num_unknown:
+        raise ValueError(
+            f"gold must hold studies of the manifest, got {num_unknown} of {len(gold)} that are not in it. "
+            "Pair the two files of one data set."
+        )
+    policy = TargetPolicy(uncertain=run.uncertain, not_mentioned=run.not_mentioned)
+    targets = torch.from_numpy(policy.targets_from_status(gold))
+    texts = manifest.loc[gold.index, "report"]
+    samples = [
+        {"text": normalize_report(text), "labels": row} for text, row in zip(texts, targets, strict=True)
+    ]
+    return samples, list(gold.columns)

@@ -1,0 +1,182 @@
+import json
+from datetime import UTC, datetime
+
+import pytest
+from pydantic import ValidationError
+
+from radtower.evaluation.bootstrap import Interval
+from radtower.evaluation.results import (
+    MetricResult,
+    Provenance,
+    Results,
+    measured,
+    read_results,
+    write_results,
+)
+
+PROVENANCE = Provenance(dataset="phantoms", class_set="ct_rate_18", label_source="generator")
+INTERVAL = Interval(0.6, 0.8, num_resamples=500)
+NAN = float("nan")
+
+
+def make_metric(**fields: object) -> MetricResult:
+    base = {
+        **PROVENANCE.model_dump(),
+        **{"metric": "auroc", "value": 0.7, "ci_low": 0.6, "ci_high": 0.8, "ci_method": "b", "n": 40},
+    }
+    return MetricResult.model_validate({**base, **fields})
+
+
+def make_results(*metrics: MetricResult) -> Results:
+    created = datetime(2025, 1, 2, 3, 4, tzinfo=UTC)
+    return Results(model_id="m", model_revision=None, created=created, phantom=True, metrics=metrics)
+
+
+def test_results_survive_the_file(tmp_path):
+    path = tmp_path / "deep" / "results.json"
+    undefined = make_metric(value=None, ci_low=None, ci_high=None, note="one class only", finding="mass")
+    results = make_results(make_metric(n_positive=3, threshold_source="validation"), undefined)
+    write_results(results, path)
+    assert read_results(path) == results
+    assert [item.name for item in path.parent.iterdir()] == ["results.json"]
+    content = json.loads(path.read_text())
+    assert content["schema_version"] == 1
+    assert content["created"] == "2025-01-02T03:04:00Z"
+    assert content["metrics"][1]["value"] is None
+    assert content["metrics"][0]["ci_level"] == 0.95
+
+
+@pytest.mark.parametrize(
+    "field", ["n", "class_set", "label_source", "dataset", "ci_low", "ci_high", "ci_method"]
+)
+def test_a_metric_without_its_circumstances_is_refused(field):
+    content = make_metric().model_dump()
+    del content[field]
+    with pytest.raises(ValidationError, match=rf"{field}\n  Field required"):
+        MetricResult.model_validate(content)
+
+
+@pytest.mark.parametrize("field", ["class_set", "label_source", "dataset", "metric", "ci_method"])
+def test_an_empty_name_is_refused(field):
+    with pytest.raises(ValidationError, match=field):
+        make_metric(**{field: ""})
+
+
+@pytest.mark.parametrize("field", ["ci_low", "ci_high"])
+def test_a_value_without_an_interval_is_refused(field):
+    with pytest.raises(ValidationError, match=r"auroc must have an interval, got value 0\.7"):
+        make_metric(**{field: None})
+
+
+def test_an_undefined_value_needs_a_note_and_no_interval():
+    with pytest.raises(ValidationError, match="got note None and 0 bounds"):
+        make_metric(value=None, ci_low=None, ci_high=None)
+    with pytest.raises(ValidationError, match="got note 'x' and 2 bounds"):
+        make_metric(value=None, note="x")
+
+
+def test_bounds_in_the_wrong_order_are_refused():
+    with pytest.raises(ValidationError, match=r"got 0\.9 and 0\.8"):
+        make_metric(ci_low=0.9)
+
+
+@pytest.mark.parametrize("field", ["value", "ci_low"])
+def test_nan_is_refused(field):
+    with pytest.raises(ValidationError, match=f"{field}\n.*finite"):
+        make_metric(**{field: NAN})
+
+
+def test_an_unknown_field_is_refused():
+    with pytest.raises(ValidationError, match="patient"):
+        make_metric(patient="x")
+
+
+def test_a_metric_given_twice_is_refused():
+    make_results(make_metric(), make_metric(protocol="other"))
+    with pytest.raises(ValidationError, match=r"got auroc \(mass\) twice"):
+        make_results(make_metric(finding="mass"), make_metric(finding="mass", value=0.65))
+
+
+def test_get_finds_the_one_result():
+    results = make_results(
+        make_metric(finding="mass", value=0.71),
+        make_metric(metric="recall_at_5", direction="report_to_image", value=0.72),
+        make_metric(metric="recall_at_5", direction="image_to_report", value=0.73),
+        make_metric(metric="macro_auroc", value=0.74, protocol="seed"),
+        make_metric(metric="macro_auroc", value=0.75, protocol="ensemble"),
+    )
+    assert results.get("auroc", finding="mass").value == 0.71
+    assert results.get("recall_at_5", direction="image_to_report").value == 0.73
+    assert results.get("macro_auroc", protocol="ensemble").value == 0.75
+    with pytest.raises(ValueError, match="'macro_auroc' must be one result, got 2"):
+        results.get("macro_auroc")
+    with pytest.raises(KeyError, match=r"'finding': None.*Metrics: auroc, macro_auroc, recall_at_5"):
+        results.get("auroc")
+
+
+@pytest.mark.parametrize("version", [2, "1", None])
+def test_an_unknown_schema_version_is_refused(tmp_path, version):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({**json.loads(make_results().model_dump_json()), "schema_version": version}))
+    with pytest.raises(ValueError, match=f"schema_version must be 1, got {version!r}"):
+        read_results(path)
+
+
+def test_a_file_that_is_no_object_is_refused(tmp_path):
+    (tmp_path / "results.json").write_text("[]")
+    with pytest.raises(ValueError, match="schema_version must be 1, got None"):
+        read_results(tmp_path / "results.json")
+
+
+def test_a_tampered_metric_is_refused(tmp_path):
+    path = tmp_path / "results.json"
+    write_results(make_results(make_metric()), path)
+    content = json.loads(path.read_text())
+    del content["metrics"][0]["n"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValidationError, match=r"metrics\.0\.n"):
+        read_results(path)
+
+
+def test_created_needs_a_time_zone():
+    with pytest.raises(ValidationError, match="timezone"):
+        Results(model_id="m", model_revision=None, created="2025-01-02T03:04:00", phantom=True, metrics=())
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    write_results(make_results(make_metric()), path)
+
+    def fail(_: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_results(make_results(), path)
+    assert [item.name for item in tmp_path.iterdir()] == ["results.json"]
+    assert len(read_results(path).metrics) == 1
+
+
+def test_a_measured_number_carries_everything():
+    result = measured("auroc", 0.7, INTERVAL, PROVENANCE, n=40, n_positive=4, finding="mass", note="why")
+    assert (result.value, result.ci_low, result.ci_high, result.ci_level) == (0.7, 0.6, 0.8, 0.95)
+    assert result.ci_method == "patient bootstrap, percentile, 500 resamples"
+    assert (result.n, result.n_positive, result.finding, result.note) == (40, 4, "mass", "why")
+    assert (result.dataset, result.class_set, result.label_source) == ("phantoms", "ct_rate_18", "generator")
+
+
+def test_undefined_resamples_are_said():
+    result = measured("auroc", 0.7, Interval(0.6, 0.8, num_resamples=500, num_undefined=12), PROVENANCE, n=40)
+    assert result.note == "12 of 500 resamples undefined and left out"
+
+
+def test_nan_becomes_null_with_its_reason():
+    result = measured("auroc", NAN, INTERVAL, PROVENANCE, n=40, note="x")
+    assert (result.value, result.ci_low, result.ci_high) == (None, None, None)
+    assert result.note == "x; undefined: one class only"
+
+
+def test_a_number_without_an_interval_becomes_null_with_its_reason():
+    result = measured("auroc", 0.7, Interval(NAN, NAN), PROVENANCE, n=40)
+    assert (result.value, result.ci_low) == (None, None)
+    assert "no interval: fewer than two patients" in result.note
