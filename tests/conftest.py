@@ -4,10 +4,136 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from pathlib import Path
+
 import pytest
 import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from radtower.configuration.configuration_ct3d import CT3DVisionConfig
+from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
+from radtower.configuration.configuration_medclip import MedCLIPConfig
+from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.processing.image_processing_ct3d import CT3DImageProcessor
+from radtower.processing.processing_medclip import MedCLIPProcessor
+
+SPECIAL_TOKENS = ["<pad>", "<bos>", "<eos>"]
+WHOLE_WORDS = ["There", "is", "no", "nodule", "effusion", "small", "present", "Describe"]
+# The pre-tokenizer of Llama 3: one mark may stick to the word behind it, so that ".There" is one token.
+LLAMA_3_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+def _byte_level_bpe() -> Tokenizer:
+    merges = []
+    for word in WHOLE_WORDS:
+        merges += [(word[:end], word[end]) for end in range(1, len(word))]
+    # "\u0120" is how byte-level tokenizers write a space.
+    merges += [(mark, word) for word in WHOLE_WORDS for mark in ("\u0120", ".")]
+    merges = list(dict.fromkeys(merges))
+    pieces = SPECIAL_TOKENS + sorted(pre_tokenizers.ByteLevel.alphabet()) + ["".join(pair) for pair in merges]
+    vocab = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(LLAMA_3_WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=True),
+            processors.TemplateProcessing(
+                single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", vocab["<bos>"])]
+            ),
+        ]
+    )
+    tokenizer.decoder = ByteLevelDecoder()
+    return tokenizer
+
+
+@pytest.fixture
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level, Llama-3 style: any text, a <bos> in front, some words whole; padded on the left."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=_byte_level_bpe(),
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        padding_side="left",
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A causal language model of two layers and its tokenizer, as a Hub folder. Read-only."""
+    folder = tmp_path_factory.mktemp("tiny_llm")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_byte_level_bpe(),
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        padding_side="left",
+    )
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    LlamaForCausalLM(_tiny_llama_config(len(tokenizer))).save_pretrained(folder)
+    return folder
+
+
+def _tiny_llama_config(vocab_size: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.2,  # larger than usual: differences between texts must show
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+
+
+@pytest.fixture
+def tiny_text_config(tiny_tokenizer: PreTrainedTokenizerFast) -> LLMBiEncoderConfig:
+    """Latent attention over a two-layer Llama that reads ``tiny_tokenizer``."""
+    return LLMBiEncoderConfig(
+        text_config=_tiny_llama_config(len(tiny_tokenizer)), num_latents=6, num_latent_heads=4, max_length=64
+    )
+
+
+@pytest.fixture
+def tiny_vision_config() -> CT3DVisionConfig:
+    """Two stages of one block; 8 x 8 x 8 voxels become 2 x 2 x 2."""
+    return CT3DVisionConfig(
+        hidden_sizes=[8, 16], layers=[1, 1], image_size=[8, 8, 8], id2label={0: "effusion", 1: "nodule"}
+    )
+
+
+@pytest.fixture
+def tiny_medclip(
+    tiny_vision_config: CT3DVisionConfig,
+    tiny_text_config: LLMBiEncoderConfig,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> MedCLIPModel:
+    """Both tiny towers with a finding head for two findings and a processor; in eval mode."""
+    config = MedCLIPConfig(
+        vision_config=tiny_vision_config.to_dict(),
+        text_config=tiny_text_config.to_dict(),
+        projection_dim=12,
+        findings=["effusion", "nodule"],
+    )
+    model = MedCLIPModel(config).eval()
+    model.processor = MedCLIPProcessor(
+        CT3DImageProcessor(spacing_mm=(3.0, 3.0, 3.0), size=(8, 8, 8)), tiny_tokenizer, max_length=64
+    )
+    return model

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import yaml
@@ -63,10 +63,11 @@ class VisionRun:
         cache: Folder of ``radtower preprocess``, whose processor settings are used.
         uncertain: Target of uncertain findings. None masks them.
         not_mentioned: Target of findings the report is silent about. None masks them.
-        hidden_sizes: See :class:`CT3DVisionConfig`, as are the next three.
+        hidden_sizes: See :class:`CT3DVisionConfig`, as are the next four.
         layers: Residual blocks per stage.
         stem_kernel_size: Kernel of the first convolution, (Z, Y, X).
         stem_stride: Its stride, (Z, Y, X).
+        pooling: ``avg`` or ``max``.
     """
 
     manifest: str
@@ -78,6 +79,7 @@ class VisionRun:
     layers: tuple[int, ...] = (2, 2, 2, 2)
     stem_kernel_size: tuple[int, ...] = (2, 2, 2)
     stem_stride: tuple[int, ...] = (2, 2, 2)
+    pooling: Literal["avg", "max"] = "avg"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,7 @@ def train_vision(
         layers=list(run.layers),
         stem_kernel_size=list(run.stem_kernel_size),
         stem_stride=list(run.stem_stride),
+        pooling=run.pooling,
         image_size=list(processor.size),
         id2label=dict(enumerate(targets.keys)),
         label2id={key: column for column, key in enumerate(targets.keys)},
