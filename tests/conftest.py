@@ -1,16 +1,26 @@
+import copy
 import os
 
 # Before transformers is imported: unit tests never reach the Hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+)
 
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
@@ -137,3 +147,50 @@ def tiny_medclip(
         CT3DImageProcessor(spacing_mm=(3.0, 3.0, 3.0), size=(8, 8, 8)), tiny_tokenizer, max_length=64
     )
     return model
+
+
+@pytest.fixture
+def fit_with_stock_trainer(tmp_path: Path) -> Callable[..., tuple[list[float], float]]:
+    """Train on a handful of samples; gives the loss of every step and the ``eval_loss`` at the end."""
+
+    def fit(
+        model: PreTrainedModel,
+        samples: Sequence[dict[str, Any]],
+        steps: int,
+        learning_rate: float,
+        **settings: Any,
+    ) -> tuple[list[float], float]:
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path / "trainer"),
+            max_steps=steps,
+            learning_rate=learning_rate,
+            per_device_train_batch_size=len(samples),
+            use_cpu=True,
+            dataloader_pin_memory=False,
+            disable_tqdm=True,
+            logging_steps=1,
+            report_to="none",
+            save_strategy="no",
+            seed=0,
+            **settings,
+        )
+        trainer = Trainer(model, arguments, train_dataset=samples, eval_dataset=samples)
+        trainer.train()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        return losses, trainer.evaluate()["eval_loss"]
+
+    return fit
+
+
+@pytest.fixture
+def checkpointed_copy() -> Callable[[PreTrainedModel], PreTrainedModel]:
+    """Give a copy of a model that recomputes its activations."""
+
+    def build(model: PreTrainedModel) -> PreTrainedModel:
+        thrifty = copy.deepcopy(model).train()
+        # The second name is deprecated in favor of the first, which old releases lack.
+        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+        getattr(thrifty, next(name for name in names if hasattr(thrifty, name)))()
+        return thrifty
+
+    return build

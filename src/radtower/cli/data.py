@@ -47,7 +47,7 @@ def doctor(
         *(("warning", warning) for warning in report.warnings),
         ("verdict", report.verdict),
     ]
-    print_table(str(scan), ("", "value"), rows)
+    print_table(str(scan), ("", "value"), rows, is_numeric=False)
 
 
 def preprocess(

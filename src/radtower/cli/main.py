@@ -3,11 +3,13 @@
 import sys
 
 import typer
+from yaml import YAMLError
 
 from radtower.cli import data, demo, hub, label, train, use
 
 SOME_FAILED = 1  # exit code: the good items are done, the bad ones are listed
 UNUSABLE_INPUT = 2  # exit code
+USER_ERRORS = (ImportError, KeyError, OSError, TypeError, ValueError, YAMLError)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,7 +25,11 @@ def run() -> None:
     """Run a command; what the user can fix is one line on stderr and not a traceback."""
     try:
         app()
-    except (ImportError, KeyError, OSError, TypeError, ValueError) as error:
+    except Exception as error:
+        from huggingface_hub.errors import StrictDataclassError  # a model configuration that was refused
+
+        if not isinstance(error, (*USER_ERRORS, StrictDataclassError)):
+            raise
         # str() of a KeyError is the repr of its message.
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"error: {message}", file=sys.stderr)

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 NOT_FOR_DIAGNOSIS = "Research use only, not for diagnosis."
 
@@ -17,13 +18,15 @@ def print_json(content: Mapping[str, Any]) -> None:
     print(json.dumps(content, indent=2))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; the first column is text, the others are aligned to the right."""
-    table = Table(title=title, title_justify="left")
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, is_numeric: bool = True
+) -> None:
+    """Print a table; numbers, in all columns but the first, are aligned to the right."""
+    table = Table(title=Text(title), title_justify="left")
     for position, column in enumerate(columns):
-        table.add_column(column, justify="right" if position else "left")
+        table.add_column(column, justify="right" if position and is_numeric else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # a string would be read as markup, and lose what is in brackets
     Console().print(table)
 
 
@@ -31,7 +34,7 @@ def print_failures(failures: Mapping[str, str]) -> None:
     """List what could not be done, on stderr."""
     console = Console(stderr=True)
     for item, reason in failures.items():
-        console.print(f"failed: {item}: {reason}", markup=False, highlight=False)
+        console.print(f"failed: {item}: {reason}", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

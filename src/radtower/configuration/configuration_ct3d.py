@@ -57,7 +57,7 @@ class CT3DVisionConfig(PreTrainedConfig):
             if len(getattr(self, name)) != 3:
                 raise ValueError(f"{name} must be (Z, Y, X), got {getattr(self, name)}. Give three numbers.")
         for name in ("stem_kernel_size", "stem_stride", "image_size", "hidden_sizes", "layers"):
-            if min(getattr(self, name)) < 1:
+            if any(entry < 1 for entry in getattr(self, name)):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}. Use 1 or more.")
         if self.num_channels < 1:
             raise ValueError(f"num_channels must be positive, got {self.num_channels}. Use 1 per window.")

@@ -1,5 +1,6 @@
 """Configuration of the report encoder: a decoder LLM, its attention direction and its pooling."""
 
+import copy
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -34,6 +35,8 @@ class LLMBiEncoderConfig(PreTrainedConfig):
     """
 
     model_type = "llm_biencoder"
+    # As wide as the longest text of a batch: Trainer could not stack them when it evaluates.
+    keys_to_ignore_at_inference = ["token_weights"]
     sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama")}
 
     text_config: dict[str, Any] | PreTrainedConfig | None = None
@@ -48,6 +51,8 @@ class LLMBiEncoderConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        # A copy: the caller's object may belong to a second encoder, which must keep its direction.
+        self.text_config = copy.deepcopy(self.text_config)
         # transformers reads the attention direction from the decoder's own configuration, from 5.2 on.
         self.text_config.is_causal = not self.bidirectional  # type: ignore[union-attr]
 

@@ -63,13 +63,18 @@ def build_volume_cache(
     Args:
         scans: Path of the scan by study id.
         image_processor: Its settings are saved in the cache.
-        folder: Where the cache goes; an older cache there is replaced.
+        folder: Where the cache goes; an older cache there is replaced, anything else is left alone.
         on_progress: Called with the number of scans done.
 
     Raises:
+        FileExistsError: If ``folder`` holds something else than a cache.
         ValueError: If no scan could be read.
     """
     folder = Path(folder)
+    if folder.exists() and not (folder / INDEX_FILE).is_file() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"folder must be new, empty or an earlier cache, got {folder}, which is neither. Choose another."
+        )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

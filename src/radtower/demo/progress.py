@@ -1,4 +1,4 @@
-"""Progress of the demo on stderr: one bar per stage, and how long each took."""
+"""Progress of the demo on stderr: a bar per stage on a terminal, a line per stage in a log."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,12 +12,15 @@ class Steps:
     """A column of progress bars; use as a context manager."""
 
     def __init__(self) -> None:
+        console = Console(stderr=True)
+        self.is_log = not console.is_terminal
         self.progress = Progress(
             TextColumn("{task.description:<48}"),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
+            console=console,
+            disable=self.is_log,  # in a log, the bars would come all at once, at the end
         )
 
     def __enter__(self) -> "Steps":
@@ -44,3 +47,7 @@ class Steps:
         final = self.progress.tasks[task].total or 1
         self.progress.update(task, completed=final, total=final)
         self.progress.stop_task(task)
+        if self.is_log:
+            self.progress.console.print(
+                f"{label}: {self.progress.tasks[task].elapsed:.0f} s", highlight=False
+            )

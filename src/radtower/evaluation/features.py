@@ -18,6 +18,7 @@ from radtower.data.volume_cache import processor_hash
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.processing.report_text import normalize_report
 
 VECTORS_FILE = "features.safetensors"
 MANIFEST_FILE = "manifest.json"
@@ -99,12 +100,14 @@ def embed_reports(
 ) -> Features:
     """Embed reports with a text encoder or a dual tower; pairs of id and text in, unit vectors out.
 
+    Reports are normalized first, as for training.
+
     Raises:
         TypeError: If the model has no text tower.
     """
     model = _load(model_folder, (LLMBiEncoder, MedCLIPModel), "text")
     pairs = list(reports)
-    texts = [text for _, text in pairs]
+    texts = [normalize_report(text) for _, text in pairs]
     if isinstance(model, MedCLIPModel):
         vectors = model.encode_text(texts, show_progress=show_progress)
     else:
@@ -147,14 +150,17 @@ def require_same_space(left: Features, right: Features) -> None:
     """Refuse to compare vectors of different models.
 
     Raises:
-        ValueError: If model, revision or normalization differ.
+        ValueError: If model, revision, normalization or, between scans, the image processor differ.
     """
-    for name in ("model_id", "model_revision", "is_normalized"):
+    names = ["model_id", "model_revision", "is_normalized"]
+    if left.source.kind == right.source.kind:
+        names.append("processor_hash")
+    for name in names:
         pair = getattr(left.source, name), getattr(right.source, name)
         if pair[0] != pair[1]:
             raise ValueError(
                 f"features must share their {name}, got {pair[0]!r} and {pair[1]!r}. "
-                "Embed both with one model."
+                "Embed both with one model and its processor."
             )
 
 

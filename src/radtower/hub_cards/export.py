@@ -64,6 +64,7 @@ def export_model(
     for pattern in SHIPPED_PATTERNS:
         for path in sorted(model_folder.glob(pattern)):
             shutil.copyfile(path, partial / path.name)
+    config = _without_local_paths(config)
     config["auto_map"] = _auto_map(family, config)
     _write_json(partial / "config.json", config)
     _map_processor(partial, family)
@@ -86,6 +87,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return config
+
+
+def _without_local_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """Drop where a tower was loaded from, which transformers keeps in the configuration of a sub-model."""
+    return {
+        name: _without_local_paths(value) if isinstance(value, dict) else value
+        for name, value in config.items()
+        if name != "_name_or_path"
+    }
 
 
 def _is_export(folder: Path) -> bool:

@@ -59,7 +59,10 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
 
     def __init__(self, config: LLMBiEncoderConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
-        self.model = AutoModel.from_config(config.text_config)
+        decoder_config: Any = config.text_config
+        # Here too: from_pretrained(folder, bidirectional=...) changes the field of a finished configuration.
+        decoder_config.is_causal = not config.bidirectional
+        self.model = AutoModel.from_config(decoder_config)
         # Some attention backends read the flag of the layer and not of the configuration.
         for module in self.model.modules():
             if hasattr(module, "is_causal"):
@@ -113,6 +116,8 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
                 )
             decoder.layers = decoder.layers[:num_hidden_layers]
             decoder.config.num_hidden_layers = num_hidden_layers
+            if getattr(decoder.config, "layer_types", None):  # one entry per layer: Qwen3, Gemma 3
+                decoder.config.layer_types = decoder.config.layer_types[:num_hidden_layers]
         text_config = decoder.config.to_dict()
         # The weights are plain now: with this field left, reloading would look for the GGUF file again.
         text_config.pop("quantization_config", None)
@@ -186,9 +191,18 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
             OSError: If there is none.
         """
         if self._tokenizer is None:
-            self.tokenizer = AutoTokenizer.from_pretrained(
-                self.name_or_path, revision=getattr(self.config, "_commit_hash", None)
-            )
+            revision = getattr(self.config, "_commit_hash", None)
+            # Else transformers asks the user, for a tokenizer that needs no code of the repository.
+            is_remote = type(self).__module__.startswith("transformers_modules.")
+            try:
+                self.tokenizer = AutoTokenizer.from_pretrained(
+                    self.name_or_path, revision=revision, trust_remote_code=is_remote
+                )
+            except (OSError, ValueError) as error:  # which of the two, and how clear, depends on the files
+                raise OSError(
+                    f"tokenizer must lie beside the weights, got none that loads in {self.name_or_path!r}. "
+                    "Save one there, or set model.tokenizer."
+                ) from error
         assert self._tokenizer is not None
         return self._tokenizer
 
@@ -326,7 +340,7 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         separator = None if instruction is None else self.config.separator
         whole = texts if instruction is None else [f"{instruction}{separator}{text}" for text in texts]
         order = sorted(range(len(whole)), key=lambda row: len(whole[row]))
-        starts = range(0, len(order), batch_size)
+        starts = range(0, max(1, len(order)), batch_size)  # no text at all: let tokenize refuse it
         batches = [
             self(**self.tokenize([whole[row] for row in order[start : start + batch_size]], None, separator))
             for start in tqdm(starts, desc="Encoding texts", unit="batch", disable=not show_progress)

@@ -179,7 +179,8 @@ class MedCLIPModel(PreTrainedModel):
             embed_mask: ``(B, T)``, the tokens to pool. None pools all.
             text_features: ``(B, E)``, pooled output of the text tower before projection, computed earlier
                 from a frozen tower.
-            labels: ``(B, F)`` in [0, 1], -100 where unknown, for the shared finding head.
+            labels: ``(B, F)`` in [0, 1], -100 where unknown, for the shared finding head. Without them,
+                ``Trainer`` reports an ``eval_loss`` only with ``TrainingArguments(label_names=[])``.
             return_loss: Whether to compute InfoNCE, plus half the finding loss of each modality with
                 ``labels``.
 
@@ -237,11 +238,16 @@ class MedCLIPModel(PreTrainedModel):
         if self._processor is None:
             # Remote code is trusted only for the repository that this very class was loaded from.
             is_remote = type(self).__module__.startswith("transformers_modules.")
-            self.processor = AutoProcessor.from_pretrained(
-                self.name_or_path,
-                revision=getattr(self.config, "_commit_hash", None),
-                trust_remote_code=is_remote,
-            )
+            revision = getattr(self.config, "_commit_hash", None)
+            try:
+                self.processor = AutoProcessor.from_pretrained(
+                    self.name_or_path, revision=revision, trust_remote_code=is_remote
+                )
+            except (OSError, ValueError) as error:  # which of the two, and how clear, depends on the files
+                raise OSError(
+                    f"processor must lie beside the weights, got none that loads in {self.name_or_path!r}. "
+                    "Save one there, or set model.processor."
+                ) from error
         return self._processor
 
     @processor.setter
@@ -278,7 +284,7 @@ class MedCLIPModel(PreTrainedModel):
     ) -> torch.Tensor:
         """Embed texts: ``(M, P)``, unit vectors unless ``normalize`` is False."""
         texts = [texts] if isinstance(texts, str) else list(texts)
-        starts = range(0, len(texts), batch_size)
+        starts = range(0, max(1, len(texts)), batch_size)  # no text at all: let the processor refuse it
         embeds = []
         for start in tqdm(starts, desc="Encoding texts", unit="batch", disable=not show_progress):
             inputs = self.processor(text=texts[start : start + batch_size]).to(self.device)

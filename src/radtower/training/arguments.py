@@ -3,6 +3,7 @@
 A recipe is a flat YAML file: the fields of one run class below and of ``transformers.TrainingArguments``.
 """
 
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 RECORD_FILE = "run.yaml"
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-4 as text
 RECORDED_PACKAGES = ("radtower", "torch", "transformers")
 
 # What differs from transformers' defaults: nothing is sent anywhere, samples keep their columns, and a
@@ -38,6 +40,10 @@ class LabelerRun:
         llm: Model folder, Hub id, or ``.gguf`` file to start from.
         num_hidden_layers: Keep only the lowest layers of the LLM. None keeps all.
         num_frozen_layers: Lowest layers that are not trained; the token embedding goes with them.
+        bidirectional: Whether tokens see the whole report. With a few hundred training steps the direction
+            the LLM was pre-trained with does better (docs/experiments.md).
+        head_learning_rate: Of the finding attention, which starts from nothing. None takes the one of the
+            LLM.
         uncertain: Target of uncertain findings. None masks them.
         not_mentioned: Target of findings the report is silent about. None masks them.
         max_length: Tokens read of a report.
@@ -48,6 +54,8 @@ class LabelerRun:
     llm: str
     num_hidden_layers: int | None = None
     num_frozen_layers: int = 0
+    bidirectional: bool = True
+    head_learning_rate: float | None = None
     uncertain: float | None = None
     not_mentioned: float | None = 0.0
     max_length: int = 512
@@ -142,14 +150,22 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     """Read a YAML recipe; it is data and cannot run code.
 
     Raises:
-        ValueError: If it is not a flat mapping.
+        ValueError: If it is not YAML, or not a flat mapping.
     """
-    settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"a recipe must be plain YAML, got {path}: {' '.join(str(error).split())}."
+        ) from error
     if not isinstance(settings, dict) or any(isinstance(value, dict) for value in settings.values()):
         raise ValueError(
             f"a recipe must be a flat mapping of fields, got {path}. Write `field: value` lines."
         )
-    return settings
+    return {
+        name: float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
+        for name, value in settings.items()
+    }
 
 
 def write_run_record(
@@ -180,12 +196,15 @@ def write_run_record(
 
 
 def _git_commit() -> str | None:
-    """Commit of the source tree; None for an installed package."""
-    done = subprocess.run(
-        ["git", "rev-parse", "HEAD"],  # noqa: S607 -- git from the PATH, with fixed arguments
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """Commit of the source tree; None for an installed package, or where there is no git."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],  # noqa: S607 -- git from the PATH, with fixed arguments
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        return None
     return done.stdout.strip() or None

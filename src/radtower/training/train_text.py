@@ -39,6 +39,7 @@ def train_labeler(
         run.llm,
         num_hidden_layers=run.num_hidden_layers,
         pooling="mean",
+        bidirectional=run.bidirectional,
         max_length=run.max_length,
         id2label=dict(enumerate(keys)),
         label2id={key: column for column, key in enumerate(keys)},
@@ -55,9 +56,27 @@ def train_labeler(
         data_collator=ReportCollator(encoder.tokenizer, run.max_length),
         processing_class=encoder.tokenizer,
         callbacks=list(callbacks),
+        optimizers=(labeler_optimizer(model, arguments, run.head_learning_rate), None),
     )
     trainer.train()
     return trainer.save_model_folder(run)
+
+
+def labeler_optimizer(
+    model: LLMBiEncoderForSequenceClassification,
+    arguments: TrainingArguments,
+    head_learning_rate: float | None,
+) -> torch.optim.Optimizer:
+    """Build AdamW with a learning rate of its own for the finding attention; frozen weights are left out."""
+    head = list(model.finding_attention.parameters())
+    body = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": head, "lr": head_learning_rate or arguments.learning_rate},
+        {"params": body, "lr": arguments.learning_rate},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], weight_decay=arguments.weight_decay
+    )
 
 
 def freeze_lower_layers(encoder: LLMBiEncoder, num_layers: int) -> None:

@@ -1,0 +1,34 @@
+import json
+
+from radtower.cli.output import print_failures, print_json, print_table, progress_bar
+
+
+def test_brackets_are_text_and_no_markup(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    print_table("scan[old]", ("name", "value"), [("folder[bold]", "[red]3")])
+    out = capsys.readouterr().out
+    assert "scan[old]" in out
+    assert "folder[bold]" in out
+    assert "[red]3" in out
+
+
+def test_a_failure_is_one_line_on_stderr_whatever_its_length(capsys):
+    print_failures({"scan [a]": "reason " * 40, "b": "short"})
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [["failed", "scan [a]"], ["failed", "b"]]
+
+
+def test_json_is_one_document(capsys):
+    print_json({"b": 1.5, "a": [None]})
+    assert json.loads(capsys.readouterr().out) == {"b": 1.5, "a": [None]}
+
+
+def test_progress_goes_to_stderr(capsys):
+    with progress_bar("Reading", 4) as on_progress:
+        on_progress(3)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Reading" in captured.err
+    assert "3/4" in captured.err

@@ -1,0 +1,93 @@
+import pytest
+import yaml
+
+from radtower.cli.train import parse_flags
+from radtower.labeling.findings import Status
+from radtower.labeling.label_table import LabelRow, write_labels
+from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
+from radtower.processing.report_text import report_sha256
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], {}),
+        (["--learning_rate", "1e-4"], {"learning_rate": 0.0001}),
+        (["--learning-rate", "0.5"], {"learning_rate": 0.5}),
+        (["--seed", "3", "--bf16", "true"], {"seed": 3, "bf16": True}),
+        (["--uncertain", "null"], {"uncertain": None}),
+        (["--hidden_sizes", "[8, 16]"], {"hidden_sizes": [8, 16]}),
+        (["--cache", "some/place"], {"cache": "some/place"}),
+        (["--weight_decay", "-1"], {"weight_decay": -1}),
+    ],
+)
+def test_flags_are_fields_and_values_are_yaml(flags, expected):
+    assert parse_flags(flags) == expected
+
+
+@pytest.mark.parametrize(
+    "flags", [["--seed"], ["seed", "3"], ["--seed", "3", "extra"], ["--a", "1", "b", "2"]]
+)
+def test_flags_that_are_no_pairs_are_refused(flags):
+    with pytest.raises(ValueError, match=r"pairs of --field and value, got \['"):
+        parse_flags(flags)
+
+
+@pytest.fixture
+def recipe(radtower, manifest, processor_folder, tmp_path):
+    radtower("preprocess", manifest, "-o", tmp_path / "cache", "--processor", processor_folder)
+    rows = [
+        LabelRow(
+            report_id=report,
+            report_sha256=report_sha256(report),
+            status={"lung_nodule": status},
+            score={"lung_nodule": None},
+            evidence={"lung_nodule": None},
+            labeler="test",
+            model_id="m",
+            prompt_version=None,
+            findings_set="one",
+        )
+        for report, status in (("There is no nodule.", Status.ABSENT), ("nodule present", Status.PRESENT))
+    ]
+    write_labels(rows, tmp_path / "labels.parquet")
+    content = {
+        "manifest": str(manifest),
+        "labels": str(tmp_path / "labels.parquet"),
+        "cache": str(tmp_path / "cache"),
+        "hidden_sizes": [4],
+        "layers": [1],
+        "output_dir": str(tmp_path / "vision"),
+        "max_steps": 3,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content) + "learning_rate: 1e-3\n")
+    return tmp_path / "recipe.yaml"
+
+
+def test_a_recipe_becomes_a_model_folder_and_flags_override_it(radtower, recipe, tmp_path):
+    flags = ("--max_steps", 1, "--hidden_sizes", "[6]", "--output_dir", tmp_path / "other")
+    done = radtower("train", "vision", recipe, *flags)
+    assert (done.code, done.err.count("error")) == (0, 0)
+    assert f"Saved {tmp_path / 'other'}" in done.out
+    record = yaml.safe_load((tmp_path / "other" / "run.yaml").read_text())
+    assert (record["training"]["max_steps"], record["training"]["learning_rate"]) == (1, 0.001)
+    assert record["run"]["hidden_sizes"] == [6]
+    assert CT3DVisionForImageClassification.from_pretrained(tmp_path / "other").config.hidden_sizes == [6]
+    assert not (tmp_path / "vision").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--learning_rat", "1"], "learning_rat"),
+        (["--layers", "[1, 1]"], "layers and hidden_sizes"),
+        (["--layers", "[1"], "expected"),
+    ],
+)
+def test_a_wrong_field_is_an_error_without_a_traceback(radtower, recipe, flags, message):
+    done = radtower("train", "vision", recipe, *flags)
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err

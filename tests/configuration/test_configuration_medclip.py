@@ -1,0 +1,82 @@
+import pytest
+from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
+from transformers import BertConfig, Qwen3Config, ViTConfig
+
+from radtower.configuration.configuration_ct3d import CT3DVisionConfig
+from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
+from radtower.configuration.configuration_medclip import MedCLIPConfig
+
+
+def test_survives_a_round_trip_through_json(tmp_path):
+    settings = {
+        "projection_dim": 24,
+        "vision_projection": "mlp",
+        "text_projection": "mlp",
+        "logit_scale_init": 1.5,
+        "findings": ["nodule", "effusion"],
+    }
+    vision = CT3DVisionConfig(hidden_sizes=[8, 40], layers=[1, 2])
+    text = LLMBiEncoderConfig(text_config=Qwen3Config(hidden_size=48), bidirectional=False)
+    MedCLIPConfig(vision_config=vision, text_config=text, **settings).save_pretrained(tmp_path)
+    reloaded = MedCLIPConfig.from_pretrained(tmp_path)
+    assert {name: getattr(reloaded, name) for name in settings} == settings
+    assert isinstance(reloaded.vision_config, CT3DVisionConfig)
+    assert reloaded.vision_config.hidden_sizes == [8, 40]
+    assert isinstance(reloaded.text_config, LLMBiEncoderConfig)
+    assert isinstance(reloaded.text_config.text_config, Qwen3Config)
+    assert reloaded.text_config.hidden_size == 48
+    assert reloaded.text_config.bidirectional is False
+    assert reloaded.model_type == "medclip"
+
+
+def test_no_towers_means_the_default_ones():
+    config = MedCLIPConfig()
+    assert isinstance(config.vision_config, CT3DVisionConfig)
+    assert isinstance(config.text_config, LLMBiEncoderConfig)
+    assert config.findings == ()
+
+
+def test_reloads_towers_of_transformers_as_their_own_class(tmp_path):
+    towers = MedCLIPConfig(
+        vision_config={"model_type": "vit", "hidden_size": 20}, text_config=BertConfig(hidden_size=28)
+    )
+    towers.save_pretrained(tmp_path)
+    reloaded = MedCLIPConfig.from_pretrained(tmp_path)
+    assert isinstance(reloaded.vision_config, ViTConfig)
+    assert reloaded.vision_config.hidden_size == 20
+    assert isinstance(reloaded.text_config, BertConfig)
+    assert reloaded.text_config.hidden_size == 28
+
+
+@pytest.mark.parametrize("name", ["vision_config", "text_config"])
+def test_refuses_a_tower_of_unknown_family(name):
+    with pytest.raises(ValueError, match=r"must name its model_type, got \['depth', 'width'\]"):
+        MedCLIPConfig(**{name: {"width": 8, "depth": 2}})
+
+
+def test_refuses_an_empty_joint_space():
+    with pytest.raises(StrictDataclassClassValidationError, match="projection_dim must be positive, got -3"):
+        MedCLIPConfig(projection_dim=-3)
+
+
+def test_refuses_a_finding_named_twice():
+    with pytest.raises(StrictDataclassClassValidationError, match=r"unique, got \['nodule'\] more than once"):
+        MedCLIPConfig(findings=["nodule", "effusion", "nodule"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("vision_config", "ct3d_vision"),
+        ("text_config", 3),
+        ("projection_dim", "512"),
+        ("vision_projection", "conv"),
+        ("text_projection", "conv"),
+        ("logit_scale_init", "2.7"),
+        ("findings", "nodule"),
+        ("findings", [1, 2]),
+    ],
+)
+def test_refuses_a_field_of_the_wrong_type(name, value):
+    with pytest.raises(StrictDataclassFieldValidationError, match=name):
+        MedCLIPConfig(**{name: value})

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+import torch
+
+from radtower.evaluation.results import Provenance
+from radtower.evaluation.zero_shot import embed_studies, zero_shot_results
+
+PROVENANCE = Provenance(dataset="d", class_set="three", label_source="truth", protocol="prompt ensemble")
+SCORES = np.array([[0.9, 0.2, 0.5], [0.1, 0.8, 0.4], [0.8, 0.6, 0.3], [0.3, 0.9, 0.2], [0.2, 0.1, 0.1]])
+# Finding a: 0.9 and 0.2 against 0.1, 0.8, 0.3: 3 + 1 of 6 pairs. Finding b, one unknown: 0.2 and 0.6
+# against 0.9 and 0.1: 1 + 1 of 4 pairs. Finding c: one class.
+LABELS = np.array([[1, 1, 1], [0, -100, 1], [0, 1, 1], [0, 0, 1], [1, 0, 1]])
+
+
+def test_one_result_per_finding_behind_their_mean():
+    results = zero_shot_results(SCORES, LABELS, list("vwxyz"), ["a", "b", "c"], PROVENANCE, 200)
+    assert [(r.metric, r.finding) for r in results] == [
+        ("macro_auroc", None),
+        ("auroc", "a"),
+        ("auroc", "b"),
+        ("auroc", "c"),
+    ]
+    macro, a, b, c = results
+    assert a.value == pytest.approx(4 / 6)
+    assert b.value == pytest.approx(2 / 4)
+    assert macro.value == pytest.approx((4 / 6 + 2 / 4) / 2)
+    assert c.value is None
+    assert "one class only" in c.note
+    assert macro.note.startswith("mean of 2 of 3 findings")
+    assert [(r.n, r.n_positive) for r in results] == [(5, None), (5, 2), (4, 2), (5, 5)]
+    assert a.ci_low <= a.value <= a.ci_high
+    assert all((r.label_source, r.protocol) == ("truth", "prompt ensemble") for r in results)
+    assert "200 resamples" in a.ci_method
+
+
+def test_no_finding_with_both_classes_is_undefined_and_not_one_half():
+    macro = zero_shot_results(SCORES, np.ones((5, 3)), list("vwxyz"), ["a", "b", "c"], PROVENANCE, 50)[0]
+    assert macro.value is None
+    assert "no finding has both classes" in macro.note
+
+
+def test_studies_are_embedded_in_order_whatever_the_batch(tiny_medclip):
+    scans = {
+        name: torch.rand(1, 8, 8, 8, generator=torch.Generator().manual_seed(n))
+        for n, name in enumerate("abc")
+    }
+    done = []
+    embeds = embed_studies(tiny_medclip, ["c", "a", "b"], scans.__getitem__, 2, done.append)
+    assert done == [2, 3]
+    assert embeds.shape == (3, 12)
+    for row, name in enumerate("cab"):
+        torch.testing.assert_close(embeds[row], tiny_medclip.encode_image(scans[name][None])[0])
+    assert not torch.allclose(embeds[0], embeds[1], atol=1e-3)

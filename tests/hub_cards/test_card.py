@@ -1,0 +1,109 @@
+import json
+import re
+
+import pytest
+from huggingface_hub import ModelCard
+
+from radtower.hub_cards.export import export_model
+
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?")
+
+
+def _export(make_model_folder, kind, tmp_path, **options):
+    return export_model(make_model_folder(kind), tmp_path / "towers-of-hope", **options)
+
+
+def _section(card, title):
+    return card.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def _numbers_in(content):
+    """Every number of a JSON document, and those in its texts, as the card may print them."""
+    if isinstance(content, dict):
+        return {number for value in content.values() for number in _numbers_in(value)}
+    if isinstance(content, list):
+        return {number for value in content for number in _numbers_in(value)}
+    if isinstance(content, bool) or content is None:
+        return set()
+    if isinstance(content, str):
+        return set(NUMBER.findall(content))
+    return {str(content), f"{content:.3f}", str(round(content, 4))}
+
+
+def test_no_number_of_the_results_is_not_in_results_json(make_model_folder, make_results, tmp_path):
+    results = make_results()
+    folder = _export(make_model_folder, "medclip", tmp_path, results=results)
+    rows = [line for line in _section((folder / "README.md").read_text(), "Results").splitlines() if line]
+    # The level of the interval and the k of a recall belong to the names of columns and metrics.
+    found = set(NUMBER.findall("\n".join(rows).replace("95 % CI", "").replace("at 5", "")))
+    assert {"0.718", "0.614", "0.828", "31", "0.652", "29", "0.417", "17"} <= found
+    assert found <= _numbers_in(json.loads(results.read_text()))
+    assert rows[2] == (
+        "| macro auroc prompt ensemble | 0.718 | 0.614 to 0.828 | 31 | two findings | truth of the phantom "
+        "| phantom scans |"
+    )
+    assert rows[4].startswith("| auroc nodule prompt ensemble | undefined | undefined: one class only | 17 |")
+    assert rows[5].startswith("| recall at 5 image to report prompt ensemble | 0.417 | 0.301 to 0.534 |")
+
+
+def test_metadata_is_read_back_by_the_hub_library(make_model_folder, make_results, tmp_path):
+    results = make_results()
+    folder = _export(make_model_folder, "medclip", tmp_path, results=results, license_id="apache-2.0")
+    data = ModelCard.load(folder / "README.md").data
+    assert (data.license, data.library_name) == ("apache-2.0", "transformers")
+    assert data.pipeline_tag == "zero-shot-image-classification"
+    assert data.tags == ["radiology", "radtower", "medclip", "research-only"]
+    assert data.model_name == "towers-of-hope"
+    assert [(r.metric_type, r.metric_value, r.metric_name) for r in data.eval_results] == [
+        ("macro_auroc", 0.7184, "macro_auroc prompt ensemble"),
+        ("recall_at_5", 0.4167, "recall_at_5 image_to_report prompt ensemble"),
+    ]
+    assert {(r.dataset_type, r.dataset_name) for r in data.eval_results} == {("phantom", "phantom scans")}
+
+
+def test_states_a_license_only_if_one_was_given(make_model_folder, tmp_path):
+    text = (_export(make_model_folder, "ct3d_bare", tmp_path) / "README.md").read_text()
+    assert "license" not in text.lower()
+    assert ModelCard(text).data.license is None
+
+
+def test_says_so_when_nothing_was_measured(make_model_folder, tmp_path):
+    card = (_export(make_model_folder, "llm_mean", tmp_path) / "README.md").read_text()
+    assert _section(card, "Results").strip() == "Nothing was measured on this model yet."
+    assert ModelCard(card).data.eval_results is None
+
+
+@pytest.mark.parametrize("kind", ["medclip", "ct3d_classifier", "llm_mean"])
+@pytest.mark.parametrize("phantom", [True, False])
+def test_says_that_phantoms_are_no_patients(make_model_folder, make_results, tmp_path, kind, phantom):
+    folder = _export(make_model_folder, kind, tmp_path, results=make_results(phantom))
+    card = (folder / "README.md").read_text()
+    assert ("measured on synthetic" in card) is phantom
+    assert "Research use only. Not for diagnosis, and not a medical device." in card
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("ct3d_classifier", "effusion, nodule"),
+        ("ct3d_bare", "None: an encoder without a classifier."),
+        ("llm_classifier", "effusion, nodule"),
+        ("llm_mean", "None: an encoder without a classifier."),
+    ],
+)
+def test_names_findings_only_of_a_model_that_scores_them(make_model_folder, tmp_path, kind, line):
+    card = (_export(make_model_folder, kind, tmp_path) / "README.md").read_text()
+    assert _section(card, "Findings").strip() == line
+    assert ("scores 2 findings" in card) is (kind == "ct3d_classifier")
+
+
+def test_states_preprocessing_in_units_and_the_install_line(make_model_folder, tmp_path):
+    card = (_export(make_model_folder, "ct3d_bare", tmp_path) / "README.md").read_text()
+    assert "voxels of [3.0, 2.0, 2.5] mm in (Z, Y, X) order" in card
+    assert "HU windows [[-1000.0, 200.0]]" in card
+    assert "pip install torch transformers pillow\n" in card
+    llm = (export_model(make_model_folder("llm_latent"), tmp_path / "llm") / "README.md").read_text()
+    assert "pip install torch transformers\n" in llm
+    assert "latent attention pooling" in llm
+    assert "{{" not in card + llm
+    assert "{%" not in card + llm

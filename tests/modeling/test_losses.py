@@ -1,0 +1,89 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from radtower.modeling.losses import masked_binary_cross_entropy, symmetric_info_nce
+
+
+def test_classification_loss_matches_a_hand_computed_case():
+    logits = torch.tensor([[2.0, -1.0], [0.5, 3.0]])
+    labels = torch.tensor([[1, 0], [-100, 1]])
+    # softplus(-x) for a present finding, softplus(x) for an absent one, nothing for the unknown.
+    expected = (math.log1p(math.exp(-2)) + math.log1p(math.exp(-1)) + math.log1p(math.exp(-3))) / 3
+    assert masked_binary_cross_entropy(logits, labels).item() == pytest.approx(expected)
+
+
+def test_classification_loss_takes_a_probability_as_target():
+    logits, labels = torch.tensor([[1.5, -0.7]]), torch.tensor([[0.25, -100.0]])
+    expected = 0.25 * math.log1p(math.exp(-1.5)) + 0.75 * math.log1p(math.exp(1.5))
+    assert masked_binary_cross_entropy(logits, labels).item() == pytest.approx(expected)
+
+
+def test_classification_loss_sends_no_gradient_to_an_unknown_label():
+    logits = torch.tensor([[2.0, -1.0, 0.5]], requires_grad=True)
+    masked_binary_cross_entropy(logits, torch.tensor([[1.0, -100.0, 0.0]])).backward()
+    # (sigmoid - target) / number of known labels
+    expected = [(1 / (1 + math.exp(-2)) - 1) / 2, 0.0, 1 / (1 + math.exp(-0.5)) / 2]
+    assert logits.grad[0].tolist() == pytest.approx(expected)
+
+
+def test_classification_loss_of_unknown_labels_is_zero_with_zero_gradient():
+    logits = torch.randn(2, 3, requires_grad=True)
+    loss = masked_binary_cross_entropy(logits, torch.full((2, 3), -100))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(logits.grad, torch.zeros(2, 3))
+
+
+def test_classification_loss_of_uninformative_logits_is_the_entropy_of_a_coin():
+    loss = masked_binary_cross_entropy(torch.zeros(2, 3), torch.tensor([[1.0, 0.0, 0.3], [0.0, 1.0, -100.0]]))
+    assert loss.item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("label", [-1.0, 2.0, math.nan])
+def test_classification_loss_refuses_labels_that_are_no_probability(label):
+    with pytest.raises(ValueError, match=rf"in \[0, 1\] or -100, got \[{label}\]"):
+        masked_binary_cross_entropy(torch.zeros(1, 2), torch.tensor([[1.0, label]]))
+
+
+def test_classification_loss_refuses_a_missing_finding():
+    with pytest.raises(ValueError, match=r"got \(2, 3\) for logits \(2, 4\)"):
+        masked_binary_cross_entropy(torch.zeros(2, 4), torch.zeros(2, 3))
+
+
+def test_uninformative_embeddings_cost_log_batch_size():
+    same = F.normalize(torch.ones(4, 3), dim=-1)
+    loss = symmetric_info_nce(same, same, logit_scale=torch.tensor([10.0]))
+    assert loss.item() == pytest.approx(math.log(4))
+
+
+def test_contrastive_loss_matches_a_hand_computed_pair():
+    image, text = torch.eye(2), torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    # Scaled by 2 the logits are ((2, 1.2), (0, 1.6)); each term is logsumexp minus the diagonal.
+    rows = math.log(math.exp(2) + math.exp(1.2)) - 2 + math.log(1 + math.exp(1.6)) - 1.6
+    columns = math.log(math.exp(2) + 1) - 2 + math.log(math.exp(1.2) + math.exp(1.6)) - 1.6
+    loss = symmetric_info_nce(image, text, logit_scale=torch.tensor([2.0]))
+    assert loss.item() == pytest.approx((rows + columns) / 4)
+
+
+def test_contrastive_loss_is_unchanged_when_the_pairs_are_shuffled():
+    image, text = F.normalize(torch.randn(2, 5, 8), dim=-1)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    scale = torch.tensor([20.0])
+    torch.testing.assert_close(
+        symmetric_info_nce(image, text, scale), symmetric_info_nce(image[order], text[order], scale)
+    )
+
+
+def test_contrastive_loss_is_larger_when_only_one_side_is_shuffled():
+    image = F.normalize(torch.eye(5) + 0.1, dim=-1)
+    scale = torch.tensor([20.0])
+    swapped = symmetric_info_nce(image, image[[1, 0, 2, 3, 4]], scale)
+    assert swapped > symmetric_info_nce(image, image, scale) + 1
+
+
+def test_contrastive_loss_refuses_towers_of_different_width():
+    with pytest.raises(ValueError, match=r"got \(2, 8\) and \(2, 4\)"):
+        symmetric_info_nce(torch.ones(2, 8), torch.ones(2, 4), torch.tensor([1.0]))

@@ -1,0 +1,133 @@
+from dataclasses import fields
+from importlib.metadata import version
+
+import pytest
+import yaml
+from transformers import TrainingArguments
+
+from radtower.training.arguments import (
+    ClipRun,
+    LabelerRun,
+    VisionRun,
+    parse_recipe,
+    read_recipe,
+    write_run_record,
+)
+
+VISION = {"manifest": "m.csv", "labels": "l.parquet", "cache": "c"}
+CLIP = {"manifest": "m.csv", "cache": "c", "vision": "v", "text": "t"}
+
+
+def test_splits_a_recipe_into_a_run_and_training_arguments(tmp_path):
+    settings = {**VISION, "hidden_sizes": [8, 16], "uncertain": 0.25, "learning_rate": 0.002, "seed": 7}
+    run, arguments = parse_recipe({**settings, "output_dir": str(tmp_path)}, VisionRun)
+    assert (run.manifest, run.labels, run.cache) == ("m.csv", "l.parquet", "c")
+    assert (list(run.hidden_sizes), run.uncertain, run.not_mentioned) == ([8, 16], 0.25, 0.0)
+    assert isinstance(arguments, TrainingArguments)
+    assert (arguments.learning_rate, arguments.seed, arguments.output_dir) == (0.002, 7, str(tmp_path))
+
+
+def test_nothing_is_sent_dropped_or_hidden_unless_the_recipe_says_so(tmp_path):
+    _, arguments = parse_recipe({**CLIP, "output_dir": str(tmp_path)}, ClipRun)
+    assert arguments.report_to == []
+    assert arguments.remove_unused_columns is False
+    assert arguments.logging_nan_inf_filter is False
+    assert arguments.save_strategy == "no"
+    assert arguments.logging_steps == 10
+    _, other = parse_recipe({**CLIP, "output_dir": str(tmp_path), "logging_steps": 3}, ClipRun)
+    assert other.logging_steps == 3
+
+
+def test_refuses_a_key_that_nobody_reads():
+    with pytest.raises(ValueError, match=r"not used .*\['learning_rat'\]"):
+        parse_recipe({**VISION, "learning_rat": 0.1}, VisionRun)
+    with pytest.raises(ValueError, match=r"not used .*\['projection_dim'\]"):
+        parse_recipe({**VISION, "projection_dim": 8}, VisionRun)
+
+
+@pytest.mark.parametrize(
+    ("run_class", "settings", "missing"),
+    [
+        (VisionRun, VISION, "cache"),
+        (ClipRun, CLIP, "text"),
+        (LabelerRun, {"manifest": "m", "llm": "x"}, "gold"),
+    ],
+)
+def test_refuses_a_recipe_without_a_required_field(run_class, settings, missing):
+    settings = {name: value for name, value in settings.items() if name != missing}
+    with pytest.raises(ValueError, match=rf"recipe must be complete, got \[.*\]: .*'{missing}'"):
+        parse_recipe(settings, run_class)
+
+
+def test_reads_a_recipe_and_numbers_with_an_exponent(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "learning_rate: 1e-4\nweight_decay: 2.5E-3\nhidden_sizes: [8, 16]\nlabels: run1e4.parquet\n"
+    )
+    assert read_recipe(path) == {
+        "learning_rate": 0.0001,
+        "weight_decay": 0.0025,
+        "hidden_sizes": [8, 16],
+        "labels": "run1e4.parquet",
+    }
+
+
+@pytest.mark.parametrize("text", ["training:\n  learning_rate: 0.1\n", "- a\n- b\n", "just text\n", ""])
+def test_refuses_a_recipe_that_is_not_flat(tmp_path, text):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"flat mapping of fields, got .*recipe\.yaml"):
+        read_recipe(tmp_path / "recipe.yaml")
+
+
+def test_a_recipe_is_data_and_cannot_run_code(tmp_path):
+    path, trap = tmp_path / "recipe.yaml", tmp_path / "trap"
+    path.write_text(
+        f"seed: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [{trap}]]"
+    )
+    with pytest.raises(
+        ValueError, match=r"plain YAML, got .*recipe\.yaml: could not determine a constructor"
+    ):
+        read_recipe(path)
+    assert not trap.exists()
+
+
+def test_a_recipe_that_is_no_yaml_is_refused_in_one_line(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("seed: [1, 2\nlabels: x: y\n")
+    with pytest.raises(ValueError, match=r"plain YAML, got .*recipe\.yaml: while parsing") as error:
+        read_recipe(tmp_path / "recipe.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_the_record_has_every_setting_the_seed_the_versions_and_the_commit(tmp_path):
+    run = VisionRun(**VISION, hidden_sizes=(8, 16), uncertain=0.5)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), seed=11, learning_rate=0.003, max_steps=4, warmup_steps=2, use_cpu=True
+    )
+    write_run_record(tmp_path, run, arguments)
+    record = yaml.safe_load((tmp_path / "run.yaml").read_text())
+    assert record["kind"] == "VisionRun"
+    assert record["run"].keys() == {field.name for field in fields(VisionRun)}
+    assert record["run"].items() >= {**VISION, "uncertain": 0.5, "not_mentioned": 0.0}.items()
+    assert (record["run"]["hidden_sizes"], record["run"]["stem_stride"]) == ([8, 16], [2, 2, 2])
+    assert record["training"] == {
+        "learning_rate": 0.003,
+        "weight_decay": 0.0,
+        "num_train_epochs": 3.0,
+        "max_steps": 4,
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 1,
+        "warmup_steps": 2,
+        "max_grad_norm": 1.0,
+        "seed": 11,
+    }
+    assert record["versions"] == {name: version(name) for name in ("radtower", "torch", "transformers")}
+    assert record["git_commit"] is None or len(record["git_commit"]) == 40
+
+
+def test_a_machine_without_git_still_gets_a_record(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    write_run_record(tmp_path, ClipRun(**CLIP), arguments)
+    record = yaml.safe_load((tmp_path / "run.yaml").read_text())
+    assert record["git_commit"] is None
+    assert record["run"]["should_reset_vision"] is False

@@ -1,0 +1,65 @@
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+from transformers import TrainerControl, TrainerState
+
+from radtower.training.callbacks import JsonLinesLog, OnStep, StopOnNonFiniteLoss
+
+
+def test_refuses_a_run_that_would_hide_a_diverged_loss():
+    arguments = SimpleNamespace(logging_nan_inf_filter=True)
+    with pytest.raises(ValueError, match="logging_nan_inf_filter must be False, got True"):
+        StopOnNonFiniteLoss().on_train_begin(arguments, TrainerState(), TrainerControl())
+
+
+def test_accepts_a_run_that_shows_a_diverged_loss():
+    arguments = SimpleNamespace(logging_nan_inf_filter=False)
+    StopOnNonFiniteLoss().on_train_begin(arguments, TrainerState(), TrainerControl())
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_diverged_loss_stops_training_and_names_the_step(loss):
+    with pytest.raises(FloatingPointError, match=f"got {loss} at step 7"):
+        StopOnNonFiniteLoss().on_log(None, TrainerState(global_step=7), TrainerControl(), logs={"loss": loss})
+
+
+@pytest.mark.parametrize("logs", [{"loss": 0.7}, {"eval_loss": 0.7}])
+def test_a_finite_loss_does_not_stop_training(logs):
+    StopOnNonFiniteLoss().on_log(None, TrainerState(), TrainerControl(), logs=logs)
+
+
+def _lines(folder):
+    return [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+
+
+def test_every_log_is_a_line_with_its_step(tmp_path):
+    arguments, log = SimpleNamespace(output_dir=str(tmp_path / "new")), JsonLinesLog()
+    log.on_train_begin(arguments, TrainerState(), TrainerControl())
+    log.on_log(arguments, TrainerState(global_step=3), TrainerControl(), logs={"loss": 0.5})
+    log.on_log(arguments, TrainerState(global_step=6), TrainerControl(), logs={"eval_loss": 0.25})
+    assert _lines(tmp_path / "new") == [{"step": 3, "loss": 0.5}, {"step": 6, "eval_loss": 0.25}]
+
+
+def test_a_resumed_run_appends_and_a_new_one_starts_over(tmp_path):
+    arguments, log = SimpleNamespace(output_dir=str(tmp_path)), JsonLinesLog()
+    log.on_log(arguments, TrainerState(global_step=2), TrainerControl(), logs={"loss": 0.5})
+    log.on_train_begin(arguments, TrainerState(global_step=2), TrainerControl())
+    assert _lines(tmp_path) == [{"step": 2, "loss": 0.5}]
+    log.on_train_begin(arguments, TrainerState(global_step=0), TrainerControl())
+    assert _lines(tmp_path) == []
+
+
+def test_only_the_main_process_writes(tmp_path):
+    arguments, state = SimpleNamespace(output_dir=str(tmp_path)), TrainerState(is_world_process_zero=False)
+    JsonLinesLog().on_train_begin(arguments, state, TrainerControl())
+    JsonLinesLog().on_log(arguments, state, TrainerControl(), logs={"loss": 0.5})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tells_the_step_and_the_number_of_steps():
+    seen = []
+    callback = OnStep(lambda step, total: seen.append((step, total)))
+    callback.on_step_end(None, TrainerState(global_step=3, max_steps=20), TrainerControl())
+    assert seen == [(3, 20)]

@@ -1,0 +1,116 @@
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoProcessor
+
+from radtower.data.volume_cache import open_volume_cache
+from radtower.modeling.modeling_ct3d import CT3DVisionModel
+from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
+from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.training.arguments import ClipRun
+from radtower.training.train_medclip import encode_unique_reports, train_medclip
+
+
+@pytest.fixture
+def run(study_folder, vision_folder, text_folder):
+    return ClipRun(
+        manifest=str(study_folder / "manifest.csv"),
+        cache=str(study_folder / "cache"),
+        vision=str(vision_folder),
+        text=str(text_folder),
+        labels=str(study_folder / "labels.parquet"),
+        projection_dim=12,
+        max_length=40,
+    )
+
+
+def _load(folder) -> MedCLIPModel:
+    model, report = MedCLIPModel.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"]
+    return model.eval()
+
+
+def _is_same(left, right):
+    left, right = dict(left.named_parameters()), dict(right.named_parameters())
+    assert left.keys() == right.keys()
+    return {name for name in left if torch.equal(left[name], right[name])}
+
+
+def test_saves_a_folder_that_the_auto_classes_load(run, make_arguments, study_folder):
+    folder = train_medclip(run, make_arguments())
+    model, processor = AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+    assert isinstance(model, MedCLIPModel)
+    assert list(model.config.findings) == ["nodule", "effusion"]
+    assert (model.config.projection_dim, processor.max_length) == (12, 40)
+    assert tuple(processor.image_processor.size) == (8, 8, 8)
+    inputs = processor(images=str(study_folder / "study-0.nii.gz"), text=["no nodule"])
+    pixels = inputs["pixel_values"]
+    cached = open_volume_cache(run.cache)["study-0"][None]
+    torch.testing.assert_close(pixels, cached, atol=1e-3, rtol=0)
+    with torch.no_grad():
+        assert model(**inputs).finding_logits_image.shape == (1, 2)
+    assert not [path for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
+
+
+def test_training_moves_everything_but_the_text_tower(run, make_arguments):
+    model = _load(train_medclip(run, make_arguments()))
+    text = LLMBiEncoder.from_pretrained(run.text)
+    assert _is_same(model.text_model, text) == set(dict(text.named_parameters()))
+    vision = CT3DVisionModel.from_pretrained(run.vision)
+    assert not _is_same(model.vision_model, vision)
+    still = _load(train_medclip(run, make_arguments("still", learning_rate=0.0)))
+    for name in ("visual_projection", "text_projection", "logit_scale", "finding_head"):
+        assert not _is_same(getattr(model, name), getattr(still, name)), name
+
+
+def test_starts_from_the_supervised_tower_unless_told_to_reset_it(run, make_arguments):
+    vision = CT3DVisionModel.from_pretrained(run.vision)
+    names = set(dict(vision.named_parameters()))
+    arguments = make_arguments("still", max_steps=1, learning_rate=0.0)
+    assert _is_same(_load(train_medclip(run, arguments)).vision_model, vision) == names
+    fresh = _load(
+        train_medclip(
+            replace(run, should_reset_vision=True), make_arguments("fresh", max_steps=1, learning_rate=0.0)
+        )
+    )
+    kernels = {name for name in names if dict(vision.named_parameters())[name].ndim > 1}
+    assert len(kernels) == 6
+    assert not _is_same(fresh.vision_model, vision) & kernels
+    assert fresh.vision_model.config.hidden_sizes == [8, 16]
+
+
+def test_trains_without_labels_and_then_without_a_finding_head(run, make_arguments):
+    model = _load(train_medclip(replace(run, labels=None), make_arguments()))
+    assert model.finding_head is None
+    assert list(model.config.findings) == []
+
+
+@pytest.mark.parametrize("tower", ["vision", "text"])
+def test_refuses_a_tower_that_lacks_weights(run, make_arguments, tmp_path, tower):
+    folder = tmp_path / "broken"
+    shutil.copytree(getattr(run, tower), folder)
+    weights = load_file(folder / "model.safetensors")
+    lost = {"vision": "vision_model.stem.0.weight", "text": "model.norm.weight"}[tower]
+    del weights[lost]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    kind = {"vision": "CT3DVisionModel", "text": "LLMBiEncoder"}[tower]
+    name = lost.removeprefix("vision_model.").replace(".", r"\.")
+    with pytest.raises(ValueError, match=rf"{kind} must find .* got .*broken without 1, such as {name}"):
+        train_medclip(replace(run, **{tower: str(folder)}), make_arguments())
+
+
+def test_each_report_is_encoded_once_and_comes_back_in_order(text_folder):
+    text = LLMBiEncoder.from_pretrained(text_folder)
+    calls = []
+    text.register_forward_hook(lambda *_args, **_kwargs: calls.append(1))
+    reports = ["no nodule", "There is effusion", "no   nodule"]
+    embeds = encode_unique_reports(text, reports)
+    assert len(calls) == 1
+    assert embeds.shape == (3, 32)
+    assert torch.equal(embeds[0], embeds[2])
+    for row, report in ((0, "no nodule"), (1, "There is effusion")):
+        torch.testing.assert_close(embeds[row], text.encode_text(report)[0], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(embeds[0], embeds[1], atol=1e-2)

@@ -1,0 +1,90 @@
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from radtower.labeling.encoder import EncoderLabeler
+from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder, LLMBiEncoderForSequenceClassification
+from radtower.training.arguments import LabelerRun
+from radtower.training.train_text import freeze_lower_layers, train_labeler
+
+
+@pytest.fixture
+def run(study_folder, tiny_llm_folder):
+    return LabelerRun(
+        manifest=str(study_folder / "manifest.csv"),
+        gold=str(study_folder / "gold.csv"),
+        llm=str(tiny_llm_folder),
+        num_frozen_layers=1,
+        max_length=48,
+    )
+
+
+def test_saves_a_labeler_whose_frozen_layers_are_those_of_the_llm(run, make_arguments):
+    folder = train_labeler(run, make_arguments())
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert isinstance(model, LLMBiEncoderForSequenceClassification)
+    assert model.config.id2label == {0: "nodule", 1: "effusion"}
+    assert model.config.max_length == 48
+    assert model.config.bidirectional
+    llm = AutoModelForCausalLM.from_pretrained(run.llm).model.state_dict()
+    changed = {
+        name for name, value in model.encoder.model.state_dict().items() if not torch.equal(value, llm[name])
+    }
+    frozen = {name for name in llm if name.startswith(("embed_tokens.", "layers.0."))}
+    assert len(frozen) == 10
+    assert changed == set(llm) - frozen
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert (
+        tokenizer("no nodule")["input_ids"]
+        == AutoTokenizer.from_pretrained(run.llm)("no nodule")["input_ids"]
+    )
+    assert EncoderLabeler(folder).label(["no nodule"])[0].error is None
+
+
+def test_learns_the_gold_labels(run, make_arguments):
+    arguments = make_arguments(max_steps=40, per_device_train_batch_size=6, logging_steps=40)
+    labeler = EncoderLabeler(train_labeler(replace(run, num_frozen_layers=0), arguments))
+    expected = {
+        "There is no nodule. There is no effusion.": (0, 0),
+        "There is a small nodule.": (1, 0),
+        "Effusion is present.": (0, 1),
+        "small effusion, no nodule": (0, 1),
+    }
+    for result, labels in zip(labeler.label(list(expected)), expected.values(), strict=True):
+        assert tuple(int(status == "present") for status in result.status.values()) == labels
+
+
+def test_keeps_the_lowest_layers_only(run, make_arguments):
+    folder = train_labeler(
+        replace(run, num_hidden_layers=1, num_frozen_layers=1), make_arguments(max_steps=1, learning_rate=0.0)
+    )
+    encoder = LLMBiEncoder.from_pretrained(folder)
+    assert len(encoder.model.layers) == encoder.config.text_config.num_hidden_layers == 1
+    llm = AutoModelForCausalLM.from_pretrained(run.llm).model
+    assert torch.equal(encoder.model.layers[0].mlp.up_proj.weight, llm.layers[0].mlp.up_proj.weight)
+
+
+@pytest.mark.parametrize("num_layers", [3, -1])
+def test_refuses_to_freeze_layers_that_are_not_there(run, make_arguments, num_layers):
+    with pytest.raises(ValueError, match=f"num_frozen_layers must be between 0 and 2, got {num_layers}"):
+        train_labeler(replace(run, num_frozen_layers=num_layers), make_arguments())
+
+
+def test_freezing_none_trains_everything(tiny_llm_folder):
+    encoder = LLMBiEncoder.from_llm(tiny_llm_folder, pooling="mean")
+    freeze_lower_layers(encoder, 0)
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
+    freeze_lower_layers(encoder, 2)
+    assert [n for n, p in encoder.named_parameters() if p.requires_grad] == ["model.norm.weight"]
+
+
+def test_refuses_gold_of_another_data_set_without_naming_a_study(run, make_arguments, tmp_path):
+    gold = pd.read_csv(run.gold, dtype=str)
+    gold.loc[1, "study_id"] = "doe-1958"
+    gold.to_csv(tmp_path / "gold.csv", index=False)
+    with pytest.raises(ValueError, match="got 1 of 6 that are not in it") as error:
+        train_labeler(replace(run, gold=str(tmp_path / "gold.csv")), make_arguments())
+    assert "doe" not in str(error.value)
