@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from radtower.demo.walkthrough import DemoSummary
     from radtower.evaluation.results import MetricResult
 
-RECALLED = ("recall_at_1", "recall_at_5", "recall_at_10")
+COLUMNS = ("95 % CI in brackets", "supervised first", "from scratch")
 
 
 def demo(
@@ -33,49 +33,51 @@ def print_summary(summary: "DemoSummary") -> None:
     """Print what the demo found: every number with its interval and n, and what it was measured against."""
     silver = {item.metric: item for item in summary.silver if item.finding is None}
     print_table(
-        "Silver labels against the gold status of phantom reports (test split)",
-        ("", "value", "95 % CI", "n"),
-        [
-            _row(name, silver[metric])
-            for name, metric in (("macro AUROC", "macro_auroc"), ("macro F1", "macro_f1"))
-        ],
+        f"Silver labels of phantom reports (test, n = {silver['macro_auroc'].n}), against the gold status",
+        ("", "value (95 % CI)"),
+        [("macro AUROC", _value(silver["macro_auroc"])), ("macro F1", _value(silver["macro_f1"]))],
     )
     both = (summary.pretrained, summary.from_scratch)
-    columns = ("", "supervised first", "95 % CI", "from scratch", "95 % CI", "n")
-    rows = [
-        [label, *_value(pair[0]), *_value(pair[1]), str(pair[0].n)]
-        for label, pair in [
-            ("zero-shot macro AUROC", [results.get("macro_auroc") for results in both]),
+    macro = [results.get("macro_auroc") for results in both]
+    findings = [item.finding for item in summary.pretrained.metrics if item.metric == "auroc"]
+    per_finding = [[results.get("auroc", finding=finding) for results in both] for finding in findings]
+    print_table(
+        f"Zero-shot AUROC, phantom scans of the test split (n = {macro[0].n}), against the phantom's truth",
+        COLUMNS,
+        [
+            ("macro", *map(_value, macro)),
             *(
-                (f"  {item.finding} ".replace("_", " "), [r.get("auroc", finding=item.finding) for r in both])
-                for item in summary.pretrained.metrics
-                if item.metric == "auroc"
+                (f"  {finding}".replace("_", " "), *map(_value, pair))
+                for finding, pair in zip(findings, per_finding, strict=True)
             ),
-            *(
-                (
-                    f"{metric.replace('_', ' ')}, {direction.replace('_', ' ')}",
-                    [results.get(metric, direction=direction) for results in both],
-                )
-                for direction in ("image_to_report", "report_to_image")
-                for metric in RECALLED
-            ),
-        ]
+        ],
+    )
+    recalls = [
+        (item.metric, item.direction)
+        for item in summary.pretrained.metrics
+        if item.metric.startswith("recall_at_")
     ]
-    print_table("Phantom scans (test split), scored against the truth of the phantom", columns, rows)
+    print_table(
+        f"Retrieval of the one matching item among {macro[0].n}, same scans and their reports",
+        COLUMNS,
+        [
+            (
+                f"{metric} {direction}".replace("_at_", "@").replace("_", " "),
+                *(_value(results.get(metric, direction=direction)) for results in both),
+            )
+            for metric, direction in recalls
+        ],
+    )
     print(f"Exported model: {summary.export}")
     print(f"  reloaded without RadTower; largest difference of an embedding: {summary.reload_difference:.1e}")
     print(f"Picture: {summary.figure}")
     print(f"These are phantom results: they show that the software works. {NOT_FOR_DIAGNOSIS}")
 
 
-def _row(label: str, item: "MetricResult") -> list[str]:
-    return [label, *_value(item), str(item.n)]
-
-
-def _value(item: "MetricResult") -> tuple[str, str]:
+def _value(item: "MetricResult") -> str:
     if item.value is None or item.ci_low is None or item.ci_high is None:
-        return "undefined", "-"
-    return f"{item.value:.3f}", f"{item.ci_low:.3f} to {item.ci_high:.3f}"
+        return "undefined"
+    return f"{item.value:.2f} ({item.ci_low:.2f}-{item.ci_high:.2f})"
 
 
 def add_commands(app: typer.Typer) -> None:

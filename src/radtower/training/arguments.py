@@ -40,8 +40,7 @@ class LabelerRun:
         llm: Model folder, Hub id, or ``.gguf`` file to start from.
         num_hidden_layers: Keep only the lowest layers of the LLM. None keeps all.
         num_frozen_layers: Lowest layers that are not trained; the token embedding goes with them.
-        bidirectional: Whether tokens see the whole report. With a few hundred training steps the direction
-            the LLM was pre-trained with does better (docs/experiments.md).
+        bidirectional: Whether tokens see the whole report. False keeps the direction of pre-training.
         head_learning_rate: Of the finding attention, which starts from nothing. None takes the one of the
             LLM.
         uncertain: Target of uncertain findings. None masks them.

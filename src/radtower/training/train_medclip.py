@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.utils import convert_conv3d_weight_memory_format
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 
 from radtower.data.datasets import StudyDataset, study_targets
@@ -50,6 +51,7 @@ def train_medclip(
     model = MedCLIPModel.from_towers(
         vision, text, projection_dim=run.projection_dim, findings=list(targets.keys) if targets else []
     )
+    convert_conv3d_weight_memory_format(model.vision_model, torch.channels_last_3d)
     model.text_model.requires_grad_(False)
     model.processor = MedCLIPProcessor(cache.image_processor, text.tokenizer, max_length=run.max_length)
     dataset = StudyDataset(
