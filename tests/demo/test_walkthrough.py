@@ -8,7 +8,7 @@ from radtower.demo.walkthrough import DemoPlan, embedded_llm, run_demo
 from radtower.evaluation.results import read_results
 
 PLAN = DemoPlan(
-    num_studies=30,  # the last training takes batches of 16
+    num_studies=60,  # recall@10 needs more than ten test studies
     num_gold=8,
     num_layers=1,
     num_frozen_layers=0,

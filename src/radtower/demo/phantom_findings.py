@@ -226,8 +226,8 @@ def _paint_bronchograms(
 
 def _paint_lung_nodule(anatomy: Anatomy, rng: np.random.Generator) -> PlacedFinding:
     canvas = anatomy.canvas
-    count = int(rng.integers(3, 8))
-    sizes = np.sort(rng.uniform(18, 34, count))[::-1]
+    count = int(rng.integers(1, 7))
+    sizes = np.sort(rng.uniform(17, 32, count))[::-1]
     centers = []
     for size in sizes.tolist():
         center = _pick_in_lung(canvas, rng, 0.5 * size + 3)
