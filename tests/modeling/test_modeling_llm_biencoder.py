@@ -628,3 +628,24 @@ def test_the_direction_can_be_changed_while_loading(build, batch, tmp_path, is_b
     same.load_state_dict(encoder.state_dict())
     torch.testing.assert_close(turned(**batch).pooler_output, same(**batch).pooler_output, **LAST_BITS)
     assert (turned(**batch).pooler_output - encoder(**batch).pooler_output).abs().max() > 1e-2
+
+
+def test_one_candidate_may_be_a_bare_string(tiny_text_config, tiny_tokenizer):
+    model = LLMBiEncoder(tiny_text_config).eval()
+    model.tokenizer = tiny_tokenizer
+    one = model.compute_similarities("no effusion", "small nodule")
+    assert one.shape == (1,)
+    assert torch.equal(one, model.compute_similarities("no effusion", ["small nodule"]))
+
+
+def test_refuses_what_is_no_text_and_settings_that_mean_nothing(tiny_text_config, tiny_tokenizer):
+    model = LLMBiEncoder(tiny_text_config).eval()
+    model.tokenizer = tiny_tokenizer
+    with pytest.raises(TypeError, match="strings, got NoneType at position 1"):
+        model.encode_text(["no effusion", None])
+    with pytest.raises(ValueError, match="max_length must be at least 1, got 0"):
+        model.encode_text("no effusion", max_length=0)
+    with pytest.raises(ValueError, match="separator must not be empty, got ''"):
+        model.encode_with_separator("no effusion", separator="")
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        model.encode(["no effusion"], batch_size=0)

@@ -383,6 +383,7 @@ def test_a_reloaded_model_finds_the_processor_saved_beside_its_weights(model, tm
 
 
 def test_a_model_without_processor_says_so_when_asked(model, tmp_path):
+    model._processor = None
     model.save_pretrained(tmp_path)
     with pytest.raises(OSError, match=f"processor must lie beside the weights, got none .*'{tmp_path}'"):
         _ = MedCLIPModel.from_pretrained(tmp_path).processor
@@ -445,3 +446,24 @@ def test_the_stock_trainer_reports_an_eval_loss_without_labels(model, batch, fit
     losses, eval_loss = fit_with_stock_trainer(model, pairs, steps=30, learning_rate=0.01, label_names=[])
     assert losses[-1] < 0.1 * losses[0]
     assert eval_loss < 0.5 * losses[0]
+
+
+def test_one_finding_may_be_a_bare_string_and_is_not_spelled_out(tiny_medclip):
+    scan = torch.randn(1, 1, 8, 8, 8)
+    scores = tiny_medclip.zero_shot(scan, "effusion")
+    assert scores.shape == (1, 1)
+    assert torch.equal(scores, tiny_medclip.zero_shot(scan, ["effusion"]))
+
+
+@pytest.mark.parametrize(
+    ("findings", "message"), [([], "got 0 with"), (["effusion", " "], r"blanks at \[1\]")]
+)
+def test_refuses_findings_without_a_name(tiny_medclip, findings, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_medclip.finding_directions(findings)
+
+
+def test_the_processor_is_saved_with_the_model(tiny_medclip, tmp_path):
+    tiny_medclip.save_pretrained(tmp_path)
+    reloaded = MedCLIPModel.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(reloaded.encode_text("no effusion"), tiny_medclip.encode_text("no effusion"))

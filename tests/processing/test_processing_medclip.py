@@ -104,3 +104,21 @@ def test_refuses_to_prepare_nothing(processor):
 def test_refuses_empty_reports(processor, text, positions):
     with pytest.raises(ValueError, match=f"nothing to read at positions {positions}"):
         processor(text=text)
+
+
+def test_returns_numpy_when_asked(tiny_medclip):
+    inputs = tiny_medclip.processor(
+        images=[torch.full((8, 8, 8), -400.0)],
+        spacings_mm=[(3.0, 3.0, 3.0)],
+        text="no effusion",
+        return_tensors="np",
+    )
+    assert {type(value).__name__ for value in inputs.values()} == {"ndarray"}
+    assert inputs["pixel_values"].mean() == pytest.approx(0.0, abs=1e-6)  # -400 is the middle of the window
+
+
+def test_refuses_what_is_no_text_and_a_length_of_nothing(tiny_medclip):
+    with pytest.raises(TypeError, match="strings, got bytes at position 0"):
+        tiny_medclip.processor(text=[b"no effusion"])
+    with pytest.raises(ValueError, match="max_length must be positive, got 0"):
+        tiny_medclip.processor(text="no effusion", max_length=0)

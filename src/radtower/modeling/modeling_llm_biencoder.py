@@ -233,9 +233,18 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
             ``input_ids``, ``attention_mask`` and, with a separator, ``embed_mask``, on the model's device.
 
         Raises:
-            ValueError: If a text is empty, or its instruction alone fills ``max_length``.
+            TypeError: If a text is not a string.
+            ValueError: If a text or the separator is empty, an instruction alone fills ``max_length``, or
+                ``max_length`` is below 1.
         """
-        parts = [_split_once(text, separator) for text in ([texts] if isinstance(texts, str) else texts)]
+        max_length = self.config.max_length if max_length is None else max_length
+        if max_length < 1:
+            raise ValueError(
+                f"max_length must be at least 1, got {max_length}. Leave it out for the default."
+            )
+        if separator == "":
+            raise ValueError("separator must not be empty, got ''. Leave it out for the configuration's.")
+        parts = [_split_once(text, separator) for text in as_texts(texts)]
         empty = [row for row, (_, text) in enumerate(parts) if not text.strip()]
         if empty or not parts:
             raise ValueError(
@@ -243,7 +252,7 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
             )
         inputs = self.tokenizer(
             ["".join(part) for part in parts],
-            max_length=max_length or self.config.max_length,
+            max_length=max_length,
             truncation=True,
             padding=True,
             return_offsets_mapping=True,
@@ -260,7 +269,7 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         parts: list[tuple[str, str]],
         offsets: torch.Tensor,
         attention_mask: torch.Tensor,
-        max_length: int | None,
+        max_length: int,
     ) -> torch.Tensor:
         if self.config.mask_mode == "exact":
             boundaries = torch.tensor([len(instruction) for instruction, _ in parts])[:, None]
@@ -270,7 +279,7 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         else:
             counts = self.tokenizer(
                 [text for _, text in parts],
-                max_length=max_length or self.config.max_length,
+                max_length=max_length,
                 truncation=True,
                 add_special_tokens=False,
             )["input_ids"]
@@ -303,17 +312,18 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         Returns:
             ``(B, E)``, not normalized.
         """
-        return self(**self.tokenize(texts, max_length, separator or self.config.separator)).pooler_output
+        separator = self.config.separator if separator is None else separator
+        return self(**self.tokenize(texts, max_length, separator)).pooler_output
 
     def compute_similarities(
         self,
         query_text: str,
-        candidate_texts: Sequence[str],
+        candidate_texts: str | Sequence[str],
         separator: str | None = None,
         max_length: int | None = None,
     ) -> torch.Tensor:
         """Cosine similarity of one query with each candidate: ``(N,)`` in [-1, 1]."""
-        texts = [query_text, *candidate_texts]
+        texts = [query_text, *as_texts(candidate_texts)]
         embeds = F.normalize(self.encode_with_separator(texts, separator, max_length), dim=-1)
         return embeds[1:] @ embeds[0]
 
@@ -335,8 +345,13 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
 
         Returns:
             ``(N, E)`` in the order of ``texts``, on the model's device, not normalized.
+
+        Raises:
+            ValueError: If ``batch_size`` is below 1; see :meth:`tokenize` for the texts.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}. Use 1 on a small machine.")
+        texts = as_texts(texts)
         separator = None if instruction is None else self.config.separator
         whole = texts if instruction is None else [f"{instruction}{separator}{text}" for text in texts]
         order = sorted(range(len(whole)), key=lambda row: len(whole[row]))
@@ -427,6 +442,24 @@ class LLMBiEncoderForSequenceClassification(LLMBiEncoderPreTrainedModel):
         logits, token_weights = self.finding_attention(hidden, attention_mask)
         loss = None if labels is None else masked_binary_cross_entropy(logits, labels)
         return LLMBiEncoderClassifierOutput(loss=loss, logits=logits, token_weights=token_weights)
+
+
+def as_texts(texts: str | Sequence[str]) -> list[str]:
+    """One text or several -> a list; a lone string must never be taken for a sequence of letters.
+
+    Raises:
+        TypeError: If an entry is not a string.
+    """
+    if isinstance(texts, str):
+        return [texts]
+    listed = list(texts)
+    for position, text in enumerate(listed):
+        if not isinstance(text, str):
+            raise TypeError(
+                f"texts must be strings, got {type(text).__name__} at position {position}. "
+                "Decode bytes, and leave out missing reports."
+            )
+    return listed
 
 
 def _split_once(text: str, separator: str | None) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 Axes in this file: B studies, N scans, M texts, P projected embedding, F findings.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from transformers.utils.logging import tqdm
 from ..configuration.configuration_medclip import MedCLIPConfig
 from .losses import masked_binary_cross_entropy, symmetric_info_nce
 from .modeling_ct3d import CT3DVisionModel
-from .modeling_llm_biencoder import LLMBiEncoder
+from .modeling_llm_biencoder import LLMBiEncoder, as_texts
 
 OWN_FAMILIES: dict[str, type[PreTrainedModel]] = {
     "ct3d_vision": CT3DVisionModel,
@@ -256,6 +257,12 @@ class MedCLIPModel(PreTrainedModel):
         if isinstance(self.text_model, LLMBiEncoder):
             self.text_model.tokenizer = processor.tokenizer
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Save weights and configuration, and the processor if one is at hand."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self._processor is not None:
+            self._processor.save_pretrained(save_directory)
+
     @torch.no_grad()
     def encode_image(self, images: Any, normalize: bool = True, **kwargs: Any) -> torch.Tensor:
         """Embed scans.
@@ -283,7 +290,7 @@ class MedCLIPModel(PreTrainedModel):
         show_progress: bool = False,
     ) -> torch.Tensor:
         """Embed texts: ``(M, P)``, unit vectors unless ``normalize`` is False."""
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = as_texts(texts)
         starts = range(0, max(1, len(texts)), batch_size)  # no text at all: let the processor refuse it
         embeds = []
         for start in tqdm(starts, desc="Encoding texts", unit="batch", disable=not show_progress):
@@ -296,11 +303,11 @@ class MedCLIPModel(PreTrainedModel):
         return self.encode_image(images, **kwargs) @ self.encode_text(texts).T
 
     @torch.no_grad()
-    def finding_directions(self, findings: Sequence[str], prompts: str = "ensemble") -> torch.Tensor:
+    def finding_directions(self, findings: str | Sequence[str], prompts: str = "ensemble") -> torch.Tensor:
         """Embedding of "present" minus embedding of "absent", per finding, averaged over prompt pairs.
 
         Args:
-            findings: Phrases to put into the prompts.
+            findings: One phrase or several, to put into the prompts.
             prompts: A key of ``PROMPT_PAIRS``, or ``"ensemble"`` for all of them.
 
         Returns:
@@ -308,7 +315,14 @@ class MedCLIPModel(PreTrainedModel):
 
         Raises:
             KeyError: If ``prompts`` names no prompt pair.
+            ValueError: If there is no finding, or one is blank.
         """
+        findings = as_texts(findings)
+        blank = [position for position, finding in enumerate(findings) if not finding.strip()]
+        if blank or not findings:
+            raise ValueError(
+                f"findings must be named, got {len(findings)} with blanks at {blank}. Name each."
+            )
         if prompts != "ensemble" and prompts not in PROMPT_PAIRS:
             raise KeyError(
                 f"prompts must be 'ensemble' or one of {sorted(PROMPT_PAIRS)}, got {prompts!r}. Choose one."
@@ -324,7 +338,7 @@ class MedCLIPModel(PreTrainedModel):
         return (embeds[:, 0] - embeds[:, 1]).mean(dim=0)
 
     def zero_shot(
-        self, images: Any, findings: Sequence[str], prompts: str = "ensemble", **kwargs: Any
+        self, images: Any, findings: str | Sequence[str], prompts: str = "ensemble", **kwargs: Any
     ) -> torch.Tensor:
         """Score findings nobody trained a classifier for.
 

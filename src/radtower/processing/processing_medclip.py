@@ -46,6 +46,7 @@ class MedCLIPProcessor(ProcessorMixin):
         text: str | Sequence[str] | None = None,
         spacings_mm: Any = None,
         max_length: int | None = None,
+        return_tensors: str = "pt",
     ) -> BatchFeature:
         """Prepare scans, reports, or both.
 
@@ -54,24 +55,37 @@ class MedCLIPProcessor(ProcessorMixin):
             text: One report or several. None skips them.
             spacings_mm: Voxel sizes in (Z, Y, X) order, for images given as bare arrays.
             max_length: Tokens kept. None takes the processor's.
+            return_tensors: ``"pt"`` or ``"np"``. Texts are always padded to the longest and cut.
 
         Returns:
-            ``pixel_values`` and / or ``input_ids`` and ``attention_mask``, as PyTorch tensors.
+            ``pixel_values`` and / or ``input_ids`` and ``attention_mask``.
 
         Raises:
-            ValueError: If both are missing, or a text is empty.
+            TypeError: If a text is not a string.
+            ValueError: If both are missing, a text is empty, or ``max_length`` is below 1.
         """
         if images is None and text is None:
             raise ValueError("images or text must be given, got neither. Pass at least one.")
         data: dict[str, Any] = {}
         if images is not None:
             given = {} if spacings_mm is None else {"spacings_mm": spacings_mm}
-            data |= self.image_processor(images, **given)
+            data |= self.image_processor(images, return_tensors=return_tensors, **given)
         if text is not None:
-            data |= self._tokenize([text] if isinstance(text, str) else list(text), max_length)
+            max_length = self.max_length if max_length is None else max_length
+            data |= self._tokenize(
+                [text] if isinstance(text, str) else list(text), max_length, return_tensors
+            )
         return BatchFeature(data)
 
-    def _tokenize(self, texts: list[str], max_length: int | None) -> dict[str, Any]:
+    def _tokenize(self, texts: list[str], max_length: int, return_tensors: str) -> dict[str, Any]:
+        if max_length < 1:
+            raise ValueError(f"max_length must be positive, got {max_length}. Leave it out for the default.")
+        for position, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(
+                    f"text must be strings, got {type(text).__name__} at position {position}. "
+                    "Decode bytes, and leave out missing reports."
+                )
         empty = [row for row, text in enumerate(texts) if not text.strip()]
         if empty or not texts:
             raise ValueError(
@@ -81,9 +95,9 @@ class MedCLIPProcessor(ProcessorMixin):
             texts = [self.instruction.replace("{text}", text) for text in texts]
         inputs = self.tokenizer(
             texts,
-            max_length=max_length or self.max_length,
+            max_length=max_length,
             truncation=True,
             padding=True,
-            return_tensors="pt",
+            return_tensors=return_tensors,
         )
         return {name: inputs[name] for name in ("input_ids", "attention_mask")}
