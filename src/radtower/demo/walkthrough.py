@@ -65,7 +65,7 @@ class DemoPlan:
         num_resamples: Resamples of every bootstrap.
     """
 
-    num_studies: int = 680
+    num_studies: int = 560
     num_gold: int = 256
     num_layers: int = 5
     num_frozen_layers: int = 1
