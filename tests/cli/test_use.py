@@ -53,3 +53,9 @@ def test_a_model_without_the_tower_is_refused(radtower, labeler, scans, tmp_path
     done = radtower("embed", "images", labeler, scans[0], "-o", tmp_path / "features")
     assert done.code == 2
     assert "must have an image tower, got LLMBiEncoder" in done.err
+
+
+def test_zero_shot_refuses_a_single_tower(radtower, labeler, scans):
+    done = radtower("zero-shot", labeler, scans[0])
+    assert done.code == 2
+    assert "model must be a dual tower, got LLMBiEncoder in" in done.err

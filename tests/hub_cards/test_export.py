@@ -247,7 +247,7 @@ def test_no_local_path_and_nothing_private_is_exported(make_model_folder, make_r
 def test_exporting_twice_gives_the_same_bytes(make_model_folder, make_results, tmp_path):
     trained, results = make_model_folder("medclip"), make_results()
     first = {p.name: p.read_bytes() for p in export_model(trained, tmp_path / "out", results).iterdir()}
-    (tmp_path / "out" / "stale.py").write_text("")
+    (tmp_path / "out" / "merges.txt").write_text("of an earlier tokenizer")
     again = {p.name: p.read_bytes() for p in export_model(trained, tmp_path / "out", results).iterdir()}
     assert again == first
 
@@ -285,3 +285,27 @@ def test_refuses_a_model_of_another_family(make_model_folder, tmp_path):
     (trained / "config.json").write_text('{"model_type": "clip"}')
     with pytest.raises(KeyError, match="got 'clip'"):
         export_model(trained, tmp_path / "out")
+
+
+@pytest.mark.parametrize("keepsake", [".git", "NOTES.md"])
+def test_refuses_to_replace_a_clone_of_an_export(make_model_folder, tmp_path, keepsake):
+    trained = make_model_folder("ct3d_bare")
+    clone = export_model(trained, tmp_path / "clone")
+    if keepsake == ".git":
+        (clone / keepsake).mkdir()
+    else:
+        (clone / keepsake).write_text("by hand")
+    with pytest.raises(FileExistsError, match=r"got .*clone, which is neither"):
+        export_model(trained, clone)
+    assert (clone / keepsake).exists()
+
+
+def test_a_failed_export_leaves_nothing_behind(make_model_folder, tmp_path):
+    trained = make_model_folder("ct3d_bare")
+    (trained / "preprocessor_config.json").write_text("{broken")
+    (tmp_path / "out.partial").mkdir()  # somebody else's
+    (tmp_path / "place").mkdir()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ValueError, match="Expecting property name"):
+        export_model(trained, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

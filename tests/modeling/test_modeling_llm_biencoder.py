@@ -649,3 +649,9 @@ def test_refuses_what_is_no_text_and_settings_that_mean_nothing(tiny_text_config
         model.encode_with_separator("no effusion", separator="")
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         model.encode(["no effusion"], batch_size=0)
+
+
+def test_does_not_wrap_an_encoder_in_an_encoder(tiny_llm_folder, tmp_path):
+    LLMBiEncoder.from_llm(tiny_llm_folder, pooling="mean").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="got one of ours, llm_biencoder"):
+        LLMBiEncoder.from_llm(tmp_path)

@@ -27,11 +27,15 @@ def zero_shot(
     """Score the findings of one scan."""
     register_models()
     import torch
+    from transformers import AutoModel
 
     from radtower.labeling.findings import load_findings
     from radtower.modeling.modeling_medclip import MedCLIPModel
 
-    tower = MedCLIPModel.from_pretrained(model, dtype=torch.float32).eval()
+    # Not MedCLIPModel itself: it would build its missing half with random weights around a single tower.
+    tower = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
+    if not isinstance(tower, MedCLIPModel):
+        raise TypeError(f"model must be a dual tower, got {type(tower).__name__} in {model}. Align it first.")
     chosen = load_findings(findings).findings
     scores = tower.zero_shot(scan, [finding.prompts[0] for finding in chosen])[0].tolist()
     ranked = sorted(zip(scores, chosen, strict=True), key=lambda pair: -pair[0])

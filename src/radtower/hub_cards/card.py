@@ -28,7 +28,7 @@ def write_card(
         The card.
     """
     measured = None if results is None else json.loads(results.read_text(encoding="utf-8"))
-    name = folder.name.removesuffix(".partial")
+    name = folder.name
     data = ModelCardData(
         license=license_id,
         library_name="transformers",

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def export_model(
 
     Raises:
         FileNotFoundError: If ``model_folder`` has no configuration or no safetensors weights.
-        FileExistsError: If ``output`` exists and is not an export of ours.
+        FileNotFoundError: Also if ``results`` is missing.
+        FileExistsError: If ``output`` holds anything that an export does not write.
         KeyError: If the model is of none of our families.
     """
     model_folder, output = Path(model_folder), Path(output)
@@ -58,21 +60,27 @@ def export_model(
         raise FileExistsError(
             f"output must be new or an earlier export, got {output}, which is neither. Choose another folder."
         )
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for pattern in SHIPPED_PATTERNS:
-        for path in sorted(model_folder.glob(pattern)):
-            shutil.copyfile(path, partial / path.name)
-    config = _without_local_paths(config)
-    config["auto_map"] = _auto_map(family, config)
-    _write_json(partial / "config.json", config)
-    _map_processor(partial, family)
-    export_code([PACKAGE / name for name in family.model_files], partial)
-    write_card(partial, family, config, None if results is None else Path(results), license_id)
-    if output.exists():
-        shutil.rmtree(output)
-    partial.rename(output)
+    if results is not None and not Path(results).is_file():
+        raise FileNotFoundError(
+            f"results must be a file, got {results}. Evaluate the model, or leave it out."
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the output, where a rename is atomic; whatever fails, nothing half-written stays.
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
+        partial = Path(scratch) / output.name
+        partial.mkdir()
+        for pattern in SHIPPED_PATTERNS:
+            for path in sorted(model_folder.glob(pattern)):
+                shutil.copyfile(path, partial / path.name)
+        config = _without_local_paths(config)
+        config["auto_map"] = _auto_map(family, config)
+        _write_json(partial / "config.json", config)
+        _map_processor(partial, family)
+        export_code([PACKAGE / name for name in family.model_files], partial)
+        write_card(partial, family, config, None if results is None else Path(results), license_id)
+        if output.exists():
+            shutil.rmtree(output)
+        partial.rename(output)
     return output
 
 
@@ -99,8 +107,19 @@ def _without_local_paths(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_export(folder: Path) -> bool:
+    """Whether it has remote code and nothing that an export does not write.
+
+    The second half spares a clone of a Hub repository, with its history and notes: it has remote code too.
+    """
     config = folder / "config.json"
-    return config.is_file() and "auto_map" in json.loads(config.read_text(encoding="utf-8"))
+    if not config.is_file() or "auto_map" not in json.loads(config.read_text(encoding="utf-8")):
+        return False
+    folders = ("configuration", "modeling", "processing")
+    known = {"README.md"} | {path.name for name in folders for path in (PACKAGE / name).glob("*.py")}
+    return all(
+        path.is_file() and (path.name in known or any(path.match(pattern) for pattern in SHIPPED_PATTERNS))
+        for path in folder.iterdir()
+    )
 
 
 def _auto_map(family: Family, config: dict[str, Any]) -> dict[str, str]:

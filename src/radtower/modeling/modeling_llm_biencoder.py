@@ -12,7 +12,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BatchEncoding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils.logging import tqdm
@@ -20,6 +27,9 @@ from transformers.utils.logging import tqdm
 from ..configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from .losses import masked_binary_cross_entropy
 from .modeling_latent_attention import LatentAttentionPooling, masked_mean
+
+# Wrapping one of these would nest an encoder in an encoder, with a fresh random head around a trained one.
+OWN_MODEL_TYPES = ("ct3d_vision", "llm_biencoder", "medclip")
 
 
 class LLMBiEncoderPreTrainedModel(PreTrainedModel):
@@ -97,11 +107,18 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
             The encoder, with a freshly initialized pooling head where the pooling has one.
 
         Raises:
-            ValueError: If weights of the decoder are missing, or ``num_hidden_layers`` is not in 1..depth.
+            ValueError: If ``path`` holds a model of this package, weights of the decoder are missing, or
+                ``num_hidden_layers`` is not in 1..depth.
         """
         source: dict[str, Any] = {"pretrained_model_name_or_path": str(path)}
         if str(path).endswith(".gguf"):
             source = {"pretrained_model_name_or_path": str(Path(path).parent), "gguf_file": Path(path).name}
+        model_type = AutoConfig.from_pretrained(**source).model_type
+        if model_type in OWN_MODEL_TYPES:
+            raise ValueError(
+                f"path must hold a causal language model, got one of ours, {model_type}. "
+                "Load it with AutoModel.from_pretrained."
+            )
         decoder, report = AutoModel.from_pretrained(**source, dtype=dtype, output_loading_info=True)
         if report["missing_keys"]:
             raise ValueError(
