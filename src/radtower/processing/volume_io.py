@@ -17,6 +17,7 @@ import SimpleITK as sitk
 from radtower.processing.dicom_series import DicomSlice, find_series
 from radtower.processing.hounsfield import to_hounsfield
 from radtower.processing.scan_header import GZIP_MAGIC, NiftiHeader, check_nifti, check_text_header
+from radtower.processing.scan_reference import ScanReference
 
 ORIENTATION = "LPS"
 FORMAT_BY_SUFFIX = {
@@ -102,7 +103,9 @@ def affine_from_spacing(spacing_mm: tuple[float, float, float]) -> np.ndarray:
     return LPS_FROM_RAS @ np.diag([*reversed(spacing_mm), 1.0])
 
 
-def read_volume(path: str | Path | Mapping[str, Any] | SpatialImage, series_uid: str | None = None) -> Volume:
+def read_volume(
+    path: str | Path | ScanReference | Mapping[str, Any] | SpatialImage, series_uid: str | None = None
+) -> Volume:
     """Read one CT scan.
 
     Args:
@@ -118,6 +121,8 @@ def read_volume(path: str | Path | Mapping[str, Any] | SpatialImage, series_uid:
         TypeError: If ``path`` or the voxels are of a type that cannot be a CT scan.
         ValueError: If the scan is damaged, incomplete, irregular, not a CT volume or not in Hounsfield units.
     """
+    if isinstance(path, ScanReference):
+        return read_volume(path.path, path.series_uid)
     if isinstance(path, Mapping):
         return _read_mapping(path)
     if isinstance(path, SpatialImage):
