@@ -11,9 +11,10 @@ class ScanReference:
     Attributes:
         path: File or DICOM folder.
         series_uid: SeriesInstanceUID, where a DICOM folder holds several series.
-        rescale: (slope, intercept) that a table states for the file, such as CT-RATE's metadata. It is applied
-            only if the values show that it has not been; None when there is no such table.
-        spacing_mm: Voxel size (Z, Y, X) that a table states; it replaces what the file says. None trusts the file.
+        rescale: (slope, intercept) that a table states for the file, such as CT-RATE's metadata. Applied only
+            if the values show that it has not been; None when there is no such table.
+        spacing_mm: Voxel size (Z, Y, X) that a table states; it replaces what the file says. None trusts the
+            file.
     """
 
     path: str | Path
