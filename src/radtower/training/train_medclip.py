@@ -44,7 +44,7 @@ def train_medclip(
     if run.should_reset_vision:
         vision = CT3DVisionModel(vision.config)
     studies = read_manifest(run.manifest).split("train").frame
-    studies = studies[studies["study_id"].isin(cache.row_by_study)]
+    studies = studies[studies["volume_id"].isin(cache.row_by_study)]
     policy = TargetPolicy(uncertain=run.uncertain, not_mentioned=run.not_mentioned)
     targets = None if run.labels is None else study_targets(studies, run.labels, policy)
 
@@ -55,7 +55,7 @@ def train_medclip(
     model.text_model.requires_grad_(False)
     model.processor = MedCLIPProcessor(cache.image_processor, text.tokenizer, max_length=run.max_length)
     dataset = StudyDataset(
-        list(studies["study_id"]),
+        list(studies["volume_id"]),
         cache.__getitem__,
         targets=targets.values if targets else None,
         text_features=encode_unique_reports(text, list(studies["report"])),

@@ -35,10 +35,10 @@ def train_vision(
     set_seed(arguments.seed)
     cache = open_volume_cache(run.cache)
     studies = read_manifest(run.manifest).split("train").frame
-    studies = studies[studies["study_id"].isin(cache.row_by_study)]
+    studies = studies[studies["volume_id"].isin(cache.row_by_study)]
     policy = TargetPolicy(uncertain=run.uncertain, not_mentioned=run.not_mentioned)
     targets = study_targets(studies, run.labels, policy)
-    dataset = StudyDataset(list(studies["study_id"]), cache.__getitem__, targets=targets.values)
+    dataset = StudyDataset(list(studies["volume_id"]), cache.__getitem__, targets=targets.values)
     processor = cache.image_processor
     config = CT3DVisionConfig(
         num_channels=len(processor.windows_hu),
