@@ -1,12 +1,11 @@
 """Read a CT scan of any common format into Hounsfield units, spacing and one fixed orientation.
 
-SimpleITK reads and applies slope and intercept; this project judges what came out. Spatial triples are
-(Z, Y, X) here and everywhere after; the (X, Y, Z) of SimpleITK and nibabel ends in this file.
+The files of ``reading/`` give stored values; here they become HU, once, and LPS. Spatial triples are
+(Z, Y, X) here and everywhere after; the (X, Y, Z) of file headers ends in this file.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,9 +13,21 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import SimpleITK as sitk
 
-from radtower.processing.dicom_series import DicomSlice, find_series
 from radtower.processing.hounsfield import to_hounsfield
-from radtower.processing.scan_header import GZIP_MAGIC, NiftiHeader, check_nifti, check_text_header
+from radtower.processing.reading.dicom_series import read_dicom_folder
+from radtower.processing.reading.nifti import GZIP_MAGIC, read_nifti
+from radtower.processing.reading.npz import read_npz
+from radtower.processing.reading.sitk_image import read_image_file
+from radtower.processing.reading.stored_scan import (
+    GEOMETRY_TOLERANCE,
+    LPS_FROM_RAS,
+    MEMORY_LIMIT_GB,
+    Reading,
+    StoredScan,
+    require_memory,
+    require_spacing,
+    require_volume,
+)
 from radtower.processing.scan_reference import ScanReference
 
 ORIENTATION = "LPS"
@@ -26,10 +37,9 @@ FORMAT_BY_SUFFIX = {
     ".nrrd": "NRRD",
     ".mha": "MetaImage",
     ".mhd": "MetaImage",
+    ".npz": "npz",
 }
-NO_RESCALE = "none in the file: stored values are taken as HU"
-LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # its own inverse
-GEOMETRY_TOLERANCE = 1e-3  # relative; NIfTI stores float32 quaternions
+WRITTEN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,8 @@ class VolumeSource:
     """Where a volume came from and what was done to its values.
 
     Attributes:
-        format: ``"DICOM"``, ``"NIfTI"``, ``"NRRD"``, ``"MetaImage"``, ``"nibabel"``, or a generator's name.
+        format: ``"DICOM"``, ``"NIfTI"``, ``"NRRD"``, ``"MetaImage"``, ``"npz"``, ``"nibabel"``, or a
+            generator's name.
         rescale: How slope and intercept were handled, in words.
         warnings: What a user should know although the scan is usable.
     """
@@ -47,7 +58,7 @@ class VolumeSource:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Volume:
     """A CT scan in Hounsfield units.
 
@@ -89,6 +100,13 @@ class Volume:
                 f"{tuple(from_affine.round(4).tolist())} (Z, Y, X). Use affine_from_spacing."
             )
 
+    def __repr__(self) -> str:
+        return (
+            f"Volume(shape={self.array_hu.shape}, spacing_mm={self.spacing_mm}, "
+            f"hu={self.array_hu.min():g} to {self.array_hu.max():g}, orientation={self.orientation!r}, "
+            f"source={self.source})"
+        )
+
 
 @runtime_checkable
 class SpatialImage(Protocol):
@@ -104,14 +122,19 @@ def affine_from_spacing(spacing_mm: tuple[float, float, float]) -> np.ndarray:
 
 
 def read_volume(
-    path: str | Path | ScanReference | Mapping[str, Any] | SpatialImage, series_uid: str | None = None
+    path: str | Path | ScanReference | Mapping[str, Any] | SpatialImage,
+    series_uid: str | None = None,
+    memory_limit_gb: float = MEMORY_LIMIT_GB,
 ) -> Volume:
     """Read one CT scan.
 
     Args:
         path: A folder with the slices of a DICOM series; a ``.nii``, ``.nii.gz``, ``.nrrd``, ``.mha`` or
-            ``.mhd`` file; a nibabel image; or ``{"path", "bytes"}`` of ``datasets.Nifti``.
+            ``.mhd`` file; a ``ScanReference``; a nibabel image; or ``{"path", "bytes"}`` of
+            ``datasets.Nifti``.
+            An ``.npz`` file of RAD-ChestCT needs a ``ScanReference`` with its spacing.
         series_uid: SeriesInstanceUID to pick from a folder with several; None when there is only one.
+        memory_limit_gb: Refuse a scan whose stored voxels take more (10**9 bytes), before they are read.
 
     Returns:
         The scan in LPS orientation. An oblique scan stays oblique: axes are swapped and flipped only.
@@ -119,26 +142,31 @@ def read_volume(
     Raises:
         FileNotFoundError: If the path does not exist.
         TypeError: If ``path`` or the voxels are of a type that cannot be a CT scan.
-        ValueError: If the scan is damaged, incomplete, irregular, not a CT volume or not in Hounsfield units.
+        ValueError: If the scan is damaged, incomplete, irregular, too large, not a CT volume or not in
+            Hounsfield units by any reading of its header and table.
     """
     if isinstance(path, ScanReference):
-        return read_volume(path.path, path.series_uid)
-    if isinstance(path, Mapping):
-        return _read_mapping(path)
-    if isinstance(path, SpatialImage):
-        return _read_nibabel(path)
-    if not isinstance(path, str | Path):
+        if series_uid is not None:
+            raise ValueError(
+                f"series_uid must be None beside a ScanReference, got {series_uid!r}. "
+                "Put it into the reference."
+            )
+        reference = path
+        stored = _read_path(Path(path.path), path, memory_limit_gb)
+    elif isinstance(path, str | Path):
+        reference = ScanReference(path, series_uid)
+        stored = _read_path(Path(path), reference, memory_limit_gb)
+    elif isinstance(path, Mapping):
+        reference = ScanReference("", series_uid)
+        stored = _read_mapping(path, reference, memory_limit_gb)
+    elif isinstance(path, SpatialImage):
+        reference = ScanReference("")
+        stored = _read_nibabel(path, memory_limit_gb)
+    else:
         raise TypeError(
             f"path must be a path, a nibabel image or a dict, got {type(path).__name__}. Pass a path."
         )
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"path must exist, got {path}. Check the spelling and the current folder.")
-    if path.is_dir():
-        return _read_dicom(path, series_uid)
-    if series_uid is not None:
-        raise ValueError(f"series_uid must be None for a file, got {series_uid!r}. Leave it out.")
-    return _read_file(path)
+    return _to_volume(stored, reference)
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:
@@ -148,60 +176,34 @@ def write_volume(volume: Volume, path: str | Path) -> None:
         ValueError: If the ending is none of these.
     """
     path = Path(path)
-    _format_of(path)
-    lps = LPS_FROM_RAS @ volume.affine
+    if not path.name.lower().endswith(WRITTEN_SUFFIXES):
+        raise ValueError(
+            f"path must end in one of {', '.join(WRITTEN_SUFFIXES)}, got {path.name!r}. Rename it."
+        )
+    lps, spacing_xyz = LPS_FROM_RAS @ volume.affine, np.array(volume.spacing_mm[::-1])
     image = sitk.GetImageFromArray(volume.array_hu)
-    _set_geometry(image, lps, np.array(volume.spacing_mm[::-1]))
+    image.SetSpacing(spacing_xyz.tolist())
+    image.SetDirection((lps[:3, :3] / spacing_xyz).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
     sitk.WriteImage(image, str(path), useCompression=path.suffix != ".nii")
 
 
-def _read_dicom(folder: Path, series_uid: str | None) -> Volume:
-    with _silent_simpleitk():
-        slices, num_left_out = find_series(folder, series_uid)
-        reader = sitk.ImageSeriesReader()
-        reader.SetImageIO("GDCMImageIO")
-        reader.SetFileNames([str(header.path) for header in slices])
-        if len({header.rescale for header in slices}) > 1:
-            reader.SetOutputPixelType(sitk.sitkFloat32)  # else the type that fits the first slice is used
-        image = _execute(reader, folder)
-    notes = () if num_left_out == 0 else (f"{num_left_out} files of the folder are not DICOM images",)
-    return _to_volume(
-        image, VolumeSource("DICOM", _describe_dicom_rescale(slices), notes), f"the scan {folder}"
-    )
-
-
-def _describe_dicom_rescale(slices: list[DicomSlice]) -> str:
-    pairs = {header.rescale for header in slices}
-    if pairs == {None}:
-        return "no RescaleSlope and RescaleIntercept in the DICOM header: stored values are taken as HU"
-    if len(pairs) > 1:
-        return (
-            f"{len(pairs)} different slopes and intercepts in the DICOM headers, applied once to each slice"
-        )
-    ((slope, intercept),) = (pair for pair in pairs if pair is not None)
-    return f"slope {slope:g} and intercept {intercept:g} of the DICOM header, applied once"
-
-
-def _read_file(path: Path) -> Volume:
+def _read_path(path: Path, reference: ScanReference, memory_limit_gb: float) -> StoredScan:
+    if not path.exists():
+        raise FileNotFoundError(f"path must exist, got {path}. Check the spelling and the current folder.")
+    if path.is_dir():
+        return read_dicom_folder(path, reference.series_uid, memory_limit_gb)
+    if reference.series_uid is not None:
+        raise ValueError(f"series_uid must be None for a file, got {reference.series_uid!r}. Leave it out.")
     file_format = _format_of(path)
-    nifti: NiftiHeader | None = None
     if file_format == "NIfTI":
-        nifti = check_nifti(path)
-    else:
-        check_text_header(path)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    with _silent_simpleitk():
-        image = _execute(reader, path)
-    if nifti is not None:
-        _require_same_axes(image, nifti, path)
-    rescale = NO_RESCALE
-    if nifti is not None and nifti.is_rescaled:
-        rescale = f"slope {nifti.slope:g} and intercept {nifti.intercept:g} of the NIfTI header, applied once"
-    return _to_volume(image, VolumeSource(file_format, rescale), f"the scan {path}")
+        return read_nifti(path, memory_limit_gb)
+    if file_format == "npz":
+        return read_npz(path, reference.spacing_mm, memory_limit_gb)
+    return read_image_file(path, file_format, memory_limit_gb)
 
 
-def _read_mapping(sample: Mapping[str, Any]) -> Volume:
+def _read_mapping(sample: Mapping[str, Any], reference: ScanReference, memory_limit_gb: float) -> StoredScan:
     if "bytes" not in sample and "path" not in sample:
         raise ValueError(
             f"path must be a dict with path or bytes, got keys {sorted(sample)}. Pass one of them."
@@ -212,19 +214,22 @@ def _read_mapping(sample: Mapping[str, Any]) -> Volume:
             raise ValueError(
                 "path must be a dict with path or bytes, got None for both. Fill in one of them."
             )
-        return read_volume(path)
+        return _read_path(Path(path), reference, memory_limit_gb)
     suffix = ".nii.gz" if content[:2] == GZIP_MAGIC else ".nii"
-    with tempfile.TemporaryDirectory() as folder:  # SimpleITK reads from files only
+    with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"scan{suffix}"
         file.write_bytes(content)
-        return _read_file(file)
+        return _read_path(file, reference, memory_limit_gb)
 
 
-def _read_nibabel(image: SpatialImage) -> Volume:
-    stored = np.asanyarray(image.dataobj)
-    while stored.ndim > 3 and stored.shape[-1] == 1:
-        stored = stored[..., 0]
-    _require_volume(stored.shape, "the nibabel image")
+def _read_nibabel(image: SpatialImage, memory_limit_gb: float) -> StoredScan:
+    name = "the nibabel image"
+    size = tuple(image.dataobj.shape)
+    while len(size) > 3 and size[-1] == 1:
+        size = size[:-1]
+    require_volume(size, name)
+    require_memory(size, image.dataobj.dtype.itemsize, memory_limit_gb, name)
+    stored = np.asarray(image.dataobj).reshape(size)
     lps = LPS_FROM_RAS @ np.asarray(image.affine, dtype=np.float64)
     spacing_xyz = np.linalg.norm(lps[:3, :3], axis=0)
     if not np.isfinite(lps).all() or not (spacing_xyz > 0).all():
@@ -238,67 +243,59 @@ def _read_nibabel(image: SpatialImage) -> Volume:
             f"the axes of the nibabel image must be at right angles, got {axes.round(3).tolist()}. "
             "Resample the scan to a straight grid first."
         )
-    native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-    straight = sitk.GetImageFromArray(np.ascontiguousarray(native.T))
-    _set_geometry(straight, lps, spacing_xyz)
-    source = VolumeSource("nibabel", "slope and intercept of the header, applied once by nibabel")
-    return _to_volume(straight, source, "the nibabel image")
+    once = Reading(1.0, 0.0, "slope and intercept of the header, applied once by nibabel")
+    return StoredScan(stored.T, lps, "nibabel", name, (once,))
 
 
-def _to_volume(image: sitk.Image, source: VolumeSource, name: str) -> Volume:
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise ValueError(
-            f"{name} must be gray, got {image.GetNumberOfComponentsPerPixel()} values per voxel (color or "
-            "vector). Pass the scan itself, not a rendering or a deformation field."
-        )
-    _require_volume(image.GetSize(), name)
-    image = sitk.DICOMOrient(image, ORIENTATION)
-    array_hu, notes = to_hounsfield(sitk.GetArrayViewFromImage(image), name)
-    spacing_xyz = np.array(image.GetSpacing())
-    lps = np.eye(4)
-    lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * spacing_xyz
-    lps[:3, 3] = image.GetOrigin()
+def _to_volume(stored: StoredScan, reference: ScanReference) -> Volume:
+    array_hu, rescale, notes = to_hounsfield(stored.values, stored.name, _readings(stored, reference.rescale))
+    array_hu, lps = _turned_to_lps(array_hu, stored.lps)
+    spacing_xyz = np.linalg.norm(lps[:3, :3], axis=0)
+    require_spacing(tuple(spacing_xyz.tolist()), stored.name)
+    source = VolumeSource(stored.format, rescale, stored.notes + notes)
     z_mm, y_mm, x_mm = spacing_xyz[::-1].tolist()
-    source = VolumeSource(source.format, source.rescale, source.warnings + notes)
     return Volume(array_hu, (z_mm, y_mm, x_mm), LPS_FROM_RAS @ lps, ORIENTATION, source)
 
 
-def _require_volume(size_xyz: tuple[int, ...], name: str) -> None:
-    if len(size_xyz) != 3 or min(size_xyz) < 2:
+def _readings(stored: StoredScan, table: tuple[float, float] | None) -> tuple[Reading, ...]:
+    """Return what the values can mean; the rescale of the table is the last resort, never a second one."""
+    if table is None:
+        return stored.readings
+    slope, intercept = table
+    if not np.isfinite(table).all() or slope == 0:
         raise ValueError(
-            f"{name} must be one 3-D volume, got size {tuple(size_xyz)} (X, Y, Z). "
-            "Pass a whole scan, and split a time series."
+            f"rescale must be a finite slope, not 0, and an intercept, got {tuple(table)}. Correct the table."
         )
+    pair = f"slope {slope:g} and intercept {intercept:g} of the table"
+    as_stored = stored.readings[-1]
+    applied = Reading(
+        slope * as_stored.slope, slope * as_stored.intercept + intercept, f"{pair}, applied once"
+    )
+    return (
+        *(
+            reading._replace(words=f"{reading.words}; {pair} not applied, the values are already HU")
+            for reading in stored.readings
+        ),
+        applied,
+    )
 
 
-def _require_same_axes(image: sitk.Image, header: NiftiHeader, path: Path) -> None:
-    """Refuse a NIfTI file whose sform says something else than what SimpleITK took."""
-    if header.sform is None or image.GetDimension() != 3:
-        return
-    taken = LPS_FROM_RAS[:3, :3] @ np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    if not np.allclose(taken, header.sform, atol=10 * GEOMETRY_TOLERANCE * np.abs(taken).max()):
-        raise ValueError(
-            f"the sform of {path} must describe the same right-angled grid as its qform and pixdim, got "
-            f"{header.sform.round(3).tolist()} and {taken.round(3).tolist()}. Resample or re-export the scan."
-        )
-
-
-def _set_geometry(image: sitk.Image, lps: np.ndarray, spacing_xyz: np.ndarray) -> None:
-    image.SetSpacing(spacing_xyz.tolist())
-    image.SetDirection((lps[:3, :3] / spacing_xyz).ravel().tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
-
-
-def _execute(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, path: Path) -> sitk.Image:
-    try:
-        return reader.Execute()
-    except RuntimeError as error:
-        # The message of SimpleITK is many lines of its own source positions; the last one says what happened.
-        reason = str(error).strip().splitlines()[-1]
-        raise ValueError(
-            f"path must be a scan that SimpleITK can read, got {path}: {reason} The file may be truncated, "
-            "damaged or sheared. Download or export it again."
-        ) from error
+def _turned_to_lps(array: np.ndarray, lps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Swap and flip the axes of ``array`` (Z, Y, X) so that they point left, back and up, nearest first."""
+    closeness = np.abs(lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0))  # of patient axis to voxel axis
+    source = [0, 0, 0]  # which voxel axis becomes x, y, z
+    for _ in range(3):
+        patient_axis, voxel_axis = np.unravel_index(closeness.argmax(), (3, 3))
+        source[patient_axis] = int(voxel_axis)
+        closeness[patient_axis], closeness[:, voxel_axis] = -1.0, -1.0
+    array = array.transpose([2 - source[2], 2 - source[1], 2 - source[0]])
+    turned = lps[:, [*source, 3]]
+    for axis in range(3):
+        if turned[axis, axis] < 0:
+            turned[:3, 3] += turned[:3, axis] * (array.shape[2 - axis] - 1)
+            turned[:3, axis] *= -1
+            array = np.flip(array, 2 - axis)
+    return np.ascontiguousarray(array), turned
 
 
 def _format_of(path: Path) -> str:
@@ -309,14 +306,3 @@ def _format_of(path: Path) -> str:
         f"path must end in one of {', '.join(FORMAT_BY_SUFFIX)}, got {path.name!r}. "
         "For DICOM, pass the folder that holds the slices."
     )
-
-
-@contextmanager
-def _silent_simpleitk() -> Iterator[None]:
-    """Keep SimpleITK from printing what this module refuses in its own words."""
-    was_shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(was_shown)

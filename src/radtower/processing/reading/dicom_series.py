@@ -11,6 +11,20 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from radtower.processing.reading.sitk_image import (
+    bytes_of_pixel,
+    lps_of,
+    read_or_refuse,
+    require_gray_volume,
+    silent_simpleitk,
+)
+from radtower.processing.reading.stored_scan import (
+    Reading,
+    StoredScan,
+    header_readings,
+    require_memory,
+)
+
 UID_TAG, MODALITY_TAG, SAMPLES_TAG = "0020|000e", "0008|0060", "0028|0002"
 POSITION_TAG, ORIENTATION_TAG = "0020|0032", "0020|0037"
 SLOPE_TAG, INTERCEPT_TAG = "0028|1053", "0028|1052"
@@ -29,10 +43,52 @@ class DicomSlice:
     modality: str
     num_samples: int  # per pixel: 1 for gray, 3 for color
     num_frames: int
+    voxel_bytes: int
     grid: tuple[float, ...]  # columns, rows, in-plane spacing
     position_mm: np.ndarray | None  # (3,); None when the header has no ImagePositionPatient
     directions: np.ndarray | None  # (2, 3) of a row and a column; None as above
     rescale: tuple[float, float] | None  # slope, intercept; None when the header has neither
+
+
+def read_dicom_folder(folder: Path, series_uid: str | None, memory_limit_gb: float) -> StoredScan:
+    """Read the CT series of a folder.
+
+    Raises:
+        ValueError: If no or several series match, or the slices are not one regular CT stack.
+    """
+    with silent_simpleitk():
+        slices, num_left_out = find_series(folder, series_uid)
+        require_memory(
+            (int(slices[0].grid[0]), int(slices[0].grid[1]), len(slices)),
+            max(header.voxel_bytes for header in slices),
+            memory_limit_gb,
+            f"the scan {folder}",
+        )
+        reader = sitk.ImageSeriesReader()
+        reader.SetImageIO("GDCMImageIO")
+        reader.SetFileNames([str(header.path) for header in slices])
+        if len({header.rescale for header in slices}) > 1:
+            reader.SetOutputPixelType(sitk.sitkFloat32)  # else the type that fits the first slice is used
+        image = read_or_refuse(reader.Execute, folder)
+    require_gray_volume(image, f"the scan {folder}")
+    notes = () if num_left_out == 0 else (f"{num_left_out} files of the folder are not DICOM images",)
+    values = sitk.GetArrayFromImage(image)
+    return StoredScan(values, lps_of(image), "DICOM", f"the scan {folder}", _dicom_readings(slices), notes)
+
+
+def _dicom_readings(slices: list[DicomSlice]) -> tuple[Reading, ...]:
+    """Return what the values can mean after SimpleITK applied the slope and intercept of each slice."""
+    pairs = {header.rescale for header in slices}
+    if len(pairs) > 1:
+        words = (
+            f"{len(pairs)} different slopes and intercepts in the DICOM headers, applied once to each slice"
+        )
+        return (Reading(1.0, 0.0, words),)
+    (pair,) = pairs
+    if pair is None:
+        words = "no RescaleSlope and RescaleIntercept in the DICOM header: stored values are taken as HU"
+        return (Reading(1.0, 0.0, words),)
+    return header_readings("DICOM", *pair, is_applied=True)
 
 
 def find_series(folder: Path, series_uid: str | None = None) -> tuple[list[DicomSlice], int]:
@@ -88,6 +144,7 @@ def _read_header(path: Path) -> DicomSlice | None:
         modality=text(MODALITY_TAG),
         num_samples=int(text(SAMPLES_TAG) or 1),
         num_frames=reader.GetSize()[2] if reader.GetDimension() > 2 else 1,
+        voxel_bytes=bytes_of_pixel(reader.GetPixelID()),
         grid=(*reader.GetSize()[:2], *reader.GetSpacing()[:2]),
         position_mm=numbers(POSITION_TAG, 3),
         directions=None if directions is None else directions.reshape(2, 3),
