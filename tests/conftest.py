@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
@@ -25,6 +26,7 @@ from transformers import (
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from radtower.configuration.configuration_medclip import MedCLIPConfig
+from radtower.labeling.findings import load_findings
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.processing_medclip import MedCLIPProcessor
@@ -33,6 +35,13 @@ SPECIAL_TOKENS = ["<pad>", "<bos>", "<eos>"]
 WHOLE_WORDS = ["There", "is", "no", "nodule", "effusion", "small", "present", "Describe"]
 # The pre-tokenizer of Llama 3: one mark may stick to the word behind it, so that ".There" is one token.
 LLAMA_3_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
+
+# Two reconstructions of the first study; train_2 has a report of nothing; train_10 sorts after train_2.
+CT_RATE_VOLUMES = {
+    "train": ["train_1_a_1", "train_1_a_2", "train_1_b_1", "train_2_a_1", "train_10_a_1"],
+    "valid": ["valid_1_a_1", "valid_1_a_2"],
+}
+CT_RATE_TABLES = {"train": "train", "valid": "validation"}
 
 
 @pytest.fixture(autouse=True)
@@ -194,3 +203,69 @@ def checkpointed_copy() -> Callable[[PreTrainedModel], PreTrainedModel]:
         return thrifty
 
     return build
+
+
+def _write_ct_rate(root: Path, suffix: str = "_fixed", write: Callable[[Path], None] = Path.touch) -> Path:
+    """Write a CT-RATE tree; ``write`` makes each volume."""
+    for split, volumes in CT_RATE_VOLUMES.items():
+        for volume in volumes:
+            study = volume.rpartition("_")[0]
+            folder = root / "dataset" / f"{split}{suffix}" / study.rpartition("_")[0] / study
+            folder.mkdir(parents=True, exist_ok=True)
+            write(folder / f"{volume}.nii.gz")
+        names = [f"{volume}.nii.gz" for volume in volumes]
+        _write_ct_rate_tables(root / "dataset", split, names)
+    (root / "dataset" / "metadata" / "no_chest_train.txt").write_text(
+        "train/train_1/train_1_b/train_1_b_1.nii.gz\n\n"
+    )
+    (root / "dataset" / "metadata" / "no_chest_valid.txt").write_text("")
+    return root
+
+
+def _write_ct_rate_tables(folder: Path, split: str, names: Sequence[str]) -> None:
+    """Reports, labels and metadata of one split, with more columns than anybody reads."""
+    is_empty = [name.startswith("train_2_") for name in names]
+    reports = pd.DataFrame(
+        {
+            "VolumeName": names,
+            "ClinicalInformation_EN": "Cough.",
+            "Technique_EN": "Thin sections.",
+            "Findings_EN": ["Not given." if empty else "Clear lungs." for empty in is_empty],
+            "Impressions_EN": [
+                "Not given." if empty else f"Normal {name[:9]}."
+                for empty, name in zip(is_empty, names, strict=True)
+            ],
+        }
+    )
+    labels = pd.DataFrame({"VolumeName": names, **dict.fromkeys(load_findings("ct_rate_18").names, 0)})
+    labels["Lung nodule"] = [int(name.split("_")[1] in ("1", "10")) for name in names]
+    metadata = pd.DataFrame(
+        {
+            "VolumeName": names,
+            "Manufacturer": "SIEMENS",
+            "PatientAge": "036Y",
+            "XYSpacing": [f"[0.75, 0.{number + 5}]" for number in range(len(names))],
+            "RescaleIntercept": -8192,
+            "RescaleSlope": 1.5,
+            "ZSpacing": [number + 1.5 for number in range(len(names))],
+        }
+    )
+    for name, table in {
+        f"radiology_text_reports/{CT_RATE_TABLES[split]}_reports.csv": reports,
+        f"multi_abnormality_labels/{split}_predicted_labels.csv": labels,
+        f"metadata/{CT_RATE_TABLES[split]}_metadata.csv": metadata,
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(folder / name, index=False)
+
+
+@pytest.fixture
+def write_ct_rate() -> Callable[..., Path]:
+    """Write a CT-RATE tree: folder, suffix of the volume folders ("" is version 1), what makes a volume."""
+    return _write_ct_rate
+
+
+@pytest.fixture
+def ct_rate(tmp_path: Path) -> Path:
+    """A CT-RATE tree of version 2 with empty files."""
+    return _write_ct_rate(tmp_path / "ct_rate")

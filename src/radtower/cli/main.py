@@ -5,11 +5,12 @@ import sys
 import typer
 from yaml import YAMLError
 
-from radtower.cli import data, demo, hub, label, train, use
+from radtower.cli import data, demo, hub, label, manifest, train, use
 
 SOME_FAILED = 1  # exit code: the good items are done, the bad ones are listed
 UNUSABLE_INPUT = 2  # exit code
-USER_ERRORS = (ImportError, KeyError, OSError, TypeError, ValueError, YAMLError)
+# FloatingPointError: a training that diverged; its last checkpoint is kept.
+USER_ERRORS = (FloatingPointError, ImportError, KeyError, OSError, TypeError, ValueError, YAMLError)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Radiology vision-language models on the Hugging Face Hub. Research use only, not for diagnosis.",
 )
-for group in (demo, data, label, train, use, hub):
+for group in (demo, manifest, data, label, train, use, hub):
     group.add_commands(app)
 
 

@@ -155,7 +155,9 @@ def read_manifest(path: str | Path, *, check_images: bool = False) -> Manifest:
     manifest = Manifest(frame)
     absent = manifest.missing_images() if check_images else []
     if absent:
-        volumes = ", ".join(f"{row} (volume {_hash(frame['volume_id'][row])})" for row in absent[:5])
+        volumes = ", ".join(
+            f"{row} (volume {identifier_hash(frame['volume_id'][row])})" for row in absent[:5]
+        )
         raise FileNotFoundError(
             f"image_path must exist for every volume, got {len(absent)} of {len(frame)} missing, "
             f"first at rows {volumes}. Paths are relative to the folder of the manifest."
@@ -191,6 +193,11 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
         frame.to_parquet(path, index=False)
     else:
         frame.to_csv(path, index=False)
+
+
+def identifier_hash(identifier: str) -> str:
+    """Return twelve hex digits that stand for an id where the id itself must not appear, as in a message."""
+    return hashlib.sha256(identifier.encode()).hexdigest()[:12]
 
 
 def hold_out_validation(manifest: Manifest, fraction: float, seed: int) -> Manifest:
@@ -255,8 +262,8 @@ def _numbers_of(
         row = int(is_bad.argmax())
         raise ValueError(
             f"{', '.join(columns)} must be numbers ({', '.join(positive)} above 0) or all empty, got "
-            f"{['' if pd.isna(cell) else cell for cell in cells.iloc[row]]} at row {row} (volume {_hash(frame['volume_id'].iloc[row])}). "
-            "Complete the row, or leave it to the file."
+            f"{['' if pd.isna(cell) else cell for cell in cells.iloc[row]]} at row {row} (volume "
+            f"{identifier_hash(frame['volume_id'].iloc[row])}). Complete the row, or leave it to the file."
         )
     return [None if empty else tuple(row) for row, empty in zip(table.tolist(), is_empty[:, 0], strict=True)]
 
@@ -268,7 +275,7 @@ def _check_unique(name: str, frame: pd.DataFrame) -> None:
         advice = "Keep one row per study, or name its reconstructions in a column volume_id."
         raise ValueError(
             f"{name} must be unique, got {int(repeated.sum())} repeats, first at row {first} "
-            f"({name.removesuffix('_id')} {_hash(frame[name][first])}). "
+            f"({name.removesuffix('_id')} {identifier_hash(frame[name][first])}). "
             f"{advice if name == 'study_id' else 'Give each file its own id.'}"
         )
 
@@ -293,15 +300,15 @@ def _check_rows(frame: pd.DataFrame) -> None:
     if len(leaking):
         raise ValueError(
             f"a patient must be in one split, got {len(leaking)} patients in several, first patient "
-            f"{_hash(str(leaking.index[0]))}. Split by patient, not by study."
+            f"{identifier_hash(str(leaking.index[0]))}. Split by patient, not by study."
         )
     for name in ("patient_id", "report"):
         num_values = frame.groupby("study_id")[name].nunique()
         differing = num_values[num_values > 1]
         if len(differing):
             raise ValueError(
-                f"{name} must agree within a study, got {len(differing)} studies that have several, first "
-                f"study {_hash(str(differing.index[0]))}. Give its volumes the same, or other study ids."
+                f"{name} must agree within a study, got {len(differing)} studies with several, first study "
+                f"{identifier_hash(str(differing.index[0]))}. Give its volumes one, or other study ids."
             )
 
 
@@ -315,7 +322,3 @@ def _reports_of(frame: pd.DataFrame) -> pd.Series:
 
 def _text(column: pd.Series) -> pd.Series:
     return column.astype(object).where(column.notna(), "").astype(str)
-
-
-def _hash(identifier: str) -> str:
-    return hashlib.sha256(identifier.encode()).hexdigest()[:12]
