@@ -86,7 +86,13 @@ def test_overwrites_the_code_of_an_earlier_export(tmp_path):
 
 
 CODE_FILES = {
-    "ct3d_vision": ["configuration_ct3d.py", "image_processing_ct3d.py", "losses.py", "modeling_ct3d.py"],
+    "ct3d_vision": [
+        "configuration_ct3d.py",
+        "image_processing_ct3d.py",
+        "image_processing_resampling.py",
+        "losses.py",
+        "modeling_ct3d.py",
+    ],
     "llm_biencoder": [
         "configuration_llm_biencoder.py",
         "losses.py",
@@ -98,6 +104,7 @@ CODE_FILES = {
         "configuration_llm_biencoder.py",
         "configuration_medclip.py",
         "image_processing_ct3d.py",
+        "image_processing_resampling.py",
         "losses.py",
         "modeling_ct3d.py",
         "modeling_latent_attention.py",

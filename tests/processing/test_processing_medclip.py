@@ -18,10 +18,12 @@ def processor(image_processor, tiny_tokenizer) -> MedCLIPProcessor:
 
 def test_prepares_scans_and_reports_together(processor, tiny_tokenizer):
     volume_hu = torch.full((4, 6, 5), -100.0)
+    volume_hu[0] = -1000.0  # an array without air is refused
     inputs = processor([volume_hu, volume_hu], ["no nodule", "There is"], spacings_mm=[(3.0, 3.0, 3.0)] * 2)
     assert set(inputs) == {"pixel_values", "input_ids", "attention_mask"}
     # -100 HU lies three quarters into the window from -1000 to 200.
-    torch.testing.assert_close(inputs["pixel_values"], torch.full((2, 1, 4, 6, 5), 0.5))
+    torch.testing.assert_close(inputs["pixel_values"][:, :, 1:], torch.full((2, 1, 3, 6, 5), 0.5))
+    assert inputs["pixel_values"][:, :, 0].unique().tolist() == [-1.0]
     expected = [tiny_tokenizer(text).input_ids for text in ("no nodule", "There is")]
     assert inputs["input_ids"].tolist() == expected
     assert inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 1]]

@@ -1,21 +1,30 @@
 """CT volume in Hounsfield units -> ``pixel_values`` of a fixed size, one channel per window.
 
-Ships to the Hub: imports torch and transformers only, and reads no files. The package plugs ``read_volume``
-into ``CT3DImageProcessor.reader``. Axes: B batch, C windows, Z Y X voxels; triples are (Z, Y, X).
+Two stages: ``resample`` (HU on the grid of the processor) and ``window`` (channels in [-1, 1]); a cache keeps
+what is between them. Ships to the Hub: imports torch and transformers only, and reads no files. The package
+plugs ``read_volume`` into ``CT3DImageProcessor.reader``. Axes: B batch, C windows, Z Y X voxels; triples are
+(Z, Y, X).
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from transformers import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 
+from .image_processing_resampling import axis_filter, lung_center, resample_volume
+
 Triple = tuple[float, float, float]
 ORIENTATIONS = ("LPS", "RAS")
+CROPS = ("center", "lung")
+MAX_SPACING_MM = 50.0  # the thickest slices ever used are 10 mm; more is another unit
+# The rule of the package's hounsfield.py: fat ends at about -150.
+AIR_SEEN_BELOW_HU, TISSUE_SEEN_ABOVE_HU = -200.0, -500.0
 CT_RANGE_HU = (-1024.0, 30_710.0)  # 12-bit CT begins at -1024; the extended scale for metal ends at 30710
 
 
@@ -26,6 +35,9 @@ class CT3DImagesKwargs(ImagesKwargs, total=False):
     windows_hu: tuple[tuple[float, float], ...]
     fill_hu: float
     orientation: str
+    antialias: bool
+    crop: str
+    cache_size: tuple[int, int, int] | None
 
 
 @runtime_checkable
@@ -49,10 +61,10 @@ class NumpyArray(Protocol):
 class CT3DImageProcessor(BaseImageProcessor):
     """Resample CT volumes around their center, pad with air, and window them.
 
-    The center of the volume becomes the center of the output. Where the output is coarser than the input, a
-    triangle filter that reaches to the next output voxel averages it; where it is finer, interpolation is
-    linear. Only the voxels that the output needs are converted to float. Intensities are clamped to the span
-    of all windows first, so that metal does not bleed into its neighbors.
+    The center of the volume, or of the lungs, becomes the center of the output. Where the output is coarser
+    than the input, a triangle filter that reaches to the next output voxel averages it; where it is finer,
+    interpolation is linear. Only the voxels that the output needs are converted to float. Intensities are
+    clamped to the span of all windows first, so that metal does not bleed into its neighbors.
 
     Args:
         spacing_mm: Voxel size of the output, in (Z, Y, X) order.
@@ -60,6 +72,13 @@ class CT3DImageProcessor(BaseImageProcessor):
         windows_hu: (low, high) of each output channel; mapped to -1 and 1, and clamped.
         fill_hu: Value outside the scan. Air, unless a published checkpoint was trained with another.
         orientation: Where the X, Y, Z axes of the output point to: ``"LPS"`` or ``"RAS"``.
+        antialias: Whether to average where the output is coarser. False is linear interpolation everywhere,
+            which aliases; for checkpoints that were trained so.
+        crop: What is in the middle of the output: ``"center"`` of the scan, or the center of the bounding box
+            of the ``"lung"``. A scan without lungs is centered on itself, with a warning.
+        cache_size: Voxels that a cache of resampled scans keeps, for random crops. At least ``size``, and
+            larger by an even number, so that its middle is the same grid. None keeps ``size``. Without
+            influence on ``pixel_values``.
 
     Raises:
         ValueError: If a setting is not finite, positive or increasing where it must be.
@@ -70,18 +89,22 @@ class CT3DImageProcessor(BaseImageProcessor):
     # Called with what is neither an array nor a volume, such as a path. None: such input is refused.
     reader: Callable[[Any], OrientedVolume] | None = None
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- every number of the preprocessing is a setting
         self,
         spacing_mm: Sequence[float] = (3.0, 1.5, 1.5),
         size: Sequence[int] = (96, 192, 192),
         windows_hu: Sequence[Sequence[float]] = ((-1000.0, 200.0),),
         fill_hu: float = -1000.0,
         orientation: str = "LPS",
+        antialias: bool = True,
+        crop: str = "center",
+        cache_size: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.spacing_mm = _checked_spacing("spacing_mm", spacing_mm)
-        self.size = _checked_size(size)
+        self.size = _checked_size("size", size)
+        self.cache_size = None if cache_size is None else _checked_cache_size(cache_size, self.size)
         self.windows_hu = _checked_windows(windows_hu)
         if not CT_RANGE_HU[0] <= fill_hu <= CT_RANGE_HU[1]:
             raise ValueError(
@@ -89,6 +112,12 @@ class CT3DImageProcessor(BaseImageProcessor):
             )
         self.fill_hu = float(fill_hu)
         self.orientation = _checked_orientation(orientation)
+        if not isinstance(antialias, bool):
+            raise TypeError(f"antialias must be true or false, got {antialias!r}. Leave it at true.")
+        self.antialias = antialias
+        if crop not in CROPS:
+            raise ValueError(f"crop must be one of {CROPS}, got {crop!r}. Use 'center'.")
+        self.crop = crop
 
     def preprocess(
         self,
@@ -96,12 +125,12 @@ class CT3DImageProcessor(BaseImageProcessor):
         spacings_mm: Sequence[Sequence[float] | None] | Sequence[float] | None = None,
         return_tensors: str = "pt",
     ) -> BatchFeature:
-        """Prepare a batch; calling the processor calls this.
+        """Prepare a batch; calling the processor calls this. Each study is resampled and then windowed.
 
         Args:
             images: One study or a list of them. A study is a torch or numpy ``(Z, Y, X)`` array in Hounsfield
-                units, any signed dtype, in LPS order; an object with ``array_hu``, ``spacing_mm`` and
-                ``orientation``; or anything that ``reader`` reads, such as a path.
+                units, any signed dtype, in LPS order, with air and tissue in it; an object with ``array_hu``,
+                ``spacing_mm`` and ``orientation``; or anything that ``reader`` reads, such as a path.
             spacings_mm: Voxel size of each array, in (Z, Y, X) order: a list as long as ``images``, with None
                 for a study that brings its own; for a single study, also its triple alone.
             return_tensors: ``"pt"`` or ``"np"``.
@@ -111,31 +140,90 @@ class CT3DImageProcessor(BaseImageProcessor):
 
         Raises:
             TypeError: If an array has an unsigned dtype, or a file is given and no ``reader`` is set.
-            ValueError: If lengths differ, an array is not 3-D, not finite or smaller than an output voxel, a
-                spacing is missing, not wanted, not finite or not positive, or an orientation is unknown.
+            ValueError: If lengths differ, an array is not 3-D, not finite, not in Hounsfield units or smaller
+                than an output voxel, a spacing is missing, not wanted, not finite, not positive or above
+                50 mm, or an orientation is unknown.
         """
         is_batch = isinstance(images, list | tuple)
         studies = list(images) if is_batch else [images]
         if not studies:
             raise ValueError(f"images must hold at least one study, got {images!r}. Pass a volume or a path.")
         spacings = _spacing_per_study(spacings_mm, len(studies), is_batch)
-        prepared = [self._prepare(study, mm) for study, mm in zip(studies, spacings, strict=True)]
+        prepared = [
+            self.window(self.resample(study, mm)) for study, mm in zip(studies, spacings, strict=True)
+        ]
         return BatchFeature({"pixel_values": torch.stack(prepared)}, tensor_type=return_tensors)
 
-    def _prepare(self, study: Any, spacing_mm: Sequence[float] | None) -> Tensor:
+    @property
+    def span_hu(self) -> tuple[float, float]:
+        """Lowest and highest value of all windows: what ``resample`` clamps to."""
+        return min(low for low, _ in self.windows_hu), max(high for _, high in self.windows_hu)
+
+    def resample(
+        self,
+        study: Any,
+        spacing_mm: Sequence[float] | None = None,
+        size: tuple[int, int, int] | None = None,
+    ) -> Tensor:
+        """Put one study on the grid of the processor: the first stage.
+
+        Args:
+            study: As one of ``images`` in :meth:`preprocess`.
+            spacing_mm: Voxel size (Z, Y, X) of an array; None for a study that brings its own.
+            size: Voxels of the output, (Z, Y, X). None takes ``self.size``.
+
+        Returns:
+            ``(*size,)`` float32 HU inside ``span_hu``; ``fill_hu`` outside the scan, even where that lies
+            beyond the windows.
+
+        Raises:
+            TypeError, ValueError: See :meth:`preprocess`.
+        """
         array, spacing, orientation = self._open(study, spacing_mm)
         volume = _checked_volume(array)
-        axes = zip(volume.shape, spacing, self.size, self.spacing_mm, strict=True)
-        filters = [_axis_filter(*axis) for axis in axes]
-        low = min(window[0] for window in self.windows_hu)
-        high = max(window[1] for window in self.windows_hu)
-        resampled_hu = torch.full(self.size, self.fill_hu, dtype=torch.float32)
+        if isinstance(study, Tensor | NumpyArray):
+            _require_hounsfield(volume)
+        size = self.size if size is None else size
+        axes = zip(volume.shape, spacing, size, self.spacing_mm, self._middle(volume, spacing), strict=True)
+        filters = [axis_filter(*axis, self.antialias) for axis in axes]
+        low, high = self.span_hu
+        resampled_hu = torch.full(size, self.fill_hu, dtype=torch.float32)
         inside = tuple(slice(axis.first, axis.first + len(axis.weights)) for axis in filters)
-        resampled_hu[inside] = _resample(volume, filters, low, high)
+        resampled_hu[inside] = resample_volume(volume, filters, low, high)
         if orientation != self.orientation:
             resampled_hu = resampled_hu.flip(-1, -2)
-        channels = [(resampled_hu - low) / (high - low) * 2 - 1 for low, high in self.windows_hu]
-        return torch.stack(channels).clamp_(-1, 1)
+        return resampled_hu
+
+    def window(self, volume_hu: Tensor, windows_hu: Sequence[Sequence[float]] | None = None) -> Tensor:
+        """Map HU to channels: the second stage.
+
+        Args:
+            volume_hu: ``(Z, Y, X)`` of any size, HU, any signed dtype.
+            windows_hu: (low, high) of each channel. None takes those of the processor.
+
+        Returns:
+            ``(C, Z, Y, X)`` float32 in [-1, 1].
+        """
+        windows_hu = self.windows_hu if windows_hu is None else windows_hu
+        hu = volume_hu.float()
+        return torch.stack([((hu - low) / (high - low) * 2 - 1).clamp_(-1, 1) for low, high in windows_hu])
+
+    def _middle(self, volume: Tensor, spacing_mm: Triple) -> Triple:
+        """Return the input voxel, in fractions, that becomes the middle of the output."""
+        z, y, x = ((num_voxels - 1) / 2 for num_voxels in volume.shape)
+        if self.crop == "center":
+            return z, y, x
+        found = lung_center(volume, spacing_mm)
+        if found is None:
+            # The scan is still usable, but nobody must believe that it was centered on the lungs. A cache
+            # records the warning with the scan.
+            warnings.warn(
+                f"crop is 'lung' and there is no lung in a volume of shape {tuple(volume.shape)}: it is "
+                "centered on itself",
+                stacklevel=3,
+            )
+            return z, y, x
+        return found
 
     def _open(self, study: Any, spacing_mm: Sequence[float] | None) -> tuple[Any, Triple, str]:
         """Return the array, its spacing and its orientation."""
@@ -160,49 +248,6 @@ class CT3DImageProcessor(BaseImageProcessor):
             study = self.reader(study)
         spacing = _checked_spacing("spacing_mm of the volume", study.spacing_mm)
         return study.array_hu, spacing, _checked_orientation(study.orientation)
-
-
-class _AxisFilter(NamedTuple):
-    """Resampling along one axis, cut to what overlaps."""
-
-    first: int  # index of the first output voxel whose center lies inside the scan
-    start: int  # index of the first input voxel that has a weight
-    weights: Tensor  # (outputs inside, inputs from start on), float32; each row sums to 1
-
-
-def _axis_filter(num_in: int, in_mm: float, num_out: int, out_mm: float) -> _AxisFilter:
-    step = out_mm / in_mm
-    steps_from_center = torch.arange(num_out, dtype=torch.float64) - (num_out - 1) / 2
-    centers = steps_from_center * step + (num_in - 1) / 2  # output centers in units of input voxels
-    half_voxel = 0.5 + 1e-6  # a center on the face of the scan belongs to it, on both sides
-    inside = ((centers >= -half_voxel) & (centers <= num_in - 1 + half_voxel)).nonzero().flatten()
-    if not len(inside):
-        raise ValueError(
-            f"each volume must be as large as one output voxel, got {num_in} voxels of {in_mm} mm for "
-            f"{out_mm} mm. Pass a whole scan, and its spacing in (Z, Y, X) order."
-        )
-    distances = (centers[inside, None] - torch.arange(num_in)).abs()
-    weights = (1 - distances / max(1.0, step)).clamp_min(0)
-    # At the border the filter hangs over the edge; what is left counts fully.
-    weights = weights / weights.sum(dim=1, keepdim=True)
-    used = weights.any(dim=0).nonzero().flatten()
-    start, stop = int(used[0]), int(used[-1]) + 1
-    return _AxisFilter(int(inside[0]), start, weights[:, start:stop].float())
-
-
-def _resample(volume: Tensor, filters: list[_AxisFilter], low: float, high: float) -> Tensor:
-    """Filter ``volume``, clamped to [low, high], along all axes; one output slice in float at a time."""
-    along_z, along_y, along_x = filters
-    rows = slice(along_y.start, along_y.start + along_y.weights.shape[1])
-    columns = slice(along_x.start, along_x.start + along_x.weights.shape[1])
-    out = torch.empty([len(axis.weights) for axis in filters], dtype=torch.float32)
-    for z, weights in enumerate(along_z.weights):
-        used = weights.nonzero().flatten()
-        start, stop = int(used[0]), int(used[-1]) + 1
-        slab = volume[along_z.start + start : along_z.start + stop, rows, columns].float().clamp(low, high)
-        mixed = torch.tensordot(weights[start:stop], slab, dims=1)
-        out[z] = along_y.weights @ mixed @ along_x.weights.T
-    return out
 
 
 def _spacing_per_study(spacings_mm: Any, num_studies: int, is_batch: bool) -> list[Any]:
@@ -246,22 +291,52 @@ def _checked_volume(array: Any) -> Tensor:
     return array
 
 
+def _require_hounsfield(volume: Tensor) -> None:
+    """Refuse what no scan of a body can be; files and volumes were judged when they were read."""
+    low, high = (float(value) for value in torch.aminmax(volume))
+    if low > AIR_SEEN_BELOW_HU:
+        raise ValueError(
+            f"images must be in Hounsfield units, got values from {low:g} to {high:g}, none of them air, "
+            "which is near -1000. Apply RescaleSlope and RescaleIntercept, or undo the normalization, first."
+        )
+    if high < TISSUE_SEEN_ABOVE_HU:
+        raise ValueError(
+            f"images must be in Hounsfield units, got values from {low:g} to {high:g}, none of them tissue, "
+            "which is near 0. Apply RescaleIntercept once, and pass a scan of a body."
+        )
+
+
 def _checked_spacing(name: str, spacing_mm: Sequence[float]) -> Triple:
     values = tuple(float(value) for value in spacing_mm)
     if len(values) != 3 or not all(math.isfinite(value) and value > 0 for value in values):
         raise ValueError(
             f"{name} must be 3 positive millimeters (Z, Y, X), got {values}. Read them from the image header."
         )
+    if max(values) > MAX_SPACING_MM:
+        raise ValueError(
+            f"{name} must be at most {MAX_SPACING_MM:g} mm, got {values}. Convert it to millimeters."
+        )
     return values[0], values[1], values[2]
 
 
-def _checked_size(size: Sequence[int]) -> tuple[int, int, int]:
+def _checked_size(name: str, size: Sequence[int]) -> tuple[int, int, int]:
     values = tuple(size)
     if len(values) != 3 or not all(isinstance(value, int) and value > 0 for value in values):
         raise ValueError(
-            f"size must be 3 positive whole numbers (Z, Y, X), got {values}. Use (96, 192, 192)."
+            f"{name} must be 3 positive whole numbers (Z, Y, X), got {values}. Use (96, 192, 192)."
         )
     return values[0], values[1], values[2]
+
+
+def _checked_cache_size(cache_size: Sequence[int], size: tuple[int, int, int]) -> tuple[int, int, int]:
+    values = _checked_size("cache_size", cache_size)
+    margins = [kept - cropped for kept, cropped in zip(values, size, strict=True)]
+    if min(margins) < 0 or any(margin % 2 for margin in margins):
+        raise ValueError(
+            f"cache_size must exceed size {size} by an even number of voxels on each axis, or equal it, got "
+            f"{values}. Add the same margin on both sides."
+        )
+    return values
 
 
 def _checked_windows(windows_hu: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
