@@ -153,8 +153,14 @@ def _converted(values: np.ndarray, reading: Reading, after: _Values) -> tuple[np
 
 
 def _narrowed(array: np.ndarray, high: float) -> np.ndarray:
-    if high <= np.iinfo(np.int16).max:
-        whole = array.astype(np.int16, copy=False)
-        if array.dtype.kind in "iu" or np.array_equal(whole, array):
-            return whole
-    return array.astype(np.float32, copy=False)
+    """Return int16 where every value is whole; slice by slice, for memory and because many are not."""
+    if high > np.iinfo(np.int16).max:
+        return array.astype(np.float32, copy=False)
+    if array.dtype.kind in "iu":
+        return array.astype(np.int16, copy=False)
+    narrow = np.empty(array.shape, np.int16)
+    for part, whole in zip(array, narrow, strict=True):
+        whole[...] = part.astype(np.int16)
+        if not np.array_equal(part, whole):
+            return array.astype(np.float32, copy=False)
+    return narrow

@@ -281,21 +281,36 @@ def _readings(stored: StoredScan, table: tuple[float, float] | None) -> tuple[Re
 
 
 def _turned_to_lps(array: np.ndarray, lps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Swap and flip the axes of ``array`` (Z, Y, X) so that they point left, back and up, nearest first."""
+    """Swap and flip the axes of ``array`` (Z, Y, X) so that they point left, back and up, nearest first.
+
+    May change ``array``.
+    """
     closeness = np.abs(lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0))  # of patient axis to voxel axis
     source = [0, 0, 0]  # which voxel axis becomes x, y, z
     for _ in range(3):
         patient_axis, voxel_axis = np.unravel_index(closeness.argmax(), (3, 3))
         source[patient_axis] = int(voxel_axis)
         closeness[patient_axis], closeness[:, voxel_axis] = -1.0, -1.0
-    array = array.transpose([2 - source[2], 2 - source[1], 2 - source[0]])
+    array = np.ascontiguousarray(array.transpose([2 - source[2], 2 - source[1], 2 - source[0]]))
     turned = lps[:, [*source, 3]]
-    for axis in range(3):
-        if turned[axis, axis] < 0:
-            turned[:3, 3] += turned[:3, axis] * (array.shape[2 - axis] - 1)
-            turned[:3, axis] *= -1
-            array = np.flip(array, 2 - axis)
-    return np.ascontiguousarray(array), turned
+    backward = [axis for axis in range(3) if turned[axis, axis] < 0]
+    for axis in backward:
+        turned[:3, 3] += turned[:3, axis] * (array.shape[2 - axis] - 1)
+        turned[:3, axis] *= -1
+    _flip_in_place(array, [2 - axis for axis in backward])
+    return array, turned
+
+
+def _flip_in_place(array: np.ndarray, axes: list[int]) -> None:
+    """Reverse axes, slice by slice: a flipped copy would be a second scan in memory."""
+    in_plane = tuple(axis - 1 for axis in axes if axis > 0)
+    if in_plane:
+        for plane in array:
+            plane[...] = np.flip(plane, in_plane).copy()
+    if 0 in axes:
+        for low in range(len(array) // 2):
+            high = len(array) - 1 - low
+            array[low], array[high] = array[high].copy(), array[low].copy()
 
 
 def _format_of(path: Path) -> str:
