@@ -173,8 +173,8 @@ class CT3DImageProcessor(BaseImageProcessor):
             size: Voxels of the output, (Z, Y, X). None takes ``self.size``.
 
         Returns:
-            ``(*size,)`` float32 HU inside ``span_hu``; ``fill_hu`` outside the scan, even where that lies
-            beyond the windows.
+            ``(*size,)`` float32 HU inside ``span_hu``, up to rounding; ``fill_hu`` outside the scan, even
+            where that lies beyond the windows.
 
         Raises:
             TypeError, ValueError: See :meth:`preprocess`.
