@@ -117,7 +117,12 @@ def test_the_record_has_every_setting_the_seed_the_versions_and_the_commit(tmp_p
         "per_device_train_batch_size": 8,
         "gradient_accumulation_steps": 1,
         "warmup_steps": 2,
+        "lr_scheduler_type": "linear",
+        "lr_scheduler_kwargs": None,
         "max_grad_norm": 1.0,
+        "bf16": False,
+        "load_best_model_at_end": False,
+        "metric_for_best_model": None,
         "seed": 11,
     }
     assert record["versions"] == {name: version(name) for name in ("radtower", "torch", "transformers")}
@@ -131,3 +136,23 @@ def test_a_machine_without_git_still_gets_a_record(tmp_path, monkeypatch):
     record = yaml.safe_load((tmp_path / "run.yaml").read_text())
     assert record["git_commit"] is None
     assert record["run"]["should_reset_vision"] is False
+
+
+@pytest.mark.parametrize(("labels", "findings"), [(None, None), ("l.parquet", "ct_rate_18")])
+def test_a_vision_run_takes_its_labels_from_one_place(labels, findings):
+    with pytest.raises(ValueError, match=rf"got labels={labels!r} and findings={findings!r}"):
+        VisionRun(manifest="m.csv", cache="c", labels=labels, findings=findings)
+
+
+def test_a_recipe_without_a_label_table_names_the_findings(tmp_path):
+    settings = {
+        "manifest": "m.csv",
+        "cache": "c",
+        "labels": None,
+        "findings": "ct_rate_18",
+        "loss": "asymmetric",
+    }
+    run, _ = parse_recipe({**settings, "ema_decay": 0.999, "output_dir": str(tmp_path)}, VisionRun)
+    assert (run.labels, run.findings, run.loss, run.ema_decay) == (None, "ct_rate_18", "asymmetric", 0.999)
+    with pytest.raises(ValueError, match="either labels or findings must be given"):
+        parse_recipe({**settings, "findings": None, "output_dir": str(tmp_path)}, VisionRun)

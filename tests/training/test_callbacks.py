@@ -7,6 +7,8 @@ from transformers import TrainerControl, TrainerState
 
 from radtower.training.callbacks import JsonLinesLog, OnStep, StopOnNonFiniteLoss
 
+BF16 = SimpleNamespace(fp16=False)
+
 
 def test_refuses_a_run_that_would_hide_a_diverged_loss():
     arguments = SimpleNamespace(logging_nan_inf_filter=True)
@@ -22,12 +24,35 @@ def test_accepts_a_run_that_shows_a_diverged_loss():
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_diverged_loss_stops_training_and_names_the_step(loss):
     with pytest.raises(FloatingPointError, match=f"got {loss} at step 7"):
-        StopOnNonFiniteLoss().on_log(None, TrainerState(global_step=7), TrainerControl(), logs={"loss": loss})
+        StopOnNonFiniteLoss().on_log(BF16, TrainerState(global_step=7), TrainerControl(), logs={"loss": loss})
+
+
+def test_a_diverged_gradient_stops_training_except_in_float16():
+    logs, state = {"loss": 0.5, "grad_norm": math.inf}, TrainerState(global_step=8)
+    with pytest.raises(FloatingPointError, match="grad_norm must be finite, got inf at step 8"):
+        StopOnNonFiniteLoss().on_log(BF16, state, TrainerControl(), logs=logs)
+    StopOnNonFiniteLoss().on_log(SimpleNamespace(fp16=True), state, TrainerControl(), logs=logs)
+    with pytest.raises(FloatingPointError, match="loss must be finite, got nan at step 8"):
+        StopOnNonFiniteLoss().on_log(
+            SimpleNamespace(fp16=True), state, TrainerControl(), logs={**logs, "loss": math.nan}
+        )
+
+
+@pytest.mark.parametrize("hook", ["on_step_end", "on_epoch_end"])
+def test_a_checkpoint_is_preceded_by_a_log(hook):
+    for should_log, should_save, expected in (
+        (False, True, True),
+        (True, False, True),
+        (False, False, False),
+    ):
+        control = TrainerControl(should_log=should_log, should_save=should_save)
+        getattr(StopOnNonFiniteLoss(), hook)(BF16, TrainerState(), control)
+        assert (control.should_log, control.should_save) == (expected, should_save)
 
 
 @pytest.mark.parametrize("logs", [{"loss": 0.7}, {"eval_loss": 0.7}])
 def test_a_finite_loss_does_not_stop_training(logs):
-    StopOnNonFiniteLoss().on_log(None, TrainerState(), TrainerControl(), logs=logs)
+    StopOnNonFiniteLoss().on_log(BF16, TrainerState(), TrainerControl(), logs=logs)
 
 
 def _lines(folder):

@@ -1,15 +1,19 @@
 import json
+from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
+from radtower.data.datasets import StudyTargets
 from radtower.data.volume_cache import open_volume_cache, processor_hash
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification, CT3DVisionModel
 from radtower.training.arguments import VisionRun
 from radtower.training.callbacks import OnStep
-from radtower.training.train_vision import train_vision
+from radtower.training.train_vision import loss_of, train_vision
 
 
 @pytest.fixture
@@ -81,3 +85,135 @@ def test_the_seed_decides_everything(run, make_arguments):
     for key, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
     assert not torch.equal(first.classifier.weight, other.classifier.weight)
+
+
+@pytest.fixture
+def labeled(study_folder, run, tmp_path):
+    """A manifest with labels of its own and a validation split; everything else as in ``run``."""
+    frame = pd.read_csv(study_folder / "manifest.csv")
+    frame["image_path"] = [str(study_folder / image) for image in frame["image_path"]]
+    frame["lung_nodule"] = [0, 1, 0, 0, None, 1, 0, 1]
+    frame["Pleural effusion"] = [0, 0, 1, 1, 0.25, 0, 1, 1]
+    frame.loc[6:, "split"] = "validation"
+    frame.to_csv(tmp_path / "labeled.csv", index=False)
+    (tmp_path / "pair.yaml").write_text(
+        "name: pair\nfindings:\n"
+        "  - {key: lung_nodule, name: Lung nodule, definition: d, prompts: [p]}\n"
+        "  - {key: pleural_effusion, name: Pleural effusion, definition: d, prompts: [p]}\n"
+    )
+    return replace(
+        run, manifest=str(tmp_path / "labeled.csv"), labels=None, findings=str(tmp_path / "pair.yaml")
+    )
+
+
+def test_the_labels_of_the_manifest_train_and_its_validation_split_is_measured(labeled, make_arguments):
+    arguments = make_arguments(
+        max_steps=1,
+        per_device_train_batch_size=5,
+        learning_rate=0.0,
+        eval_strategy="steps",
+        eval_steps=1,
+        label_names=["labels"],
+    )
+    folder = train_vision(labeled, arguments)
+    lines = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    cache = open_volume_cache(labeled.cache)
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    assert model.config.id2label == {0: "lung_nodule", 1: "pleural_effusion"}
+    pixels = torch.stack([cache[f"study-{number}"] for number in (0, 1, 3, 4, 5)])
+    labels = torch.tensor([[0.0, 0], [1, 0], [0, 1], [-100, 0.25], [1, 0]])
+    assert lines[0]["loss"] == pytest.approx(model.train()(pixels, labels=labels).loss.item(), abs=1e-4)
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        validation = model(
+            torch.stack([cache["study-6"], cache["study-7"]]), labels=torch.tensor([[0.0, 1], [1, 1]])
+        )
+    measured = next(line for line in lines if "eval_loss" in line)
+    assert measured["eval_loss"] == pytest.approx(validation.loss.item(), abs=1e-4)
+    assert measured["eval_num_findings"] == 1.0
+    assert measured["eval_macro_auroc"] == float(validation.logits[1, 0] > validation.logits[0, 0])
+
+
+def _rewrite(run, **columns):
+    frame = pd.read_csv(run.manifest, dtype=str, keep_default_na=False)
+    frame.assign(**columns).to_csv(run.manifest, index=False)
+
+
+def test_minus_one_never_reaches_the_loss(labeled, make_arguments):
+    _rewrite(labeled, lung_nodule=["0", "1", "0", "-1", "0", "1", "0", "1"])
+    with pytest.raises(ValueError, match=r"got \[-1\.0\]"):
+        train_vision(labeled, make_arguments())
+
+
+def test_a_patient_in_training_and_validation_is_refused(labeled, make_arguments):
+    _rewrite(labeled, patient_id=["p0", "p1", "p2", "p3", "p4", "p5", "p0", "p7"])
+    with pytest.raises(ValueError, match="a patient must be in one split, got 1"):
+        train_vision(labeled, make_arguments())
+
+
+def test_a_split_without_a_label_is_refused(labeled, make_arguments):
+    _rewrite(labeled, **{"lung_nodule": "", "Pleural effusion": ""})
+    with pytest.raises(ValueError, match="the train split must have a known label, got none for 5 volumes"):
+        train_vision(labeled, make_arguments())
+
+
+def test_a_validation_split_that_has_no_auroc_is_refused(labeled, make_arguments):
+    _rewrite(labeled, lung_nodule=["0", "1", "0", "0", "0", "1", "0", ""])
+    with pytest.raises(ValueError, match="both classes of some finding, got one class of each in 2 volumes"):
+        train_vision(labeled, make_arguments(eval_strategy="steps", eval_steps=1))
+
+
+def test_evaluation_needs_a_validation_split(run, make_arguments):
+    with pytest.raises(ValueError, match="one of test, train in this manifest, got 'validation'"):
+        train_vision(run, make_arguments(eval_strategy="steps", eval_steps=1))
+
+
+def test_the_balanced_loss_weighs_by_the_labels_that_are_known():
+    values = np.array([[1, 0], [0, 0.5], [0, 1], [0, -100]], dtype=np.float32)
+    loss = loss_of("balanced_bce", StudyTargets(("a", "b"), values))
+    # Finding a: 1 present, 3 absent. Finding b: 1.5 present, 1.5 absent.
+    logits = torch.zeros(1, 2)
+    assert loss(logits, torch.ones(1, 2)).item() == pytest.approx((3 + 1) / 2 * np.log(2))
+    assert loss(logits, torch.zeros(1, 2)).item() == pytest.approx(np.log(2))
+
+
+@pytest.mark.parametrize("column", [[1, 1, -100], [0, 0, -100], [-100, -100, -100]])
+def test_a_finding_with_one_class_cannot_be_balanced(column):
+    values = np.array([[0, value] for value in column], dtype=np.float32)
+    values[0, 0] = 1
+    with pytest.raises(ValueError, match=r"absent in the train split for balanced_bce, got \['b'\]"):
+        loss_of("balanced_bce", StudyTargets(("a", "b"), values))
+
+
+def test_the_loss_of_the_run_is_the_loss_of_the_training(labeled, make_arguments):
+    settings = {"max_steps": 1, "per_device_train_batch_size": 5, "learning_rate": 0.0}
+    logged = {}
+    for name in ("bce", "balanced_bce", "asymmetric"):
+        folder = train_vision(replace(labeled, loss=name), make_arguments(name, **settings))
+        logged[name] = json.loads((folder / "training_log.jsonl").read_text().splitlines()[0])["loss"]
+    assert loss_of("bce", StudyTargets((), np.zeros((1, 0)))) is None
+    assert len({round(value, 4) for value in logged.values()}) == 3
+
+
+def test_a_run_goes_on_from_its_last_checkpoint(labeled, make_arguments):
+    labeled = replace(labeled, ema_decay=0.5, layer_lr_decay=0.8)
+    settings = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 3}
+    whole = train_vision(labeled, make_arguments("whole", **settings))
+    killed = make_arguments("killed", **settings)
+    train_vision(labeled, killed)
+    (whole.parent / "killed" / "model.safetensors").unlink()
+    for path in (whole.parent / "killed").glob("checkpoint-[23]/trainer_state.json"):
+        path.unlink()
+    again = train_vision(labeled, make_arguments("killed", **settings, resume_from_checkpoint=True))
+    left, right = (CT3DVisionForImageClassification.from_pretrained(folder) for folder in (whole, again))
+    for key, value in left.state_dict().items():
+        assert torch.equal(value, right.state_dict()[key]), key
+
+
+def test_the_model_folder_names_no_path_of_this_machine(labeled, make_arguments, tmp_path):
+    folder = train_vision(labeled, make_arguments())
+    again = AutoModelForImageClassification.from_pretrained(folder)
+    again.save_pretrained(folder)
+    for name in ("config.json", "preprocessor_config.json"):
+        assert str(tmp_path.parent.parent) not in (folder / name).read_text()
+        assert "_name_or_path" not in json.loads((folder / name).read_text())

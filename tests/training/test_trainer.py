@@ -1,4 +1,6 @@
+import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,11 +10,18 @@ from transformers import EvalPrediction, PrinterCallback, TrainingArguments
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
 from radtower.data.collation import ReportCollator
 from radtower.data.datasets import StudyDataset
+from radtower.modeling.losses import asymmetric_loss, masked_binary_cross_entropy
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder, LLMBiEncoderForSequenceClassification
 from radtower.training.arguments import VisionRun
 from radtower.training.callbacks import JsonLinesLog, StopOnNonFiniteLoss
-from radtower.training.trainer import ContrastiveTrainer, SupervisedTrainer, macro_auroc_of_predictions
+from radtower.training.trainer import (
+    ContrastiveTrainer,
+    SupervisedTrainer,
+    last_complete_checkpoint,
+    macro_auroc_of_predictions,
+)
+from radtower.training.weight_average import AVERAGE_FILE
 
 RUN = VisionRun(manifest="m.csv", labels="l.parquet", cache="c")
 TEXTS = [
@@ -114,29 +123,189 @@ def test_contrastive_training_refuses_more_than_one_process(tiny_medclip, tmp_pa
         ContrastiveTrainer(tiny_medclip, TwoProcesses(output_dir=str(tmp_path), use_cpu=True))
 
 
-def test_resuming_equals_the_run_that_was_never_stopped(make_arguments, tmp_path):
-    settings = {
-        "max_steps": 5,
-        "save_strategy": "steps",
-        "save_steps": 2,
-        "weight_decay": 0.01,
-        "lr_scheduler_type": "cosine",
-        "seed": 3,
+EVERYTHING = {
+    "ema_decay": 0.6,
+    "layer_lr_decay": 0.7,
+    "loss_function": partial(masked_binary_cross_entropy, positive_weight=torch.tensor([2.0, 0.5])),
+}
+SAVING = {
+    "max_steps": 5,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "weight_decay": 0.01,
+    "lr_scheduler_type": "cosine",
+    "seed": 3,
+}
+
+
+@pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_resuming_equals_the_run_that_was_never_stopped(make_arguments, tmp_path, settings):
+    evaluating = {**SAVING, "eval_strategy": "steps", "eval_steps": 1}
+    trainers = {
+        name: SupervisedTrainer(
+            _image_classifier(),
+            make_arguments(name, **evaluating),
+            train_dataset=_image_data(),
+            eval_dataset=_image_data(6),
+            **settings,
+        )
+        for name in ("whole", "resumed")
     }
-    whole = SupervisedTrainer(
-        _image_classifier(), make_arguments("whole", **settings), train_dataset=_image_data()
-    )
+    whole, resumed = trainers.values()
     whole.train()
-    resumed = SupervisedTrainer(
-        _image_classifier(), make_arguments("resumed", **settings), train_dataset=_image_data()
-    )
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
     assert resumed.state.global_step == 5
     _assert_same_weights(whole.model, resumed.model)
     log = (tmp_path / "resumed" / "training_log.jsonl").read_text()
-    assert [line.split(",")[0] for line in log.splitlines()][:2] == ['{"step": 3', '{"step": 4']
+    steps = [json.loads(line)["step"] for line in log.splitlines() if '"loss"' in line]
+    assert steps == [3, 4, 5]
     at_step_2 = CT3DVisionForImageClassification.from_pretrained(tmp_path / "whole" / "checkpoint-2")
     assert not torch.equal(at_step_2.classifier.weight, resumed.model.classifier.weight)
+    saved = [
+        CT3DVisionForImageClassification.from_pretrained(trainer.save_model_folder(RUN))
+        for trainer in (whole, resumed)
+    ]
+    _assert_same_weights(*saved)
+    is_average = not torch.equal(saved[0].classifier.weight, whole.model.classifier.weight)
+    assert is_average == bool(settings)
+
+
+def test_true_resumes_from_the_last_checkpoint_that_a_kill_left_complete(make_arguments, tmp_path):
+    def make(**settings):
+        arguments = make_arguments("run", **SAVING | settings)
+        return SupervisedTrainer(_image_classifier(), arguments, train_dataset=_image_data(), ema_decay=0.6)
+
+    whole = make()
+    whole.train()
+    expected = {name: value.clone() for name, value in whole.model.state_dict().items()}
+    average = {name: value.clone() for name, value in whole.average.values.items()}
+    for name in ("checkpoint-4", "checkpoint-5"):  # killed while the fourth step was written
+        (tmp_path / "run" / name / "trainer_state.json").unlink(missing_ok=True)
+    assert last_complete_checkpoint(tmp_path / "run").name == "checkpoint-2"
+    again = make()
+    again.train(resume_from_checkpoint=True)
+    assert all(torch.equal(again.model.state_dict()[name], value) for name, value in expected.items())
+    assert all(torch.equal(again.average.values[name], value) for name, value in average.items())
+
+
+def test_resuming_needs_a_complete_checkpoint_with_what_the_run_keeps(make_arguments, tmp_path):
+    trainer = SupervisedTrainer(
+        _image_classifier(), make_arguments("run", **SAVING), train_dataset=_image_data(), ema_decay=0.6
+    )
+    with pytest.raises(
+        ValueError, match=rf"complete checkpoint to resume from, got none in {tmp_path / 'run'}"
+    ):
+        trainer.train(resume_from_checkpoint=True)
+    trainer.train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    assert (checkpoint / AVERAGE_FILE).is_file()
+    (checkpoint / AVERAGE_FILE).unlink()
+    with pytest.raises(FileNotFoundError, match=f"must hold {AVERAGE_FILE} .* got none in {checkpoint}"):
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_the_average_is_what_is_evaluated_and_saved(make_arguments):
+    data = _image_data()
+    trainer = SupervisedTrainer(
+        _image_classifier(), make_arguments(max_steps=4), train_dataset=data, eval_dataset=data, ema_decay=0.9
+    )
+    trainer.train()
+    raw = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    metrics = trainer.evaluate()
+    folder = trainer.save_model_folder(RUN)
+    assert all(torch.equal(trainer.model.state_dict()[name], value) for name, value in raw.items())
+    saved = CT3DVisionForImageClassification.from_pretrained(folder).eval()
+    pixels = torch.stack([sample["pixel_values"] for sample in data])
+    with torch.no_grad():
+        loss = saved(pixels, labels=data.targets).loss.item()
+    assert metrics["eval_loss"] == pytest.approx(loss, abs=1e-5)
+    assert not torch.equal(saved.classifier.weight, raw["classifier.weight"])
+    assert AVERAGE_FILE not in {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+def test_the_best_checkpoint_is_what_is_saved(make_arguments, tmp_path, ema_decay):
+    # The largest loss is "best", so that the best model is not the last one.
+    arguments = make_arguments(
+        max_steps=4,
+        learning_rate=10.0,
+        greater_is_better=True,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+    )
+    data = _image_data()
+    trainer = SupervisedTrainer(
+        _image_classifier(), arguments, train_dataset=data, eval_dataset=data, ema_decay=ema_decay
+    )
+    trainer.train()
+    assert trainer.state.best_global_step < 4
+    saved = CT3DVisionForImageClassification.from_pretrained(trainer.save_model_folder(RUN)).eval()
+    pixels = torch.stack([sample["pixel_values"] for sample in data])
+    with torch.no_grad():
+        loss = saved(pixels, labels=data.targets).loss.item()
+    assert loss == pytest.approx(trainer.state.best_metric, rel=1e-4)
+
+
+def test_a_checkpoint_never_holds_a_diverged_model(make_arguments, tmp_path):
+    arguments = make_arguments(
+        max_steps=20, learning_rate=1e30, logging_steps=100, save_strategy="steps", save_steps=1
+    )
+    trainer = SupervisedTrainer(_image_classifier(), arguments, train_dataset=_image_data())
+    with pytest.raises(FloatingPointError, match="must be finite, got"):
+        trainer.train()
+    for checkpoint in (tmp_path / "model").glob("checkpoint-*"):
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        logged = [entry for entry in state["log_history"] if entry["step"] == state["global_step"]]
+        assert [math.isfinite(entry["loss"] + entry["grad_norm"]) for entry in logged] == [True]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_another_loss_replaces_that_of_the_model_in_training_and_evaluation(make_arguments, accumulation):
+    data = _image_data()
+    arguments = make_arguments(
+        max_steps=1,
+        per_device_train_batch_size=8 // accumulation,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=0.0,
+        train_sampling_strategy="sequential",
+    )
+    loss = partial(asymmetric_loss, focus_positive=1.0, focus_negative=2.0)
+    trainer = SupervisedTrainer(
+        _image_classifier(), arguments, train_dataset=data, eval_dataset=data, loss_function=loss
+    )
+    pixels = torch.stack([sample["pixel_values"] for sample in data])
+    model = _image_classifier()
+    parts = [slice(start, start + 8 // accumulation) for start in range(0, 8, 8 // accumulation)]
+    expected = np.mean([loss(model(pixels[part]).logits, data.targets[part]).item() for part in parts])
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, abs=1e-4)
+    metrics = trainer.evaluate()
+    logits = trainer.model.eval()(pixels).logits
+    assert metrics["eval_loss"] == pytest.approx(loss(logits, data.targets).item(), abs=1e-4)
+    assert metrics["eval_num_findings"] == 2.0
+
+
+def test_each_depth_has_its_learning_rate_and_the_schedule_keeps_the_ratio(make_arguments):
+    arguments = make_arguments(
+        max_steps=4,
+        learning_rate=0.008,
+        weight_decay=0.01,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr": 0.002},
+    )
+    trainer = SupervisedTrainer(
+        _image_classifier(), arguments, train_dataset=_image_data(), layer_lr_decay=0.5
+    )
+    trainer.create_optimizer()
+    assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.001, 0.002, 0.004, 0.008}
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.0, 0.01}
+    trainer.train()
+    last = {round(group["lr"], 9) for group in trainer.optimizer.param_groups}
+    assert last == {0.00025, 0.0005, 0.001, 0.002}
 
 
 def test_two_small_batches_that_are_accumulated_equal_a_large_one(tiny_llm_folder, make_arguments):

@@ -92,7 +92,7 @@ def _print_splits(path: Path) -> None:
 
     frame = read_manifest(path).frame
     rows = [
-        (name, *(str(part[column].nunique()) for column in ("volume_id", "study_id", "patient_id")))
+        (str(name), *(str(part[column].nunique()) for column in ("volume_id", "study_id", "patient_id")))
         for name, part in frame.groupby("split")
     ]
     print_table(str(path), ("split", "volumes", "studies", "patients"), rows)

@@ -12,7 +12,9 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
+from radtower.data.manifest import Manifest
 from radtower.data.targets import TargetPolicy
+from radtower.labeling.findings import load_findings
 from radtower.labeling.label_table import read_labels
 from radtower.processing.report_text import report_sha256
 
@@ -87,3 +89,15 @@ def study_targets(studies: pd.DataFrame, labels: str | Path, policy: TargetPolic
     table = read_labels(labels)
     rows = table.rows_of([report_sha256(report) for report in studies["report"]])
     return StudyTargets(table.keys, policy.targets_from_status(table.status_frame.iloc[rows]))
+
+
+def manifest_targets(manifest: Manifest, findings: str | Path, policy: TargetPolicy) -> StudyTargets:
+    """Return the labels that a manifest has in its per-finding columns; see :meth:`Manifest.truth`.
+
+    Args:
+        manifest: With a column per finding.
+        findings: Findings set by name, or a YAML file.
+        policy: Rule for status values; numbers are taken as they are.
+    """
+    columns = load_findings(findings)
+    return StudyTargets(columns.keys, manifest.truth(columns, policy))

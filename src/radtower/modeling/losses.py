@@ -10,26 +10,91 @@ import torch.nn.functional as F
 UNKNOWN_LABEL = -100  # the ignore index of PyTorch and transformers
 
 
-def masked_binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def masked_binary_cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, positive_weight: torch.Tensor | None = None
+) -> torch.Tensor:
     """Multi-label loss, averaged over the labels that are known.
 
     Args:
         logits: ``(B, F)``, before the sigmoid.
         labels: ``(B, F)``; probability that the finding is present, or -100 where it is unknown.
+        positive_weight: ``(F,)``, > 0; what a present finding counts, where an absent one counts 1. With
+            absent / present of the training labels both classes weigh the same. None is 1 for all.
 
     Returns:
         Scalar; 0, with a gradient of 0, when no label is known.
 
     Raises:
-        ValueError: If the shapes differ, or a label is neither in [0, 1] nor -100.
+        ValueError: If the shapes differ, a label is neither in [0, 1] nor -100, or a weight is not positive.
     """
+    known, targets = _known_targets(logits, labels)
+    weight = None if positive_weight is None else _per_label(positive_weight, logits)[known]
+    total = F.binary_cross_entropy_with_logits(
+        logits[known].to(targets.dtype), targets, pos_weight=weight, reduction="sum"
+    )
+    return total / max(1, len(targets))
+
+
+def asymmetric_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    focus_positive: float = 0.0,
+    focus_negative: float = 4.0,
+    margin: float = 0.05,
+) -> torch.Tensor:
+    """Multi-label loss that lets easy negatives go, averaged over the labels that are known.
+
+    With p the probability and q = max(p - margin, 0), a present finding costs
+    ``-(1 - p)**focus_positive log p`` and an absent one ``-q**focus_negative log(1 - q)``; a soft label mixes
+    the two.
+    Source: Ridnik et al. 2021, asymmetric focusing and probability shifting, arXiv 2009.14119. Differs from
+    it in: a mean over the known labels in place of a sum. The gradient passes through both factors, as the
+    equations say; the published code can also stop it there.
+
+    Args:
+        logits: ``(B, F)``, before the sigmoid.
+        labels: ``(B, F)``; probability that the finding is present, or -100 where it is unknown.
+        focus_positive: Exponent for present findings, >= 0.
+        focus_negative: Exponent for absent findings, >= 0.
+        margin: Absent findings below this probability cost nothing; in [0, 1). All three at 0 is binary
+            cross-entropy.
+
+    Returns:
+        Scalar; 0, with a gradient of 0, when no label is known.
+
+    Raises:
+        ValueError: If the shapes differ, a label is neither in [0, 1] nor -100, an exponent is negative, or
+            the margin is outside [0, 1).
+    """
+    if not (focus_positive >= 0 and focus_negative >= 0 and 0 <= margin < 1):
+        raise ValueError(
+            f"focus_positive and focus_negative must be >= 0 and margin in [0, 1), got {focus_positive}, "
+            f"{focus_negative} and {margin}. The paper uses 0, 4 and 0.05."
+        )
+    known, targets = _known_targets(logits, labels)
+    x = logits[known].to(targets.dtype)
+    # A base of 0 has no gradient to an exponent below 1.
+    tiny = torch.finfo(targets.dtype).tiny
+    absent_probability = torch.sigmoid(-x).clamp_min(tiny)
+    shifted = (torch.sigmoid(x) - margin).clamp_min(tiny)
+    # log(1 - q) = min(log(1 - p + margin), 0), from log(1 - p), which is finite where 1 - p is not above 0.
+    log_margin = torch.full_like(x, margin).log()
+    log_absent = torch.logaddexp(F.logsigmoid(-x), log_margin).clamp_max(0)
+    present = absent_probability**focus_positive * F.logsigmoid(x)
+    absent = shifted**focus_negative * log_absent
+    return -(targets * present + (1 - targets) * absent).sum() / max(1, len(targets))
+
+
+def _known_targets(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where labels are known, ``(B, F)``, and those labels, in float32 or better."""
     if logits.shape != labels.shape:
         raise ValueError(
             f"labels must have one column per finding, got {tuple(labels.shape)} for logits "
             f"{tuple(logits.shape)}. Set num_labels or findings in the configuration to match."
         )
     known = labels != UNKNOWN_LABEL
-    targets = labels[known].to(logits.dtype)
+    # bf16 would round a soft target.
+    targets = labels[known].to(torch.promote_types(logits.dtype, torch.float32))
     # A device sync per step is the price: with a target of -1 the loss has no lower bound, and trains on.
     invalid = targets[~((targets >= 0) & (targets <= 1))]
     if len(invalid):
@@ -37,8 +102,17 @@ def masked_binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> t
             f"labels must be in [0, 1] or -100, got {invalid.unique().tolist()}. "
             "Map uncertain and unmentioned findings with a TargetPolicy first."
         )
-    total = F.binary_cross_entropy_with_logits(logits[known], targets, reduction="sum")
-    return total / max(1, len(targets))
+    return known, targets
+
+
+def _per_label(weight: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """``(F,)`` -> ``(B, F)``, float32."""
+    if weight.shape != logits.shape[1:] or not bool((weight > 0).all()):
+        raise ValueError(
+            f"positive_weight must be one number above 0 per finding, got {weight.tolist()} for "
+            f"{logits.shape[1]} findings. Leave out findings that are never present."
+        )
+    return weight.to(logits.device, torch.promote_types(logits.dtype, torch.float32)).expand(logits.shape)
 
 
 def symmetric_info_nce(

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser, SchedulerType, TrainingArguments
 
 RECORD_FILE = "run.yaml"
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-4 as text
@@ -62,14 +62,20 @@ class LabelerRun:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionRun:
-    """Train the 3D tower on silver labels.
+    """Train the 3D tower on labels of findings: silver ones of the reports, or those of a data set.
 
     Args:
-        manifest: Table of studies.
-        labels: ``labels.parquet``; its findings are the classifier's.
+        manifest: Table of volumes.
         cache: Folder of ``radtower preprocess``, whose processor settings are used.
+        labels: ``labels.parquet``; its findings are the classifier's. None takes the labels that the manifest
+            has per finding.
+        findings: Findings set, or a YAML file, that names those columns. None with ``labels``.
         uncertain: Target of uncertain findings. None masks them.
         not_mentioned: Target of findings the report is silent about. None masks them.
+        loss: ``bce``; ``balanced_bce``, where the present labels of a finding weigh as much as the absent
+            ones; or ``asymmetric``, which lets easy negatives go.
+        ema_decay: Of the average of the weights that is evaluated and saved. None averages nothing.
+        layer_lr_decay: Learning rate of each stage, relative to the one above it. None is the same for all.
         hidden_sizes: See :class:`CT3DVisionConfig`, as are the next four.
         layers: Residual blocks per stage.
         stem_kernel_size: Kernel of the first convolution, (Z, Y, X).
@@ -78,15 +84,26 @@ class VisionRun:
     """
 
     manifest: str
-    labels: str
     cache: str
+    labels: str | None = None
+    findings: str | None = None
     uncertain: float | None = None
     not_mentioned: float | None = 0.0
+    loss: Literal["bce", "balanced_bce", "asymmetric"] = "bce"
+    ema_decay: float | None = None
+    layer_lr_decay: float | None = None
     hidden_sizes: tuple[int, ...] = (64, 128, 256, 512)
     layers: tuple[int, ...] = (2, 2, 2, 2)
     stem_kernel_size: tuple[int, ...] = (2, 2, 2)
     stem_stride: tuple[int, ...] = (2, 2, 2)
     pooling: Literal["avg", "max"] = "avg"
+
+    def __post_init__(self) -> None:
+        if (self.labels is None) == (self.findings is None):
+            raise ValueError(
+                f"either labels or findings must be given, got labels={self.labels!r} and "
+                f"findings={self.findings!r}. Name the findings where the labels are in the manifest."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,10 +201,15 @@ def write_run_record(
                 "per_device_train_batch_size",
                 "gradient_accumulation_steps",
                 "warmup_steps",
+                "lr_scheduler_kwargs",
                 "max_grad_norm",
+                "bf16",
+                "load_best_model_at_end",
+                "metric_for_best_model",
                 "seed",
             )
-        },
+        }
+        | {"lr_scheduler_type": SchedulerType(arguments.lr_scheduler_type).value},
         "versions": {package: version(package) for package in RECORDED_PACKAGES},
         "git_commit": _git_commit(),
     }

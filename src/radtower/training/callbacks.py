@@ -12,7 +12,10 @@ LOG_FILE = "training_log.jsonl"
 
 
 class StopOnNonFiniteLoss(TrainerCallback):
-    """Fail at the first log of a diverged loss; ``logging_steps`` sets how soon that is."""
+    """Fail at the first log of a diverged loss or gradient; ``logging_steps`` sets how soon that is.
+
+    Every checkpoint is preceded by a log, so that none holds diverged weights: the last one can be resumed.
+    """
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -28,20 +31,32 @@ class StopOnNonFiniteLoss(TrainerCallback):
                 "Set it in the training arguments: the default hides a diverged loss."
             )
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        control.should_log = control.should_log or control.should_save
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        control.should_log = control.should_log or control.should_save
+
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Check the last mean training loss.
+        """Check the last mean training loss, and the last norm of the gradient.
 
         Raises:
-            FloatingPointError: If it is nan or infinite.
+            FloatingPointError: If one is nan or infinite.
         """
-        loss = kwargs["logs"].get("loss", 0.0)  # absent from evaluation logs
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"loss must be finite, got {loss} at step {state.global_step}. "
-                "Resume from the last checkpoint with a lower learning_rate or max_grad_norm."
-            )
+        for name in ("loss", "grad_norm"):
+            value = kwargs["logs"].get(name, 0.0)  # absent from evaluation logs
+            # In float16 an infinite gradient is part of the plan: the step is skipped and the scale halved.
+            if not math.isfinite(value) and not (name == "grad_norm" and args.fp16):
+                raise FloatingPointError(
+                    f"{name} must be finite, got {value} at step {state.global_step}. "
+                    "Resume from the last checkpoint with a lower learning_rate or max_grad_norm."
+                )
 
 
 class JsonLinesLog(TrainerCallback):

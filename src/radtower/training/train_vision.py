@@ -1,20 +1,24 @@
-"""Train the 3D tower on silver labels: the supervised stage that comes before alignment."""
+"""Train the 3D tower on labels of findings: the supervised stage that comes before alignment."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn.utils import convert_conv3d_weight_memory_format
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
-from radtower.data.datasets import StudyDataset, study_targets
-from radtower.data.manifest import read_manifest
-from radtower.data.targets import TargetPolicy
-from radtower.data.volume_cache import open_volume_cache
+from radtower.data.datasets import StudyDataset, StudyTargets, manifest_targets, study_targets
+from radtower.data.manifest import Manifest, Split, read_manifest
+from radtower.data.targets import MASKED_TARGET, TargetPolicy
+from radtower.data.volume_cache import VolumeCache, open_volume_cache
+from radtower.modeling.losses import asymmetric_loss, masked_binary_cross_entropy
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
+from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.training.arguments import VisionRun
-from radtower.training.trainer import SupervisedTrainer
+from radtower.training.trainer import LossFunction, SupervisedTrainer
 
 
 def train_vision(
@@ -22,25 +26,108 @@ def train_vision(
 ) -> Path:
     """Train on the ``train`` split and save the model folder with its processor.
 
-    Scans that the cache could not read are left out; the cache lists them.
+    With an ``eval_strategy``, the validation split is measured as well. Scans that the cache could not read
+    are left out; the cache lists them.
 
     Args:
         run: Data and model.
-        arguments: Optimization; ``output_dir`` is the model folder.
+        arguments: Optimization; ``output_dir`` is the model folder, ``resume_from_checkpoint`` a checkpoint
+            of an earlier run, or True for its last one.
         callbacks: Further hooks.
 
     Returns:
         The model folder.
+
+    Raises:
+        ValueError: If there are no labels to train or to evaluate with.
     """
     set_seed(arguments.seed)
     cache = open_volume_cache(run.cache)
-    studies = read_manifest(run.manifest).split("train").frame
-    studies = studies[studies["volume_id"].isin(cache.row_by_study)]
+    manifest = read_manifest(run.manifest)
+    train, targets = _labeled_split(run, manifest, cache, "train")
+    evaluation = None
+    if arguments.eval_strategy != "no":
+        evaluation, truth = _labeled_split(run, manifest, cache, "validation")
+        _check_both_classes(truth)
+    model = CT3DVisionForImageClassification(_config_of(run, cache.image_processor, targets.keys))
+    # About a fifth faster for 3D convolutions on a CPU, and what tensor cores want on a GPU.
+    convert_conv3d_weight_memory_format(model, torch.channels_last_3d)
+    trainer = SupervisedTrainer(
+        model,
+        arguments,
+        train_dataset=train,
+        eval_dataset=evaluation,
+        processing_class=cache.image_processor,
+        callbacks=list(callbacks),
+        loss_function=loss_of(run.loss, targets),
+        ema_decay=run.ema_decay,
+        layer_lr_decay=run.layer_lr_decay,
+    )
+    trainer.train(arguments.resume_from_checkpoint)
+    return trainer.save_model_folder(run)
+
+
+def loss_of(name: str, targets: StudyTargets) -> LossFunction | None:
+    """Return the loss of a name; None is the model's own, binary cross-entropy over the known labels.
+
+    Args:
+        name: See :class:`VisionRun`.
+        targets: Of the training split; the balanced loss counts them.
+
+    Raises:
+        ValueError: If the loss is balanced and a finding is never present, or never absent.
+    """
+    if name == "asymmetric":
+        return asymmetric_loss
+    if name == "balanced_bce":
+        known = targets.values != MASKED_TARGET
+        present = np.where(known, targets.values, 0).sum(axis=0)
+        absent = np.where(known, 1 - targets.values, 0).sum(axis=0)
+        lacking = [
+            key for key, *counts in zip(targets.keys, present, absent, strict=True) if min(counts) == 0
+        ]
+        if lacking:
+            raise ValueError(
+                "every finding must be present and absent in the train split for balanced_bce, got "
+                f"{lacking} with one class. Leave them out of the findings, or use another loss."
+            )
+        return partial(masked_binary_cross_entropy, positive_weight=torch.from_numpy(absent / present))
+    return None
+
+
+def _labeled_split(
+    run: VisionRun, manifest: Manifest, cache: VolumeCache, name: Split
+) -> tuple[StudyDataset, StudyTargets]:
+    split = manifest.split(name)
+    is_cached = split.frame["volume_id"].isin(cache.row_by_study)
+    split = Manifest(split.frame[is_cached].reset_index(drop=True))
     policy = TargetPolicy(uncertain=run.uncertain, not_mentioned=run.not_mentioned)
-    targets = study_targets(studies, run.labels, policy)
-    dataset = StudyDataset(list(studies["volume_id"]), cache.__getitem__, targets=targets.values)
-    processor = cache.image_processor
-    config = CT3DVisionConfig(
+    if run.labels is not None:
+        targets = study_targets(split.frame, run.labels, policy)
+    else:
+        assert run.findings is not None  # the run is checked
+        targets = manifest_targets(split, run.findings, policy)
+    if not (targets.values != MASKED_TARGET).any():
+        raise ValueError(
+            f"the {name} split must have a known label, got none for {len(split)} volumes in the cache. "
+            "Preprocess its scans, and label its reports."
+        )
+    dataset = StudyDataset(list(split.frame["volume_id"]), cache.__getitem__, targets=targets.values)
+    return dataset, targets
+
+
+def _check_both_classes(truth: StudyTargets) -> None:
+    """Refuse an AUROC of nothing: NaN is never better than NaN, and no checkpoint would be the best."""
+    has_both = (truth.values == 0).any(axis=0) & (truth.values == 1).any(axis=0)
+    if not has_both.any():
+        raise ValueError(
+            "the validation split must have both classes of some finding, got one class of each in "
+            f"{len(truth.values)} volumes. Hold out more patients, or set eval_strategy to no."
+        )
+
+
+def _config_of(run: VisionRun, processor: CT3DImageProcessor, keys: Sequence[str]) -> CT3DVisionConfig:
+    return CT3DVisionConfig(
         num_channels=len(processor.windows_hu),
         hidden_sizes=list(run.hidden_sizes),
         layers=list(run.layers),
@@ -48,19 +135,7 @@ def train_vision(
         stem_stride=list(run.stem_stride),
         pooling=run.pooling,
         image_size=list(processor.size),
-        id2label=dict(enumerate(targets.keys)),
-        label2id={key: column for column, key in enumerate(targets.keys)},
+        id2label=dict(enumerate(keys)),
+        label2id={key: column for column, key in enumerate(keys)},
         problem_type="multi_label_classification",
     )
-    # About a fifth faster for 3D convolutions on a CPU, and what tensor cores want on a GPU.
-    model = CT3DVisionForImageClassification(config)
-    convert_conv3d_weight_memory_format(model, torch.channels_last_3d)
-    trainer = SupervisedTrainer(
-        model,
-        arguments,
-        train_dataset=dataset,
-        processing_class=processor,
-        callbacks=list(callbacks),
-    )
-    trainer.train()
-    return trainer.save_model_folder(run)

@@ -1,16 +1,25 @@
 """Trainers: what ``transformers.Trainer`` lacks for these models, and nothing that it has."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 from transformers import EvalPrediction, PrinterCallback, Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from radtower.evaluation.metrics import macro_auroc
 from radtower.modeling.losses import UNKNOWN_LABEL
 from radtower.training.arguments import ClipRun, LabelerRun, VisionRun, write_run_record
 from radtower.training.callbacks import JsonLinesLog, StopOnNonFiniteLoss
+from radtower.training.layer_rates import layer_groups
+from radtower.training.weight_average import WeightAverage
+
+LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class RadTowerTrainer(Trainer):
@@ -21,6 +30,27 @@ class RadTowerTrainer(Trainer):
         self.add_callback(StopOnNonFiniteLoss)
         self.add_callback(JsonLinesLog)
         self.remove_callback(PrinterCallback)  # prints dictionaries over somebody else's progress bar
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train, or go on training; True takes the last complete checkpoint of the output folder.
+
+        A checkpoint is complete when it holds the state of the Trainer, which is written last: a kill may
+        come while one is written.
+
+        Raises:
+            ValueError: If there is no complete checkpoint to resume from.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = str(last_complete_checkpoint(str(self.args.output_dir)))
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, WeightAverage):
+                callback.resume_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return what weight decay applies to; it would pull the logarithm of the temperature toward 1."""
@@ -42,11 +72,90 @@ class RadTowerTrainer(Trainer):
 
 
 class SupervisedTrainer(RadTowerTrainer):
-    """Trains classifiers of findings; evaluation reports the macro AUROC over the labels that are known."""
+    """Trains classifiers of findings; evaluation reports the macro AUROC over the labels that are known.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        loss_function: ``(B, F)`` logits and labels -> scalar. None is the loss of the model itself.
+        ema_decay: Of an average of the weights, which is then what is evaluated and saved; None averages
+            nothing. Checkpoints hold both, so that a resumed run goes on where it was.
+        layer_lr_decay: See :func:`layer_groups`; None trains all layers at the same rate.
+    """
+
+    loss_is_scaled_for_ga = False  # the losses are means over the batch
+
+    def __init__(
+        self,
+        *args: Any,
+        loss_function: LossFunction | None = None,
+        ema_decay: float | None = None,
+        layer_lr_decay: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         kwargs.setdefault("compute_metrics", macro_auroc_of_predictions)
         super().__init__(*args, **kwargs)
+        self.loss_function = loss_function
+        self.layer_lr_decay = layer_lr_decay
+        self.average = None if ema_decay is None else WeightAverage(ema_decay)
+        if self.average is not None:
+            self.add_callback(self.average)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Return the optimizer of the training arguments, with a learning rate per depth if asked for."""
+        if self.optimizer is None and self.layer_lr_decay is not None:
+            network: Any = self.model if model is None else model
+            make, settings = self.get_optimizer_cls_and_kwargs(self.args, network)
+            groups = layer_groups(
+                network,
+                self.get_decay_parameter_names(network),
+                self.args.learning_rate,
+                self.args.weight_decay,
+                self.layer_lr_decay,
+            )
+            self.optimizer = make(groups, **settings)
+        return super().create_optimizer(model)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Return the loss of a batch, by ``loss_function`` if there is one."""
+        if self.loss_function is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        loss = self.loss_function(outputs.logits, inputs["labels"])
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Measure the weights that would be saved: the average, if there is one."""
+        with self._averaged():
+            return super().evaluate(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights of a checkpoint, and the average beside them."""
+        super().save_model(output_dir, _internal_call)
+        if self.average is not None and self.args.should_save:
+            self.average.save(output_dir or str(self.args.output_dir))
+
+    def save_model_folder(self, run: LabelerRun | VisionRun | ClipRun) -> Path:
+        """Save model, processor and ``run.yaml``; the weights are the average, if there is one.
+
+        With ``load_best_model_at_end`` it is the average of the best checkpoint.
+        """
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        if self.average is not None and best is not None:
+            self.average.load(best, self.args.device)
+        with self._averaged():
+            return super().save_model_folder(run)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """The weights are the average inside; themselves, where there is none yet."""
+        if self.average is None or not self.average.values:
+            return nullcontext()
+        assert isinstance(self.model, nn.Module)
+        return self.average.applied_to(self.model)
 
 
 class ContrastiveTrainer(RadTowerTrainer):
@@ -73,3 +182,21 @@ def macro_auroc_of_predictions(prediction: EvalPrediction) -> dict[str, float]:
     labels = np.asarray(prediction.label_ids)
     mean = macro_auroc(logits, np.where(np.isin(labels, (0, 1)), labels, UNKNOWN_LABEL))
     return {"macro_auroc": mean.value, "num_findings": float(mean.num_defined)}
+
+
+def last_complete_checkpoint(folder: str | Path) -> Path:
+    """Return the latest checkpoint in a training folder whose writing was not cut short.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = {
+        int(path.parent.name.rpartition("-")[2]): path.parent
+        for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-[0-9]*/{TRAINER_STATE_NAME}")
+    }
+    if not found:
+        raise ValueError(
+            f"output_dir must hold a complete checkpoint to resume from, got none in {folder}. "
+            "Start without resume_from_checkpoint, and with a save_strategy."
+        )
+    return found[max(found)]

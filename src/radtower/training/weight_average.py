@@ -1,0 +1,102 @@
+"""An exponential moving average of the weights: what is evaluated and saved where it is on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+AVERAGE_FILE = "weight_average.safetensors"
+
+
+class WeightAverage(TrainerCallback):
+    """Average the weights over the optimizer steps, running statistics of the normalization included.
+
+    After step t the average moves by ``1 - min(decay, (1 + t) / (10 + t))`` toward the weights, so that the
+    random start is forgotten in a short run, too: the warm-up of TensorFlow's ExponentialMovingAverage.
+
+    Args:
+        decay: What is kept of the average per step, late in training; in (0, 1).
+
+    Raises:
+        ValueError: If ``decay`` is outside (0, 1).
+    """
+
+    def __init__(self, decay: float) -> None:
+        if not 0.0 < decay < 1.0:
+            raise ValueError(
+                f"ema_decay must be in (0, 1), got {decay!r}. Use 0.999, or None for no average."
+            )
+        self.decay = decay
+        self.values: dict[str, torch.Tensor] = {}
+        self.resume_from: Path | None = None  # the checkpoint, set by whoever resumes
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start from the weights, or from where the checkpoint stopped.
+
+        Raises:
+            ValueError: If the weights are sharded, so that no process sees them whole.
+            FileNotFoundError: If the run that is resumed kept no average.
+        """
+        if args.fsdp or args.deepspeed:
+            raise ValueError(
+                f"ema_decay must be None where weights are sharded, got {self.decay}. "
+                "Train with DDP, or without an average."
+            )
+        model: nn.Module = kwargs["model"]
+        if self.resume_from is None:
+            self.values = _copy_of(model)
+        else:
+            self.load(self.resume_from, next(model.parameters()).device)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
+        with torch.no_grad():
+            for name, value in kwargs["model"].state_dict().items():
+                if value.is_floating_point():
+                    self.values[name].lerp_(value, 1 - decay)
+                else:  # a count
+                    self.values[name].copy_(value)
+
+    @contextmanager
+    def applied_to(self, model: nn.Module) -> Iterator[None]:
+        """Give ``model`` the average for a while."""
+        own = _copy_of(model)
+        model.load_state_dict(self.values)
+        try:
+            yield
+        finally:
+            model.load_state_dict(own)
+
+    def save(self, checkpoint: str | Path) -> None:
+        """Write the average beside the weights of a checkpoint."""
+        # A channels-last view is not contiguous; values and names are what counts.
+        save_file(
+            {name: value.contiguous() for name, value in self.values.items()}, Path(checkpoint) / AVERAGE_FILE
+        )
+
+    def load(self, checkpoint: str | Path, device: torch.device) -> None:
+        """Read the average of a checkpoint.
+
+        Raises:
+            FileNotFoundError: If there is none.
+        """
+        path = Path(checkpoint) / AVERAGE_FILE
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"a checkpoint must hold {AVERAGE_FILE} where ema_decay is set, got none in {checkpoint}. "
+                "Resume with the settings of the run that made it."
+            )
+        self.values = load_file(path, device=str(device))
+
+
+def _copy_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
