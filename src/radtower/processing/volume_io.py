@@ -14,7 +14,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from radtower.processing.hounsfield import to_hounsfield
-from radtower.processing.reading.dicom_series import read_dicom_folder
+from radtower.processing.reading.archive import read_archive
+from radtower.processing.reading.dicom_series import read_dicom_file, read_dicom_folder
+from radtower.processing.reading.functional_groups import is_dicom
 from radtower.processing.reading.nifti import GZIP_MAGIC, read_nifti
 from radtower.processing.reading.npz import read_npz
 from radtower.processing.reading.sitk_image import read_image_file
@@ -29,6 +31,7 @@ from radtower.processing.reading.stored_scan import (
     require_volume,
 )
 from radtower.processing.scan_reference import ScanReference
+from radtower.processing.volume_geometry import turned_to_lps, undo_tilt, with_spacing
 
 ORIENTATION = "LPS"
 FORMAT_BY_SUFFIX = {
@@ -129,11 +132,12 @@ def read_volume(
     """Read one CT scan.
 
     Args:
-        path: A folder with the slices of a DICOM series; a ``.nii``, ``.nii.gz``, ``.nrrd``, ``.mha`` or
-            ``.mhd`` file; a ``ScanReference``; a nibabel image; or ``{"path", "bytes"}`` of
-            ``datasets.Nifti``.
-            An ``.npz`` file of RAD-ChestCT needs a ``ScanReference`` with its spacing.
-        series_uid: SeriesInstanceUID to pick from a folder with several; None when there is only one.
+        path: A folder, its sub-folders included, or a ``.zip`` of the slices of a DICOM series; an Enhanced
+            CT in one DICOM file; a ``.nii``, ``.nii.gz``, ``.nrrd``, ``.mha`` or ``.mhd`` file; a
+            ``ScanReference``; a nibabel image; or ``{"path", "bytes"}`` of ``datasets.Nifti``. An ``.npz``
+            file of RAD-ChestCT needs a ``ScanReference`` with its spacing.
+        series_uid: SeriesInstanceUID to pick from a folder or zip with several; None for the only one, or the
+            one chest series with the thinnest slices.
         memory_limit_gb: Refuse a scan whose stored voxels take more (10**9 bytes), before they are read.
 
     Returns:
@@ -193,8 +197,12 @@ def _read_path(path: Path, reference: ScanReference, memory_limit_gb: float) -> 
         raise FileNotFoundError(f"path must exist, got {path}. Check the spelling and the current folder.")
     if path.is_dir():
         return read_dicom_folder(path, reference.series_uid, memory_limit_gb)
+    if path.suffix.lower() == ".zip":
+        return read_archive(path, reference.series_uid, memory_limit_gb)
     if reference.series_uid is not None:
         raise ValueError(f"series_uid must be None for a file, got {reference.series_uid!r}. Leave it out.")
+    if is_dicom(path):
+        return read_dicom_file(path, memory_limit_gb)
     file_format = _format_of(path)
     if file_format == "NIfTI":
         return read_nifti(path, memory_limit_gb)
@@ -229,7 +237,7 @@ def _read_nibabel(image: SpatialImage, memory_limit_gb: float) -> StoredScan:
         size = size[:-1]
     require_volume(size, name)
     require_memory(size, image.dataobj.dtype.itemsize, memory_limit_gb, name)
-    stored = np.asarray(image.dataobj).reshape(size)
+    stored = np.asarray(image.dataobj).reshape(size).copy(order="K")  # the image stays as it is
     lps = LPS_FROM_RAS @ np.asarray(image.affine, dtype=np.float64)
     spacing_xyz = np.linalg.norm(lps[:3, :3], axis=0)
     if not np.isfinite(lps).all() or not (spacing_xyz > 0).all():
@@ -249,10 +257,16 @@ def _read_nibabel(image: SpatialImage, memory_limit_gb: float) -> StoredScan:
 
 def _to_volume(stored: StoredScan, reference: ScanReference) -> Volume:
     array_hu, rescale, notes = to_hounsfield(stored.values, stored.name, _readings(stored, reference.rescale))
-    array_hu, lps = _turned_to_lps(array_hu, stored.lps)
+    lps = stored.lps
+    if stored.shear_mm is not None:
+        array_hu, lps = undo_tilt(array_hu, lps, stored.shear_mm)
+    array_hu, lps = turned_to_lps(array_hu, lps)
+    spacing_note: tuple[str, ...] = ()
+    if reference.spacing_mm is not None:
+        lps, spacing_note = with_spacing(lps, reference.spacing_mm)
     spacing_xyz = np.linalg.norm(lps[:3, :3], axis=0)
     require_spacing(tuple(spacing_xyz.tolist()), stored.name)
-    source = VolumeSource(stored.format, rescale, stored.notes + notes)
+    source = VolumeSource(stored.format, rescale, stored.notes + notes + spacing_note)
     z_mm, y_mm, x_mm = spacing_xyz[::-1].tolist()
     return Volume(array_hu, (z_mm, y_mm, x_mm), LPS_FROM_RAS @ lps, ORIENTATION, source)
 
@@ -278,39 +292,6 @@ def _readings(stored: StoredScan, table: tuple[float, float] | None) -> tuple[Re
         ),
         applied,
     )
-
-
-def _turned_to_lps(array: np.ndarray, lps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Swap and flip the axes of ``array`` (Z, Y, X) so that they point left, back and up, nearest first.
-
-    May change ``array``.
-    """
-    closeness = np.abs(lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0))  # of patient axis to voxel axis
-    source = [0, 0, 0]  # which voxel axis becomes x, y, z
-    for _ in range(3):
-        patient_axis, voxel_axis = np.unravel_index(closeness.argmax(), (3, 3))
-        source[patient_axis] = int(voxel_axis)
-        closeness[patient_axis], closeness[:, voxel_axis] = -1.0, -1.0
-    array = np.ascontiguousarray(array.transpose([2 - source[2], 2 - source[1], 2 - source[0]]))
-    turned = lps[:, [*source, 3]]
-    backward = [axis for axis in range(3) if turned[axis, axis] < 0]
-    for axis in backward:
-        turned[:3, 3] += turned[:3, axis] * (array.shape[2 - axis] - 1)
-        turned[:3, axis] *= -1
-    _flip_in_place(array, [2 - axis for axis in backward])
-    return array, turned
-
-
-def _flip_in_place(array: np.ndarray, axes: list[int]) -> None:
-    """Reverse axes, slice by slice: a flipped copy would be a second scan in memory."""
-    in_plane = tuple(axis - 1 for axis in axes if axis > 0)
-    if in_plane:
-        for plane in array:
-            plane[...] = np.flip(plane, in_plane).copy()
-    if 0 in axes:
-        for low in range(len(array) // 2):
-            high = len(array) - 1 - low
-            array[low], array[high] = array[high].copy(), array[low].copy()
 
 
 def _format_of(path: Path) -> str:
