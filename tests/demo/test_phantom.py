@@ -178,3 +178,23 @@ def test_labels_cannot_be_read_from_whole_volume_statistics():
     auroc = _trivial_auroc(400)
     assert np.mean(list(auroc.values())) < 0.75, auroc
     assert max(auroc.values()) < 0.9, auroc
+
+
+@pytest.mark.parametrize("finding", [name for name in PHANTOM_FINDINGS if name != "cardiomegaly"])
+def test_the_lesion_is_where_the_finding_changed_the_volume(finding):
+    difference, plain, ill = _difference(1, finding)
+    lesion = ill.lesions[finding]
+    assert list(ill.lesions) == [finding]
+    assert plain.lesions == {}
+    # Noise is added after painting, the same to both; rounding to int16 moves a value by up to 1 HU.
+    assert (np.abs(difference[lesion]) > 38).all()
+    assert (np.abs(difference[~lesion]) < 42).all()
+
+
+def test_the_lesion_of_an_enlarged_heart_is_the_heart():
+    _, _, ill = _difference(1, "cardiomegaly")
+    lesion = ill.lesions["cardiomegaly"]
+    assert 700 < _volume_ml(lesion, ill) < 2500
+    width_mm = np.ptp(np.flatnonzero(lesion.any(axis=(0, 1)))) * ill.spacing_mm[2]
+    assert width_mm == pytest.approx(ill.findings["cardiomegaly"].size_mm, abs=2 * ill.spacing_mm[2])
+    assert 0 < np.median(ill.volume_hu[lesion]) < 260

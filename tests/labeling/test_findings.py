@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from radtower.labeling.findings import Finding, FindingsSet, Status, load_findings
+from radtower.labeling.findings import Finding, FindingsSet, Status, load_findings, match_finding
 
 
 def make_finding(key: str, **fields: object) -> Finding:
@@ -105,3 +105,42 @@ def test_the_fingerprint_changes_with_the_wording():
     assert len(one.fingerprint) == 12
     assert one.fingerprint == FindingsSet(name="x", findings=(make_finding("mass"),)).fingerprint
     assert one.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("pleural_effusion", "pleural_effusion"),
+        ("Pleural effusion", "pleural_effusion"),
+        ("  PLEURAL-effusion ", "pleural_effusion"),
+        ("enlarged heart", "cardiomegaly"),
+        ("my own finding", "my_own_finding"),
+    ],
+)
+def test_a_finding_is_matched_by_key_name_or_synonym(text, key):
+    keys = ["cardiomegaly", "pleural_effusion", "my_own_finding"]
+    assert match_finding(text, keys, load_findings("ct_rate_18")) == key
+
+
+def test_a_finding_that_cannot_be_chosen_is_refused_with_the_list():
+    findings = load_findings("ct_rate_18")
+    with pytest.raises(
+        KeyError, match="one of lung_nodule, cardiomegaly, got 'pleural effusion', which is of 0"
+    ):
+        match_finding("pleural effusion", ["lung_nodule", "cardiomegaly"], findings)
+
+
+def test_a_synonym_that_two_findings_share_is_refused():
+    findings = FindingsSet(
+        name="two",
+        findings=(make_finding("one", synonyms=("fluid",)), make_finding("other", synonyms=("Fluid",))),
+    )
+    with pytest.raises(KeyError, match="got 'fluid', which is of 2"):
+        match_finding("fluid", findings.keys, findings)
+
+
+def test_no_name_or_synonym_of_the_shipped_list_is_shared():
+    findings = load_findings("ct_rate_18")
+    for finding in findings.findings:
+        for word in (finding.key, finding.name, *finding.synonyms):
+            assert match_finding(word, findings.keys, findings) == finding.key

@@ -4,7 +4,7 @@ Made to exercise the package, not to resemble disease: every number obtained on 
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from radtower.demo.phantom_findings import (
 )
 
 HU_RANGE = (-1024, 3071)  # what a 12-bit scanner stores
+LESION_HU = 40.0  # a voxel that a finding changes by more belongs to its lesion; about the largest noise
 # One random stream per part, so that switching a finding on leaves the rest of the volume as it was.
 _HABITUS, _SCANNER, _ANATOMY, _OUTSIDE, _NOISE, _FIRST_FINDING = range(6)
 
@@ -36,6 +37,8 @@ class Phantom:
         placed: What was painted, in the order of ``PHANTOM_FINDINGS``; a finding is here or absent.
         seed: The seed that gives this volume again.
         habitus: Build and tissue of the patient.
+        lesions: ``(Z, Y, X)`` bool by finding: the voxels that its painting changed visibly; the whole heart
+            where that is enlarged.
     """
 
     volume_hu: NDArray[np.int16]
@@ -43,6 +46,7 @@ class Phantom:
     placed: tuple[PlacedFinding, ...]
     seed: int
     habitus: Habitus
+    lesions: dict[str, NDArray[np.bool_]] = field(repr=False, compare=False)
 
     @property
     def findings(self) -> dict[str, PlacedFinding]:
@@ -87,7 +91,7 @@ def make_phantom(seed: int, findings: Collection[str], *, patient_seed: int | No
     habitus = draw_habitus(np.random.default_rng([seed if patient_seed is None else patient_seed, _HABITUS]))
     scanner = _draw_scanner(habitus, np.random.default_rng([seed, _SCANNER]))
     canvas = Canvas(scanner.shape, scanner.spacing_mm, scanner.first_voxel_mm, scanner.rotation)
-    placed = _paint_thorax(canvas, habitus, set(findings), seed)
+    placed, lesions = _paint_thorax(canvas, habitus, set(findings), seed)
     _paint_outside(canvas, habitus, np.random.default_rng([seed, _OUTSIDE]))
     _add_noise(canvas.volume_hu, scanner, np.random.default_rng([seed, _NOISE]))
     return Phantom(
@@ -96,13 +100,14 @@ def make_phantom(seed: int, findings: Collection[str], *, patient_seed: int | No
         placed=tuple(placed[name] for name in PHANTOM_FINDINGS if name in placed),
         seed=seed,
         habitus=habitus,
+        lesions=lesions,
     )
 
 
 def _paint_thorax(
     canvas: Canvas, habitus: Habitus, findings: set[str], seed: int
-) -> dict[str, PlacedFinding]:
-    """Paint the patient and return the findings by name."""
+) -> tuple[dict[str, PlacedFinding], dict[str, NDArray[np.bool_]]]:
+    """Paint the patient; return the findings and their lesions by name."""
     streams = {
         name: np.random.default_rng([seed, _FIRST_FINDING + i]) for i, name in enumerate(PHANTOM_FINDINGS)
     }
@@ -115,10 +120,18 @@ def _paint_thorax(
     anatomy.paint_heart()
     anatomy.paint_great_vessels_and_airways()
     anatomy.paint_bones()
-    placed = {name: paint_finding(name, anatomy, streams[name]) for name in PAINT_ORDER if name in findings}
+    placed, lesions = {}, {}
+    for name in (name for name in PAINT_ORDER if name in findings):
+        before = canvas.volume_hu.copy()
+        placed[name] = paint_finding(name, anatomy, streams[name])
+        lesions[name] = np.abs(canvas.volume_hu - before) > LESION_HU
     if "cardiomegaly" in findings:
         placed["cardiomegaly"] = describe_cardiomegaly(anatomy, growth)
-    return placed
+        heart = anatomy.heart_center_mm, anatomy.heart_radii_mm, anatomy.heart_axes
+        box, weight = canvas.ellipsoid(*heart)
+        lesions["cardiomegaly"] = np.zeros(canvas.volume_hu.shape, bool)
+        lesions["cardiomegaly"][box.voxels] = weight > 0.5
+    return placed, lesions
 
 
 def _draw_scanner(habitus: Habitus, rng: np.random.Generator) -> _Scanner:

@@ -125,3 +125,33 @@ def load_findings(name_or_path: str | Path) -> FindingsSet:
             f"Shipped: {', '.join(sorted(shipped))}."
         )
     return FindingsSet.model_validate(yaml.safe_load(text))
+
+
+def match_finding(text: str, keys: Sequence[str], findings: FindingsSet) -> str:
+    """Return the one of ``keys`` that a user means: itself, or its name or a synonym in ``findings``.
+
+    Upper and lower case, hyphens and underscores do not matter.
+
+    Args:
+        text: What the user wrote.
+        keys: What can be chosen; keys that ``findings`` does not have can be chosen by themselves.
+        findings: Names and synonyms.
+
+    Raises:
+        KeyError: If the text means none of the keys, or several.
+    """
+    words = {key: {_plain(key)} for key in keys}
+    for finding in findings.findings:
+        if finding.key in words:
+            words[finding.key] |= {_plain(word) for word in (finding.name, *finding.synonyms)}
+    matches = [key for key in keys if _plain(text) in words[key]]
+    if len(matches) != 1:
+        raise KeyError(
+            f"finding must be a key, name or synonym of one of {', '.join(keys)}, got {text!r}, which is of "
+            f"{len(matches)}. Choose from the list."
+        )
+    return matches[0]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().replace("_", " ").replace("-", " ").split())
