@@ -56,3 +56,17 @@ def test_a_file_that_lacks_only_the_checksum_is_refused(scan):
     path.write_bytes(gzip.compress(plain)[:-8])
     with pytest.raises(ValueError, match="got Compressed file ended before the end of its data"):
         read_volume(path)
+
+
+@pytest.mark.parametrize("odd_voxel", [None, 0, 3000, 7 * 31 * 29 - 1])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_floats_stay_what_they_are_and_whole_ones_become_int16(tmp_path, monkeypatch, odd_voxel, dtype):
+    monkeypatch.setattr(nifti, "CHUNK_BYTES", 1 << 10)
+    array = np.random.default_rng(0).integers(-1024, 900, (7, 31, 29)).astype(dtype)
+    if odd_voxel is not None:
+        array.flat[odd_voxel] = 12.25
+    path = tmp_path / "scan.nii.gz"
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+    volume = read_volume(path)
+    assert volume.array_hu.dtype == (np.int16 if odd_voxel is None else np.float32)
+    assert np.array_equal(volume.array_hu, array)

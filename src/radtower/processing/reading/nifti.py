@@ -108,6 +108,7 @@ def read_nifti(path: Path, memory_limit_gb: float) -> StoredScan:
             header = _read_header(content, path)
             require_memory(header.size, header.dtype.itemsize, memory_limit_gb, f"the scan {path}")
             values = _read_voxels(content, header, path)
+            content.read(1)  # the checksum of gzip is compared at its end only
     except (EOFError, zlib.error) as error:
         raise truncated(path, str(error)) from error
     readings = (
@@ -150,18 +151,43 @@ class _Inflated(io.RawIOBase):
 
 
 def _read_voxels(content: BinaryIO, header: NiftiHeader, path: Path) -> np.ndarray:
-    """Return the voxels ``(Z, Y, X)``; the stream stands behind the header."""
+    """Return the voxels ``(Z, Y, X)``; the stream stands behind the header.
+
+    Floats that are whole numbers, as most writers of CT store them, become int16 on the way: half the memory.
+    """
     content.read(header.offset - header.num_bytes)
-    voxels = np.empty(math.prod(header.size), header.dtype)
+    num_voxels, dtype = math.prod(header.size), header.dtype
+    if dtype.kind != "f":
+        return _fill(content, np.empty(num_voxels, dtype), 0, header, path).reshape(header.size[::-1])
+    narrow = np.empty(num_voxels, np.int16)
+    chunk = np.empty(CHUNK_BYTES // dtype.itemsize + 1, dtype)
+    for start in range(0, num_voxels, len(chunk)):
+        part = _fill(content, chunk[: num_voxels - start], start, header, path)
+        stop = start + len(part)
+        with np.errstate(invalid="ignore"):  # NaN and what is out of range: found to differ
+            narrow[start:stop] = part
+        if not np.array_equal(narrow[start:stop], part):
+            voxels = np.empty(num_voxels, dtype)
+            voxels[:start], voxels[start:stop] = narrow[:start], part
+            _fill(content, voxels[stop:], stop, header, path)
+            return voxels.reshape(header.size[::-1])
+    return narrow.reshape(header.size[::-1])
+
+
+def _fill(
+    content: BinaryIO, voxels: np.ndarray, num_before: int, header: NiftiHeader, path: Path
+) -> np.ndarray:
+    """Fill ``voxels`` from the stream, ``num_before`` voxels behind the first, and return it."""
     target = memoryview(voxels.view(np.uint8).data)
     num_bytes = 0
     while num_bytes < len(target):
         count = content.readinto(target[num_bytes : num_bytes + CHUNK_BYTES])  # type: ignore[attr-defined]
         if not count:
-            raise truncated(path, f"{header.offset + num_bytes} of {header.offset + len(target)} bytes")
+            found = header.offset + num_before * header.dtype.itemsize + num_bytes
+            whole = header.offset + math.prod(header.size) * header.dtype.itemsize
+            raise truncated(path, f"{found} of {whole} bytes")
         num_bytes += count
-    content.read(1)  # the checksum of gzip is compared at its end only
-    return voxels.reshape(header.size[::-1])
+    return voxels
 
 
 def _read_header(content: BinaryIO, path: Path) -> NiftiHeader:
