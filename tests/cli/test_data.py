@@ -1,6 +1,9 @@
 import json
 from importlib.metadata import version
 
+import numpy as np
+import SimpleITK as sitk
+
 from radtower.data.volume_cache import open_volume_cache
 
 
@@ -25,6 +28,46 @@ def test_doctor_warns_of_a_scan_without_lungs(radtower, scans):
     assert report["shape"] == [8, 12, 10]
     assert report["verdict"] == "usable with warnings"
     assert report["warnings"]
+
+
+def test_doctor_hands_over_what_a_table_states(radtower, tmp_path):
+    array = np.random.default_rng(0).integers(-1000, 600, (8, 12, 10)).astype(np.int16)
+    image = sitk.GetImageFromArray((array + 8192).astype(np.int16))
+    sitk.WriteImage(image, str(tmp_path / "v1.nii.gz"))
+    refused = radtower("doctor", tmp_path / "v1.nii.gz")
+    assert refused.code == 2
+    assert "none of them air" in refused.err
+    arguments = ("--rescale", 1, -8192, "--spacing", 3.5, 2.5, 1.5, "--json")
+    report = json.loads(radtower("doctor", tmp_path / "v1.nii.gz", *arguments).out)
+    assert (report["hu_min"], report["hu_max"]) == (array.min(), array.max())
+    assert report["spacing_mm"] == [3.5, 2.5, 1.5]
+    assert report["rescale"] == "slope 1 and intercept -8192 of the table, applied once"
+    assert report["warnings"][0].startswith("spacing (3.5, 2.5, 1.5) mm (Z, Y, X) of the table instead of")
+
+
+def test_doctor_refuses_a_scan_above_the_memory_limit(radtower, scans):
+    done = radtower("doctor", scans[0], "--memory-limit-gb", "1e-6")
+    assert done.code == 2
+    assert "memory limit of 1e-06 GB, got 1.92e-06 GB for 10 x 12 x 8 voxels" in done.err
+
+
+def test_doctor_lists_the_series_of_a_folder_and_reads_the_named_one(radtower, tmp_path):
+    for uid, gap_mm in (("1.2.3", 2.0), ("1.2.4", 2.0)):
+        for z in range(4):
+            plane = np.random.default_rng(z).integers(-1000, 600, (1, 8, 8)).astype(np.int16)
+            image = sitk.GetImageFromArray(plane)
+            image.SetOrigin((0.0, 0.0, gap_mm * z))
+            image.SetMetaData("0008|0060", "CT")
+            image.SetMetaData("0020|000e", uid)
+            writer = sitk.ImageFileWriter()
+            writer.KeepOriginalImageUIDOn()
+            writer.SetFileName(str(tmp_path / f"{uid}_{z}.dcm"))
+            writer.Execute(image)
+    refused = radtower("doctor", tmp_path)
+    assert refused.code == 2
+    assert "1.2.3 (CT, 4 slices of 2.00 mm); 1.2.4 (CT, 4 slices of 2.00 mm)" in refused.err
+    report = json.loads(radtower("doctor", tmp_path, "--series", "1.2.4", "--json").out)
+    assert report["shape"] == [4, 8, 8]
 
 
 def test_a_path_that_does_not_exist_is_one_line_and_exit_code_2(radtower, tmp_path):

@@ -36,6 +36,16 @@ def test_a_chest_is_usable():
     assert report.air_fraction == pytest.approx((volume.array_hu < -900).mean())
 
 
+def test_a_head_is_read_and_warned_about():
+    z, y, x = np.meshgrid(*[np.linspace(-1, 1, n) for n in (60, 140, 140)], indexing="ij")
+    array = np.full(z.shape, -1000.0)
+    array[z**2 + y**2 + x**2 < 0.8] = 1000  # skull
+    array[z**2 + y**2 + x**2 < 0.7] = 35  # brain
+    report = inspect_volume(_volume(array, (3.0, 1.6, 1.6)))
+    assert report.verdict == "usable with warnings"
+    assert "only 0.0% of the body is lung: this may be an abdomen or a head" in report.warnings[0]
+
+
 def test_measures_in_z_y_x_order():
     report = inspect_volume(_chest(spacing_mm=(3.0, 2.0, 2.03)))
     assert report.shape == (64, 160, 140)

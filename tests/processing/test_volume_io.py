@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from radtower.processing.scan_reference import ScanReference
 from radtower.processing.volume_io import Volume, VolumeSource, affine_from_spacing, read_volume, write_volume
@@ -41,6 +42,31 @@ def test_the_written_affine_is_the_one_that_nibabel_reads(scans, tmp_path):
     image = nib.load(tmp_path / "a.nii.gz")
     np.testing.assert_allclose(image.affine, volume.affine, atol=1e-5)
     np.testing.assert_array_equal(np.asarray(image.dataobj).T, volume.array_hu)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha"])
+def test_other_readers_find_an_oblique_scan_where_it_was(scans, name):
+    """The far corner of a real-sized grid, to 1e-4 mm: an error of the directions grows with the distance."""
+    affine = np.diag([-1, -1, 1, 1]) @ scans.oblique_affine() @ np.diag([0.31, 0.47, 0.2, 1.0])
+    affine[:3, 3] = [-231.5, -312.25, 1400.0]
+    array = np.full((5, 512, 512), -1000, np.int16)
+    array[1:4, 100:400, 100:400] = 40
+    spacing_mm = tuple(np.linalg.norm(affine[:3, :3], axis=0)[::-1])
+    write_volume(
+        Volume(array, spacing_mm, affine, "LPS", VolumeSource("phantom", "none")), scans.folder / name
+    )
+    corner = np.array([511, 511, 4])
+    expected = (affine @ [*corner, 1])[:3]
+    image = sitk.ReadImage(str(scans.folder / name))
+    by_simpleitk = np.array(image.TransformIndexToPhysicalPoint(corner.tolist())) * [-1, -1, 1]
+    np.testing.assert_allclose(by_simpleitk, expected, atol=1e-4)
+    np.testing.assert_allclose(
+        (read_volume(scans.folder / name).affine @ [*corner, 1])[:3], expected, atol=1e-4
+    )
+    if ".nii" in name:
+        np.testing.assert_allclose(
+            (nib.load(scans.folder / name).affine @ [*corner, 1])[:3], expected, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "LAS", "PSR", "SRA", "ILP"])

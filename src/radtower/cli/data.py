@@ -15,19 +15,33 @@ PACKAGES = ("radtower", "torch", "transformers", "huggingface_hub", "datasets", 
 
 def doctor(
     scan: Annotated[
-        Path | None, typer.Argument(help="DICOM folder, NIfTI, NRRD or MetaImage. Without: the installation.")
+        Path | None,
+        typer.Argument(
+            help="DICOM folder, zip or file, NIfTI, NRRD, MetaImage, npz. Without: the installation."
+        ),
     ] = None,
     series: Annotated[str | None, typer.Option(help="Series UID, where a folder has several.")] = None,
+    rescale: Annotated[
+        tuple[float, float] | None, typer.Option(help="Slope and intercept that a table states.")
+    ] = None,
+    spacing: Annotated[
+        tuple[float, float, float] | None, typer.Option(help="Spacing (Z, Y, X) in mm that a table states.")
+    ] = None,
+    memory_limit_gb: Annotated[
+        float | None, typer.Option(help="Refuse a larger scan. Without: the limit of the package.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say whether a scan can be used, or what is installed."""
     if scan is None:
         _print_installation(json)
         return
+    from radtower.processing.scan_reference import ScanReference
     from radtower.processing.volume_check import inspect_volume
-    from radtower.processing.volume_io import read_volume
+    from radtower.processing.volume_io import MEMORY_LIMIT_GB, read_volume
 
-    volume = read_volume(scan, series_uid=series)
+    limit_gb = MEMORY_LIMIT_GB if memory_limit_gb is None else memory_limit_gb
+    volume = read_volume(ScanReference(scan, series, rescale, spacing), memory_limit_gb=limit_gb)
     report = inspect_volume(volume)
     if json:
         print_json({"scan": str(scan), "format": volume.source.format, **asdict(report)})

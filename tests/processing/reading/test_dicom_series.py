@@ -94,9 +94,11 @@ def test_picks_the_one_thin_slice_chest_series(scans, other, body_part):
     volume = read_volume(folder)
     np.testing.assert_array_equal(volume.array_hu, scans.hu())
     (note,) = volume.source.warnings
-    assert note.startswith(
-        f"2 series in the folder, read the thinnest of the chest: {scans.uid} (CT, 5 slices of"
+    read, left = note.split("; not ")
+    assert read.startswith(
+        f"2 series in the folder, read the thinnest of the chest, {scans.uid} (CT, 5 slices"
     )
+    assert left.startswith(f"{scans.uid}.{other['uid']} (")
 
 
 def test_refuses_to_choose_between_kernels_and_lists_them(scans):

@@ -132,7 +132,8 @@ def _choose(series: list[Series], series_uid: str | None) -> tuple[Series, tuple
     thinnest = [each for each in candidates if (each.spacing_mm or 0.0) <= SAME_SPACING * thinnest_mm]
     if len(thinnest) == 1:
         return thinnest[0], (
-            f"{len(series)} series in the folder, read the thinnest of the chest: {thinnest[0].words}",
+            f"{len(series)} series in the folder, read the thinnest of the chest, {thinnest[0].words}; not "
+            + "; ".join(each.words for each in series if each is not thinnest[0]),
         )
     raise ValueError(
         f"path must hold one thin-slice chest series, got {len(thinnest)} that fit equally well among "
