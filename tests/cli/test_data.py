@@ -58,6 +58,7 @@ def test_doctor_lists_the_series_of_a_folder_and_reads_the_named_one(radtower, t
             image = sitk.GetImageFromArray(plane)
             image.SetOrigin((0.0, 0.0, gap_mm * z))
             image.SetMetaData("0008|0060", "CT")
+            image.SetMetaData("0020|000d", "1.2")
             image.SetMetaData("0020|000e", uid)
             writer = sitk.ImageFileWriter()
             writer.KeepOriginalImageUIDOn()

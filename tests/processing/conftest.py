@@ -10,7 +10,12 @@ import pytest
 import SimpleITK as sitk
 
 LONG_VRS = ("OB", "OW", "SQ", "UN")
-CT_TAGS = {"0008|0060": "CT", "0010|0010": "Doe^Jane", "0010|0020": "MRN-4711"}
+CT_TAGS = {
+    "0008|0060": "CT",
+    "0020|000d": "1.2.826.0.1.3680043.2.1125.1",
+    "0010|0010": "Doe^Jane",
+    "0010|0020": "MRN-4711",
+}
 UNDEFINED = 0xFFFFFFFF
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 

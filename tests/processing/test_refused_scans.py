@@ -77,9 +77,9 @@ def _dicom_plus(plane, position=(10.0, 20.0, 15.0), directions=None, **tags):
     return make
 
 
-def _two_equal_series(scans):
+def _two_equal_series(scans, **tags):
     folder = scans.dicom_folder("ct/a")
-    scans.dicom_folder("ct/b", t0020_000e=scans.uid + ".2")
+    scans.dicom_folder("ct/b", t0020_000e=scans.uid + ".2", **tags)
     return folder.parent
 
 
@@ -428,6 +428,11 @@ REFUSALS = {
         _two_equal_series,
         ValueError,
         r"got 2 that fit equally well among 2: .*\.7 \(CT, 5 slices of 3\.00 mm\); .*\.7\.2 \(CT",
+    ),
+    "two studies": (
+        lambda s: _two_equal_series(s, t0020_000d="1.2"),
+        ValueError,
+        r"one study, got 2: .*\.7 \(CT, 5 slices of 3\.00 mm\); .*\.7\.2 \(CT",
     ),
     "gantry tilt that changes": (
         _dicom(shift_y_mm=[0.0, 1.0, 2.0, 6.0, 10.0]),

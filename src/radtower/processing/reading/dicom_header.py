@@ -19,7 +19,8 @@ from radtower.processing.reading.functional_groups import (
 )
 from radtower.processing.reading.sitk_image import bytes_of_pixel
 
-UID_TAG, MODALITY_TAG, SAMPLES_TAG, CLASS_TAG = "0020|000e", "0008|0060", "0028|0002", "0008|0016"
+UID_TAG, STUDY_TAG, CLASS_TAG = "0020|000e", "0020|000d", "0008|0016"
+MODALITY_TAG, SAMPLES_TAG = "0008|0060", "0028|0002"
 POSITION_TAG, ORIENTATION_TAG = "0020|0032", "0020|0037"
 SLOPE_TAG, INTERCEPT_TAG = "0028|1053", "0028|1052"
 IMAGE_TYPE_TAG, BODY_PART_TAG, KERNEL_TAG = "0008|0008", "0018|0015", "0018|1210"
@@ -33,6 +34,7 @@ class SeriesHeader:
     """What tells one series from another, and nothing about the patient."""
 
     uid: str
+    study_uid: str
     modality: str
     body_part: str
     kernel: str
@@ -87,6 +89,7 @@ def _read_header(reader: sitk.ImageFileReader, path: Path) -> DicomSlice:
         path=path,
         series=SeriesHeader(
             uid=_text(reader, UID_TAG),
+            study_uid=_text(reader, STUDY_TAG),
             modality=_text(reader, MODALITY_TAG),
             body_part=_text(reader, BODY_PART_TAG).upper(),
             kernel=_text(reader, KERNEL_TAG),

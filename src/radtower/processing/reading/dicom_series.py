@@ -125,6 +125,12 @@ def _choose(series: list[Series], series_uid: str | None) -> tuple[Series, tuple
         raise ValueError(f"series_uid must be in the folder, got {series_uid!r}. Pick one of: {listing}.")
     if len(series) == 1:
         return series[0], ()
+    num_studies = len({each.header.study_uid for each in series})
+    if num_studies > 1:
+        raise ValueError(
+            f"path must hold one study, got {num_studies}: {listing}. Pass the folder of one, or pick one "
+            "with series_uid."
+        )
     candidates = [each for each in series if each.is_chest_ct]
     longest_mm = max((each.extent_mm for each in candidates), default=0.0)
     candidates = [each for each in candidates if each.extent_mm >= MIN_RELATIVE_EXTENT * longest_mm]
