@@ -5,8 +5,9 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -205,9 +206,14 @@ def checkpointed_copy() -> Callable[[PreTrainedModel], PreTrainedModel]:
     return build
 
 
-def _write_ct_rate(root: Path, suffix: str = "_fixed", write: Callable[[Path], None] = Path.touch) -> Path:
+def _write_ct_rate(
+    root: Path,
+    suffix: str = "_fixed",
+    write: Callable[[Path], None] = Path.touch,
+    volumes_of: Mapping[str, Sequence[str]] = MappingProxyType(CT_RATE_VOLUMES),
+) -> Path:
     """Write a CT-RATE tree; ``write`` makes each volume."""
-    for split, volumes in CT_RATE_VOLUMES.items():
+    for split, volumes in volumes_of.items():
         for volume in volumes:
             study = volume.rpartition("_")[0]
             folder = root / "dataset" / f"{split}{suffix}" / study.rpartition("_")[0] / study

@@ -156,3 +156,14 @@ def test_a_recipe_without_a_label_table_names_the_findings(tmp_path):
     assert (run.labels, run.findings, run.loss, run.ema_decay) == (None, "ct_rate_18", "asymmetric", 0.999)
     with pytest.raises(ValueError, match="either labels or findings must be given"):
         parse_recipe({**settings, "findings": None, "output_dir": str(tmp_path)}, VisionRun)
+
+
+def test_an_unquoted_no_is_a_strategy(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("eval_strategy: no\nsave_strategy: no\nlogging_strategy: no\n")
+    settings = {**VISION, **read_recipe(tmp_path / "recipe.yaml"), "output_dir": str(tmp_path)}
+    _, arguments = parse_recipe(settings, VisionRun)
+    assert (arguments.eval_strategy, arguments.save_strategy, arguments.logging_strategy) == (
+        "no",
+        "no",
+        "no",
+    )

@@ -114,3 +114,9 @@ def test_each_report_is_encoded_once_and_comes_back_in_order(text_folder):
     for row, report in ((0, "no nodule"), (1, "There is effusion")):
         torch.testing.assert_close(embeds[row], text.encode_text(report)[0], atol=1e-5, rtol=1e-4)
     assert not torch.allclose(embeds[0], embeds[1], atol=1e-2)
+
+
+def test_the_model_folder_does_not_say_where_the_towers_were(run, make_arguments):
+    config = (train_medclip(run, make_arguments()) / "config.json").read_text()
+    assert run.vision not in config
+    assert run.text not in config

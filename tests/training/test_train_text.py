@@ -88,3 +88,20 @@ def test_refuses_gold_of_another_data_set_without_naming_a_study(run, make_argum
     with pytest.raises(ValueError, match="got 1 of 6 that are not in it") as error:
         train_labeler(replace(run, gold=str(tmp_path / "gold.csv")), make_arguments())
     assert "doe" not in str(error.value)
+
+
+def test_a_study_with_two_volumes_is_one_report(run, make_arguments, tmp_path):
+    frame = pd.read_csv(run.manifest)
+    frame.insert(0, "volume_id", [f"{study}-1" for study in frame["study_id"]])
+    again = frame.assign(volume_id=[f"{study}-2" for study in frame["study_id"]])
+    pd.concat([frame, again]).to_csv(tmp_path / "volumes.csv", index=False)
+    one, two = (
+        AutoModelForSequenceClassification.from_pretrained(train_labeler(r, make_arguments(name)))
+        for name, r in (("one", run), ("two", replace(run, manifest=str(tmp_path / "volumes.csv"))))
+    )
+    assert torch.equal(one.finding_attention.score.weight, two.finding_attention.score.weight)
+
+
+def test_the_model_folder_does_not_say_where_the_llm_was(run, make_arguments):
+    config = (train_labeler(run, make_arguments()) / "config.json").read_text()
+    assert run.llm not in config

@@ -352,6 +352,21 @@ def test_evaluation_reports_loss_and_macro_auroc_of_reports_of_any_length(tiny_l
     assert metrics["eval_num_findings"] == 2.0
 
 
+def test_evaluation_drops_no_sample_where_training_drops_the_last_batch(make_arguments):
+    data = _image_data()
+    arguments = make_arguments(dataloader_drop_last=True, per_device_eval_batch_size=3)
+    trainer = SupervisedTrainer(_image_classifier(), arguments, train_dataset=data, eval_dataset=data)
+    assert [len(batch["labels"]) for batch in trainer.get_eval_dataloader()] == [3, 3, 2]
+    assert [len(batch["labels"]) for batch in trainer.get_train_dataloader()] == [3, 3]
+
+
+def test_a_training_without_a_whole_batch_is_refused(make_arguments):
+    arguments = make_arguments(dataloader_drop_last=True, per_device_train_batch_size=9)
+    trainer = SupervisedTrainer(_image_classifier(), arguments, train_dataset=_image_data())
+    with pytest.raises(ValueError, match=r"got 8 samples for batches of 9"):
+        trainer.train()
+
+
 def test_macro_auroc_leaves_out_unknown_and_soft_labels():
     logits = np.array([[0.1, 5.0, 1.0], [0.9, 1.0, 2.0], [0.4, 2.0, 3.0], [0.5, 3.0, 4.0], [9.0, 4.0, 5.0]])
     labels = np.array([[0, 1, 1], [1, 0, 1], [1, -100, 1], [0, 1, 1], [0.5, 0.0, -100]])

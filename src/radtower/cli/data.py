@@ -80,8 +80,7 @@ def preprocess(
     image_processor = (
         CT3DImageProcessor() if processor is None else CT3DImageProcessor.from_pretrained(processor)
     )
-    studies = read_manifest(manifest).frame
-    scans = dict(zip(studies["study_id"], studies["image_path"], strict=True))
+    scans = read_manifest(manifest).scans()
     with progress_bar("Preprocessing scans", len(scans)) as on_progress:
         cache = build_volume_cache(scans, image_processor, output, on_progress)
     print(f"{len(cache.row_by_study)} of {len(scans)} scans in {output}")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
+from radtower.processing.scan_reference import ScanReference
 
 ARRAY_FILE = "pixel_values.npy"
 INDEX_FILE = "index.json"
@@ -51,7 +52,7 @@ class VolumeCache:
 
 
 def build_volume_cache(
-    scans: Mapping[str, str | Path],
+    scans: Mapping[str, str | Path | ScanReference],
     image_processor: CT3DImageProcessor,
     folder: str | Path,
     on_progress: Callable[[int], None] | None = None,

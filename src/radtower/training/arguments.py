@@ -152,6 +152,9 @@ def parse_recipe(settings: Mapping[str, Any], run_class: type[Run]) -> tuple[Run
         ValueError: If a key belongs to neither, or a required one is missing.
     """
     merged = {**DEFAULTS, "dataloader_pin_memory": torch.cuda.is_available(), **settings}
+    for name in ("eval_strategy", "save_strategy", "logging_strategy"):
+        if merged.get(name) is False:  # how YAML reads an unquoted no
+            merged[name] = "no"
     classes: Any = (run_class, TrainingArguments)
     try:
         run, arguments = HfArgumentParser(classes).parse_dict(merged)

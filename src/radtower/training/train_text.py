@@ -58,7 +58,7 @@ def train_labeler(
         callbacks=list(callbacks),
         optimizers=(labeler_optimizer(model, arguments, run.head_learning_rate), None),
     )
-    trainer.train()
+    trainer.train(arguments.resume_from_checkpoint)
     return trainer.save_model_folder(run)
 
 
@@ -98,7 +98,8 @@ def freeze_lower_layers(encoder: LLMBiEncoder, num_layers: int) -> None:
 
 def _gold_samples(run: LabelerRun) -> tuple[list[dict[str, str | torch.Tensor]], list[str]]:
     """Reports with their targets, and the findings in column order."""
-    manifest = read_manifest(run.manifest).frame.set_index("study_id")
+    # The volumes of a study share its report.
+    manifest = read_manifest(run.manifest).frame.drop_duplicates("study_id").set_index("study_id")
     gold = pd.read_csv(run.gold, dtype=str).set_index("study_id")
     num_unknown = len(set(gold.index) - set(manifest.index))
     if num_unknown:

@@ -1,14 +1,15 @@
 """Trainers: what ``transformers.Trainer`` lacks for these models, and nothing that it has."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import EvalPrediction, PrinterCallback, Trainer
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction, PreTrainedConfig, PrinterCallback, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
@@ -43,14 +44,30 @@ class RadTowerTrainer(Trainer):
         come while one is written.
 
         Raises:
-            ValueError: If there is no complete checkpoint to resume from.
+            ValueError: If there is no complete checkpoint to resume from, or not one whole batch to train on.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(last_complete_checkpoint(str(self.args.output_dir)))
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, WeightAverage):
                 callback.resume_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        if self.state.global_step == 0:
+            raise ValueError(
+                "train_dataset must fill a batch where dataloader_drop_last is set, got "
+                f"{len(cast(Sized, self.train_dataset))} samples for batches of "
+                f"{self.args.train_batch_size}. Make the batches smaller."
+            )
+        return output
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Return every batch: ``dataloader_drop_last`` is for training, and would leave out patients here."""
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return what weight decay applies to; it would pull the logarithm of the temperature toward 1."""
@@ -63,7 +80,9 @@ class RadTowerTrainer(Trainer):
         """
         folder = Path(str(self.args.output_dir))
         if self.is_world_process_zero():
-            self.accelerator.unwrap_model(self.model).save_pretrained(folder)
+            model = self.accelerator.unwrap_model(self.model)
+            _forget_where_towers_came_from(model.config)
+            model.save_pretrained(folder)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
             write_run_record(folder, run, self.args)
@@ -182,6 +201,14 @@ def macro_auroc_of_predictions(prediction: EvalPrediction) -> dict[str, float]:
     labels = np.asarray(prediction.label_ids)
     mean = macro_auroc(logits, np.where(np.isin(labels, (0, 1)), labels, UNKNOWN_LABEL))
     return {"macro_auroc": mean.value, "num_findings": float(mean.num_defined)}
+
+
+def _forget_where_towers_came_from(config: PreTrainedConfig) -> None:
+    """Empty the local paths that transformers keeps in configurations of sub-models; run.yaml has them."""
+    for part in vars(config).values():
+        if isinstance(part, PreTrainedConfig):
+            part._name_or_path = ""
+            _forget_where_towers_came_from(part)
 
 
 def last_complete_checkpoint(folder: str | Path) -> Path:

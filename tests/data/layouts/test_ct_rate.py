@@ -41,6 +41,7 @@ def test_reconstructions_studies_patients_and_splits_come_from_the_names(ct_rate
 def test_the_manifest_is_written_and_read_back_with_reports_and_labels(ct_rate):
     write_manifest(read_ct_rate(ct_rate).manifest, ct_rate / "manifest.csv")
     manifest = read_manifest(ct_rate / "manifest.csv", check_images=True)
+    assert manifest.frame["impression"].tolist()[2:4] == ["Not given.", "Normal train_10_."]
     reports = manifest.frame["report"].tolist()
     assert reports[:4] == ["Clear lungs. Normal train_1_a."] * 2 + ["", "Clear lungs. Normal train_10_."]
     findings = load_findings("ct_rate_18")

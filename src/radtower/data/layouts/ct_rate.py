@@ -18,6 +18,7 @@ import pandas as pd
 from radtower.data.layouts.downloaded_set import DownloadedSet, read_columns, rows_of
 from radtower.data.manifest import Manifest, identifier_hash
 from radtower.labeling.findings import load_findings
+from radtower.processing.report_text import join_sections
 
 Version = Literal["v1", "v2"]
 TREE_SUFFIX: dict[Version, str] = {"v1": "", "v2": "_fixed"}
@@ -150,6 +151,7 @@ def _split_table(
     }
     rows = rows_of(reports, volume_ids, "the report table")
     columns |= {ours: rows[theirs].fillna("").to_numpy() for theirs, ours in REPORT_COLUMNS.items()}
+    columns["report"] = [join_sections(*texts) for texts in rows[list(REPORT_COLUMNS)].fillna("").to_numpy()]
     rows = rows_of(labels, volume_ids, "the label table")
     columns |= {finding.key: rows[finding.name].to_numpy() for finding in findings.findings}
     if version == "v1":

@@ -1,0 +1,35 @@
+"""The recipes that ship: each is complete, and that of CT-RATE trains on a tree laid out as CT-RATE."""
+
+from pathlib import Path
+
+import pytest
+
+from radtower.training.arguments import ClipRun, LabelerRun, VisionRun, parse_recipe, read_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+KINDS = {"clip": ClipRun, "labeler": LabelerRun, "vision": VisionRun}
+VOLUMES = {
+    "train": ["train_1_a_1", "train_1_a_2", "train_2_a_1", "train_3_a_1", "train_4_a_1", "train_10_a_1"],
+    "valid": ["valid_1_a_1"],
+}
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_complete_and_says_how_to_start_it(path, tmp_path):
+    kind = path.stem.partition("_")[0]
+    settings = {**read_recipe(path), "output_dir": str(tmp_path), "bf16": False}
+    run, _ = parse_recipe(settings, KINDS[kind])
+    assert isinstance(run, KINDS[kind])
+    assert f"radtower train {kind} recipes/{path.name}" in path.read_text()
+
+
+def test_the_ctrate_recipe_has_the_published_settings(tmp_path):
+    settings = {**read_recipe(RECIPES / "vision_ctrate.yaml"), "output_dir": str(tmp_path), "bf16": False}
+    run, arguments = parse_recipe(settings, VisionRun)
+    assert (run.hidden_sizes, run.layers, run.pooling) == ((64, 128, 256, 512), (2, 2, 2, 2), "avg")
+    assert (run.stem_kernel_size, run.stem_stride, run.loss) == ((2, 2, 2), (2, 2, 2), "bce")
+    assert (arguments.learning_rate, arguments.weight_decay, arguments.max_grad_norm) == (1e-4, 1e-4, 0.0)
+    assert (arguments.per_device_train_batch_size, arguments.num_train_epochs) == (10, 5)
+    assert arguments.lr_scheduler_type == "cosine_with_min_lr"
+    assert arguments.lr_scheduler_kwargs == {"min_lr": 1e-6}
+    assert (arguments.optim, arguments.metric_for_best_model) == ("adamw_torch_fused", "macro_auroc")
