@@ -70,7 +70,7 @@ def test_narrows_whole_numbers_and_keeps_fractions(scans, tmp_path):
 
 # The table, the header and the values: once, never twice (CT-CLIP issue 50)
 
-TABLES = [(1.0, -1024.0), (1.0, -8192.0), (0.5, -1024.0), (2.0, -3000.0)]
+TABLES = [(1.0, -1024.0), (1.0, -8192.0), (0.5, -1024.0), (2.0, -3000.0), (-1.0, 3000.0)]
 
 
 @pytest.mark.parametrize(("slope", "intercept"), TABLES)
@@ -152,3 +152,23 @@ def test_judges_a_scan_with_a_rim_of_blurred_padding(scans):
     hu[:, 5:15, 5:15] = 40
     hu[:, 0], hu[:, 1, :16] = -3024, -2000  # a rim of 4 % of what is not constant padding
     assert (read_volume(scans.nifti("a.nii.gz", hu)).array_hu[:, :2] <= -1000).all()
+
+
+def test_a_flat_distribution_has_no_air_peak_to_judge(scans):
+    hu = np.random.default_rng(1).integers(-1000, 600, (8, 12, 12)).astype(np.int16)
+    np.testing.assert_array_equal(read_volume(scans.nifti("a.nii.gz", hu)).array_hu, hu)
+
+
+def test_a_little_gas_in_an_abdomen_is_not_the_air_peak(scans):
+    hu = np.full((20, 20, 20), 40, np.int16)
+    hu[:4, :8, :8] = -400  # 3 % of the scan
+    np.testing.assert_array_equal(read_volume(scans.nifti("a.nii.gz", hu)).array_hu, hu)
+    hu[:8, :8, :8] = -400  # 6 %
+    with pytest.raises(ValueError, match=r"air peak near -39\d instead of -1000"):
+        read_volume(scans.nifti("a.nii.gz", hu))
+
+
+def test_the_sample_of_a_large_scan_meets_every_column(scans):
+    hu = np.full((32, 256, 512), -1000, np.int16)
+    hu[:, :, ::4] = 40
+    np.testing.assert_array_equal(read_volume(scans.nifti("a.nii", hu)).array_hu, hu)

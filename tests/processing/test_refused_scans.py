@@ -30,6 +30,13 @@ def _with(value, name="a.nii.gz"):
     return make
 
 
+def _overshoot(scans):
+    stored = np.full((40, 40, 40), 24, np.int16)
+    stored[10:30, 10:30, 10:30] = 1064
+    stored[0, 0, :5] = -300
+    return scans.nifti("a.nii.gz", stored)
+
+
 def _nan_at_the_end(scans):
     hu = scans.hu((5, 7, 3)).astype(np.float32)  # an odd number of 4-byte voxels
     hu[-1, -1, -1] = np.nan
@@ -276,6 +283,13 @@ REFUSALS = {
         ValueError,
         "values from 24 to .*none",
     ),
+    "HU + 1024 with overshoot of a filter": (
+        _overshoot,
+        ValueError,
+        "values from -300 to 1064, none of them air; the most common is about 28",
+    ),
+    "a voxel of two billion": (_with(2e9), ValueError, r"to 2e\+09, beyond 100000"),
+    "a voxel of minus two billion": (_with(-2e9), ValueError, r"from -2e\+09 to .*, beyond 100000"),
     "HU + 500": (
         lambda s: s.nifti("a.nii", np.where(s.hu() > 0, 540, -500).astype(np.int16)),
         ValueError,

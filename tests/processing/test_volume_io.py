@@ -1,5 +1,6 @@
 import gzip
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -268,6 +269,33 @@ def test_dicom_and_its_conversion_give_the_same_real_scan(folder, file):
     dicom, converted = read_volume(_real("ct_dicom", folder)), read_volume(_real("ct_dicom", file))
     np.testing.assert_array_equal(dicom.array_hu, converted.array_hu)
     np.testing.assert_allclose(dicom.affine, converted.affine, atol=1e-3)
+
+
+def test_a_zip_of_a_real_study_gives_the_scan_of_its_folder(tmp_path):
+    """Sub-folders, a structure set, NIfTI copies and texts beside the slices."""
+    study = _real("ct_dicom", "ibsi_1_ct_radiomics_phantom")
+    archive = shutil.make_archive(str(tmp_path / "study"), "zip", study)
+    from_zip, from_series = read_volume(archive), read_volume(study / "dicom" / "image")
+    np.testing.assert_array_equal(from_zip.array_hu, from_series.array_hu)
+    np.testing.assert_array_equal(from_zip.affine, from_series.affine)
+
+
+def test_real_studies_are_not_mixed():
+    with pytest.raises(
+        ValueError, match=r"one study, got 2: .* 79 slices of 3\.99 mm\); .* 60 slices of 3\.00 mm"
+    ):
+        read_volume(_real("ct_dicom"))
+
+
+@pytest.mark.parametrize("offset", [1024, 1000, 8192])
+def test_a_real_scan_is_rescaled_once_whatever_the_table_says(tmp_path, offset):
+    path = _real("ct_nifti", "totalseg_example_ct.nii.gz")
+    expected, image = read_volume(path), nib.load(path)
+    stored = nib.Nifti1Image(np.asarray(image.dataobj).astype(np.int32) + offset, image.affine)
+    nib.save(stored, tmp_path / "stored.nii.gz")
+    for source in (path, tmp_path / "stored.nii.gz"):
+        volume = read_volume(ScanReference(source, rescale=(1.0, -float(offset))))
+        np.testing.assert_array_equal(volume.array_hu, expected.array_hu)
 
 
 @pytest.mark.parametrize("name", ["totalseg_example_ct.nii.gz", "totalseg_aorta_ct_cropped.nii.gz"])

@@ -12,6 +12,7 @@ from radtower.processing.reading.stored_scan import AS_STORED, Reading
 
 AIR_HU = -1000
 LOWEST_HU = -1024  # of 12-bit CT: stored 0 with the usual intercept
+LARGEST_HU = 100_000  # extended CT scales end near 65,000
 AIR_SEEN_BELOW_HU = -200  # fat ends at about -150
 # Of the voxels that are not padding. Cropped abdomens have least air; overshoot of a filter is rarer.
 MIN_AIR_FRACTION = 2e-4
@@ -34,9 +35,10 @@ class _Values(NamedTuple):
 
     def under(self, reading: Reading) -> "_Values":
         slope, intercept, _ = reading
-        return _Values(
-            self.sample * slope + intercept, self.low * slope + intercept, self.high * slope + intercept
-        )
+        low, high = sorted(
+            (self.low * slope + intercept, self.high * slope + intercept)
+        )  # a slope may be < 0
+        return _Values(self.sample * slope + intercept, low, high)
 
 
 def to_hounsfield(
@@ -48,7 +50,7 @@ def to_hounsfield(
     (noise, overshoot of an interpolation) is clipped, the latter without a note: it carries nothing.
 
     Args:
-        values: Any shape, as the reader gives them.
+        values: Any shape, as the reader gives them; may be changed, for a copy is a second scan in memory.
         name: What messages call the scan; must not identify a patient.
         readings: What the values can mean, likeliest first.
 
@@ -91,6 +93,8 @@ def _objection(values: _Values) -> str | None:
     if not scan.size:
         return f"nothing but {low:g}"
     span = f"values from {low:g} to {values.high:g}"
+    if max(values.high, -values.low) > LARGEST_HU:
+        return f"{span}, beyond {LARGEST_HU}, which no scale of CT reaches"
     low_scan = scan[scan < AIR_SEEN_BELOW_HU]
     if len(low_scan) < max(1, MIN_AIR_FRACTION * scan.size):
         peak = _peak(scan)
@@ -125,12 +129,9 @@ def _refusal(name: str, objections: list[str], readings: tuple[Reading, ...]) ->
 
 def _peak(values: np.ndarray) -> float:
     """Return the most common value, to within a few units."""
-    bins = np.floor(values / PEAK_BIN_HU)
-    first, last = bins.min(), bins.max()
-    if last - first > NUM_JUDGED:  # counting would need more memory than the scan
-        found, counts = np.unique(bins, return_counts=True)
-        return float((found[counts.argmax()] + 0.5) * PEAK_BIN_HU)
-    return float((np.bincount((bins - first).astype(np.int64)).argmax() + first + 0.5) * PEAK_BIN_HU)
+    bins = np.floor(values / PEAK_BIN_HU).astype(np.int64)
+    first = bins.min()
+    return float((np.bincount(bins - first).argmax() + first + 0.5) * PEAK_BIN_HU)
 
 
 def _converted(values: np.ndarray, reading: Reading, after: _Values) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -148,7 +149,7 @@ def _converted(values: np.ndarray, reading: Reading, after: _Values) -> tuple[np
             f"{num_padded} voxels of padding (lowest {after.low:g} HU) set to {LOWEST_HU} HU, which is air",
         )
     if after.low < LOWEST_HU:
-        values = np.maximum(values, LOWEST_HU)
+        np.maximum(values, LOWEST_HU, out=values)
     return _narrowed(values, after.high), notes
 
 
