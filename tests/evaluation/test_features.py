@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from radtower.data.volume_cache import processor_hash
+from radtower.data.preprocessing.provenance import processor_hash
 from radtower.evaluation.features import (
     Features,
     FeatureSource,

@@ -9,7 +9,8 @@ import yaml
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
 from radtower.data.datasets import StudyTargets
-from radtower.data.volume_cache import open_volume_cache, processor_hash
+from radtower.data.preprocessing.provenance import processor_hash
+from radtower.data.volume_cache import open_volume_cache
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification, CT3DVisionModel
 from radtower.training.arguments import VisionRun
 from radtower.training.callbacks import OnStep

@@ -1,5 +1,6 @@
 """``radtower doctor`` and ``radtower preprocess``: is a scan usable, and make many of them ready."""
 
+import os
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -70,8 +71,11 @@ def preprocess(
     processor: Annotated[
         Path | None, typer.Option(help="Folder of a saved processor. Without: the defaults.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes. 0: this one alone. Without: one per core.")
+    ] = None,
 ) -> None:
-    """Read, resample, window and crop every scan of a manifest once."""
+    """Read and resample every scan of a manifest once; what is done already is kept."""
     register_models()
     from radtower.data.manifest import read_manifest
     from radtower.data.volume_cache import build_volume_cache
@@ -81,11 +85,13 @@ def preprocess(
         CT3DImageProcessor() if processor is None else CT3DImageProcessor.from_pretrained(processor)
     )
     scans = read_manifest(manifest).scans()
+    num_workers = (os.cpu_count() or 1) if workers is None else workers
     with progress_bar("Preprocessing scans", len(scans)) as on_progress:
-        cache = build_volume_cache(scans, image_processor, output, on_progress)
-    print(f"{len(cache.row_by_study)} of {len(scans)} scans in {output}")
-    print_failures(cache.failures)
-    if cache.failures:
+        cache = build_volume_cache(scans, image_processor, output, on_progress, num_workers)
+    failures = {volume_id: cache.failures[volume_id] for volume_id in scans if volume_id in cache.failures}
+    print(f"{len(scans) - len(failures)} of {len(scans)} scans in {output}")
+    print_failures(failures)
+    if failures:
         raise typer.Exit(1)
 
 

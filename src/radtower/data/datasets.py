@@ -1,4 +1,4 @@
-"""Studies -> training samples: preprocessed scan, targets, text features.
+"""Volumes -> training samples: preprocessed scan, targets, text features.
 
 Axes: N studies, F findings, E embedding of the text tower.
 """
@@ -12,54 +12,79 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
+from radtower.data.augmentation import VolumeAugmentation
 from radtower.data.manifest import Manifest
 from radtower.data.targets import TargetPolicy
+from radtower.data.volume_cache import VolumeCache
 from radtower.labeling.findings import load_findings
 from radtower.labeling.label_table import read_labels
 from radtower.processing.report_text import report_sha256
 
 
 class StudyDataset(Dataset[dict[str, torch.Tensor]]):
-    """One sample per study, with what the training at hand needs.
+    """One sample per volume, with what the training at hand needs.
 
     Args:
-        study_ids: Studies in order.
-        load_scan: Study id -> ``(C, Z, Y, X)`` float32, such as a :class:`VolumeCache`'s ``__getitem__``.
+        volume_ids: Volumes in order.
+        scans: A cache, or a function of a volume id that returns ``pixel_values`` ``(C, Z, Y, X)`` float32.
         targets: ``(N, F)`` in [0, 1] or -100. None leaves labels out.
         text_features: ``(N, E)``, pooled by a frozen text tower. None leaves them out.
+        augmentation: Varies the HU of the cache per epoch. None takes the middle of each volume.
 
     Raises:
-        ValueError: If a table has another number of rows than there are studies.
+        TypeError: If there is an augmentation and no cache.
+        ValueError: If a table has another number of rows than there are volumes.
     """
 
     def __init__(
         self,
-        study_ids: Sequence[str],
-        load_scan: Callable[[str], torch.Tensor],
+        volume_ids: Sequence[str],
+        scans: VolumeCache | Callable[[str], torch.Tensor],
         targets: np.ndarray | None = None,
         text_features: torch.Tensor | None = None,
+        augmentation: VolumeAugmentation | None = None,
     ) -> None:
         for name, table in (("targets", targets), ("text_features", text_features)):
-            if table is not None and len(table) != len(study_ids):
+            if table is not None and len(table) != len(volume_ids):
                 raise ValueError(
-                    f"{name} must have one row per study, got {len(table)} for {len(study_ids)}. "  # noqa: S608 -- prose
+                    f"{name} must have one row per volume, got {len(table)} for {len(volume_ids)}. "  # noqa: S608 -- prose
                     "Select both from the same manifest."
                 )
-        self.study_ids = list(study_ids)
-        self.load_scan = load_scan
+        if augmentation is not None and not isinstance(scans, VolumeCache):
+            raise TypeError(
+                f"scans must be a VolumeCache to be augmented, got {type(scans).__name__}. "
+                "Open the cache, or leave the augmentation out."
+            )
+        self.volume_ids = list(volume_ids)
+        self.scans = scans
         self.targets = None if targets is None else torch.as_tensor(targets, dtype=torch.float32)
         self.text_features = text_features
+        self.augmentation = augmentation
+        # In shared memory: the processes of a data loader may outlive an epoch.
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
-        return len(self.study_ids)
+        return len(self.volume_ids)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the variation of each volume, in this process and in those of the data loader."""
+        self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        sample = {"pixel_values": self.load_scan(self.study_ids[index])}
+        sample = {"pixel_values": self._pixel_values(index)}
         if self.targets is not None:
             sample["labels"] = self.targets[index]
         if self.text_features is not None:
             sample["text_features"] = self.text_features[index]
         return sample
+
+    def _pixel_values(self, index: int) -> torch.Tensor:
+        volume_id = self.volume_ids[index]
+        if not isinstance(self.scans, VolumeCache):
+            return self.scans(volume_id)
+        if self.augmentation is None:
+            return self.scans[volume_id]
+        return self.augmentation(self.scans.volume_hu(volume_id), int(self._epoch), index)
 
 
 @dataclass(frozen=True)

@@ -216,8 +216,7 @@ class _Demo:
         return agreement.metrics
 
     def preprocess(self, manifest_path: Path) -> VolumeCache:
-        studies = read_manifest(manifest_path).frame
-        scans = dict(zip(studies["study_id"], studies["image_path"], strict=True))
+        scans = read_manifest(manifest_path).scans()
         processor = CT3DImageProcessor(
             spacing_mm=self.plan.spacing_mm,
             size=self.plan.size,

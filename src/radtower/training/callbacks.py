@@ -79,6 +79,20 @@ class JsonLinesLog(TrainerCallback):
                 file.write(line + "\n")
 
 
+class SetDatasetEpoch(TrainerCallback):
+    """Tell the training data which epoch begins.
+
+    accelerate does it in a single process; in several it tells the sampler only.
+    """
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        dataset = kwargs["train_dataloader"].dataset
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(int(state.epoch or 0))  # resumed within an epoch, it is a fraction
+
+
 class OnStep(TrainerCallback):
     """Report progress to someone else's bar.
 

@@ -44,7 +44,7 @@ def train_medclip(
     if run.should_reset_vision:
         vision = CT3DVisionModel(vision.config)
     studies = read_manifest(run.manifest).split("train").frame
-    studies = studies[studies["volume_id"].isin(cache.row_by_study)]
+    studies = studies[cache.is_readable(studies["volume_id"])]
     policy = TargetPolicy(uncertain=run.uncertain, not_mentioned=run.not_mentioned)
     targets = None if run.labels is None else study_targets(studies, run.labels, policy)
 
@@ -56,7 +56,7 @@ def train_medclip(
     model.processor = MedCLIPProcessor(cache.image_processor, text.tokenizer, max_length=run.max_length)
     dataset = StudyDataset(
         list(studies["volume_id"]),
-        cache.__getitem__,
+        cache,
         targets=targets.values if targets else None,
         text_features=encode_unique_reports(text, list(studies["report"])),
     )

@@ -99,7 +99,7 @@ def _labeled_split(
     run: VisionRun, manifest: Manifest, cache: VolumeCache, name: Split
 ) -> tuple[StudyDataset, StudyTargets]:
     split = manifest.split(name)
-    is_cached = split.frame["volume_id"].isin(cache.row_by_study)
+    is_cached = cache.is_readable(split.frame["volume_id"])
     split = Manifest(split.frame[is_cached].reset_index(drop=True))
     policy = TargetPolicy(uncertain=run.uncertain, not_mentioned=run.not_mentioned)
     if run.labels is not None:
@@ -112,7 +112,7 @@ def _labeled_split(
             f"the {name} split must have a known label, got none for {len(split)} volumes in the cache. "
             "Preprocess its scans, and label its reports."
         )
-    dataset = StudyDataset(list(split.frame["volume_id"]), cache.__getitem__, targets=targets.values)
+    dataset = StudyDataset(list(split.frame["volume_id"]), cache, targets=targets.values)
     return dataset, targets
 
 

@@ -16,7 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from radtower.evaluation.metrics import macro_auroc
 from radtower.modeling.losses import UNKNOWN_LABEL
 from radtower.training.arguments import ClipRun, LabelerRun, VisionRun, write_run_record
-from radtower.training.callbacks import JsonLinesLog, StopOnNonFiniteLoss
+from radtower.training.callbacks import JsonLinesLog, SetDatasetEpoch, StopOnNonFiniteLoss
 from radtower.training.layer_rates import layer_groups
 from radtower.training.weight_average import WeightAverage
 
@@ -30,6 +30,7 @@ class RadTowerTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.add_callback(StopOnNonFiniteLoss)
         self.add_callback(JsonLinesLog)
+        self.add_callback(SetDatasetEpoch)
         self.remove_callback(PrinterCallback)  # prints dictionaries over somebody else's progress bar
 
     def train(

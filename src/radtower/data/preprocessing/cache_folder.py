@@ -1,0 +1,234 @@
+"""The folder of a cache: which volumes it holds, which scans failed, and how it grows.
+
+A worker writes one file per volume as soon as it is done; full sets of them are merged into shards. What is
+written is never changed: a newer row replaces an older one, and ``tidy`` drops what was replaced.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
+
+import numpy as np
+
+from radtower.data.preprocessing.provenance import kept_size, settings_hash, source_stamp
+from radtower.data.preprocessing.scan_worker import ScanJob, ScanResult, ScanWorker
+from radtower.data.preprocessing.shard_files import VolumeRow, map_volumes, read_rows, write_shard
+from radtower.data.preprocessing.worker_pool import LostItem, map_in_processes
+from radtower.processing.image_processing_ct3d import CT3DImageProcessor
+from radtower.processing.scan_reference import ScanReference
+
+MARKER_FILE = "volume_cache.json"
+PROCESSOR_FILE = "preprocessor_config.json"
+SHARD_FOLDER = "shards"
+FAILURE_FOLDER = "failures"
+SHARD_BYTES = 2**29  # half a gigabyte: few enough files for a whole data set, small enough to move
+INT16 = np.iinfo(np.int16)
+
+
+@dataclass(frozen=True)
+class StoredVolume:
+    """Where a volume is: the file, the position in it, and its row."""
+
+    path: Path
+    position: int
+    row: VolumeRow
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of the scans a process works on, of how many; the one and only by default."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.rank:05d}-of-{self.world_size:05d}"
+
+    def holds(self, volume_id: str) -> bool:
+        """Whether a volume belongs to this part, whatever else is in the manifest."""
+        return int(_hash_of(volume_id), 16) % self.world_size == self.rank
+
+
+def prepare_folder(folder: Path, image_processor: CT3DImageProcessor) -> None:
+    """Make a new cache folder, or turn an existing one to these settings; volumes of others count no more.
+
+    Raises:
+        FileExistsError: If ``folder`` holds something else than a cache.
+        ValueError: If the values do not fit into a cache.
+    """
+    low, high = image_processor.span_hu
+    if low < INT16.min or high > INT16.max:
+        raise ValueError(
+            f"windows_hu must lie within {INT16.min} and {INT16.max} HU for a cache, got {low:g} to "
+            f"{high:g}. Narrow the window."
+        )
+    if folder.exists() and not (folder / MARKER_FILE).is_file() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"folder must be new, empty or an earlier cache, got {folder}, which is neither. Choose another."
+        )
+    (folder / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
+    (folder / FAILURE_FOLDER).mkdir(exist_ok=True)
+    _write_atomically(folder / MARKER_FILE, json.dumps({"format": 1, "volumes": "int16 HU (Z, Y, X)"}))
+    with TemporaryDirectory() as saved:
+        image_processor.save_pretrained(saved)
+        _write_atomically(folder / PROCESSOR_FILE, (Path(saved) / PROCESSOR_FILE).read_text(encoding="utf-8"))
+
+
+def stored_volumes(folder: Path, settings: str) -> dict[str, StoredVolume]:
+    """Return the volumes of these settings by id, the newest of each."""
+    newest: dict[str, StoredVolume] = {}
+    for path in sorted((folder / SHARD_FOLDER).glob("*.arrow")):
+        for position, row in enumerate(read_rows(path)):
+            known = newest.get(row.volume_id)
+            is_newer = known is None or row.created_ns > known.row.created_ns
+            if row.settings_hash == settings and is_newer:
+                newest[row.volume_id] = StoredVolume(path, position, row)
+    return newest
+
+
+def recorded_failures(folder: Path, settings: str) -> dict[str, str]:
+    """Return why scans could not be prepared with these settings, by volume id."""
+    failures = {}
+    for path in sorted((folder / FAILURE_FOLDER).glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["settings_hash"] == settings:
+            failures[record["volume_id"]] = record["reason"]
+    return failures
+
+
+def preprocess_part(
+    scans: Mapping[str, ScanReference],
+    image_processor: CT3DImageProcessor,
+    folder: Path,
+    *,
+    part: Part,
+    num_workers: int = 0,
+    scans_per_shard: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> None:
+    """Prepare the scans of one part that the folder does not hold yet.
+
+    Args:
+        scans: All scans, by volume id.
+        image_processor: As given to :func:`prepare_folder`.
+        folder: The cache.
+        part: Which scans are ours.
+        num_workers: Processes; 0 works in this one, where being killed ends the run.
+        scans_per_shard: None makes shards of half a gigabyte.
+        on_progress: Called with the number of our scans that are done, those found done included.
+    """
+    settings = settings_hash(image_processor)
+    ours = {volume_id: scan for volume_id, scan in scans.items() if part.holds(volume_id)}
+    jobs = _open_jobs(ours, stored_volumes(folder, settings))
+    num_done = len(ours) - len(jobs)
+    if on_progress is not None and num_done:
+        on_progress(num_done)
+    shards = folder / SHARD_FOLDER
+    singles = sorted(shards.glob(f"volume-{part}-*.arrow"))
+    per_shard = scans_per_shard or _scans_per_shard(image_processor)
+    worker = ScanWorker(image_processor, shards, f"volume-{part}")
+    for job, result in _done(worker, jobs, num_workers):
+        reason = result.reason() if isinstance(result, LostItem) else result.failure
+        _record(folder, settings, job.volume_id, reason)
+        if isinstance(result, ScanResult) and result.written is not None:
+            singles.append(result.written)
+        while len(singles) >= per_shard:
+            _merge(singles[:per_shard], shards / f"shard-{part}-{uuid4().hex}.arrow")
+            singles = singles[per_shard:]
+        num_done += 1
+        if on_progress is not None:
+            on_progress(num_done)
+    if singles:
+        _merge(singles, shards / f"shard-{part}-{uuid4().hex}.arrow")
+
+
+def tidy(folder: Path, image_processor: CT3DImageProcessor, scans_per_shard: int | None = None) -> None:
+    """Drop what was replaced and fill up the shards; only while nobody else writes.
+
+    Args:
+        folder: The cache.
+        image_processor: Volumes of other settings are dropped.
+        scans_per_shard: None makes shards of half a gigabyte.
+    """
+    shards = folder / SHARD_FOLDER
+    for leftover in shards.glob(".*.partial"):
+        leftover.unlink()
+    per_shard = scans_per_shard or _scans_per_shard(image_processor)
+    live: dict[Path, list[int]] = {path: [] for path in sorted(shards.glob("*.arrow"))}
+    for stored in stored_volumes(folder, settings_hash(image_processor)).values():
+        live[stored.path].append(stored.position)
+    full = {path for path, kept in live.items() if len(kept) == len(read_rows(path)) >= per_shard}
+    rest = [path for path in live if path not in full]
+    if len(rest) == 1 and len(live[rest[0]]) == len(read_rows(rest[0])):
+        return  # the last shard, not full yet
+    volumes = [(path, position) for path in rest for position in sorted(live[path])]
+    for start in range(0, len(volumes), per_shard):
+        chosen = volumes[start : start + per_shard]
+        write_shard(shards / f"shard-{Part()}-{uuid4().hex}.arrow", _read(chosen))
+    for path in rest:
+        path.unlink()
+
+
+def _open_jobs(scans: Mapping[str, ScanReference], stored: Mapping[str, StoredVolume]) -> list[ScanJob]:
+    jobs = []
+    for volume_id, scan in scans.items():
+        known = stored[volume_id].row if volume_id in stored else None
+        try:
+            is_unchanged = known is not None and known.source_stamp == source_stamp(scan)
+        except OSError:
+            is_unchanged = False  # the worker will say what is wrong with it
+        if not is_unchanged:
+            jobs.append(ScanJob(volume_id, scan, None if known is None else known.source_sha256))
+    return jobs
+
+
+def _done(
+    worker: ScanWorker, jobs: list[ScanJob], num_workers: int
+) -> Iterable[tuple[ScanJob, ScanResult | LostItem]]:
+    if num_workers == 0:
+        return ((job, worker(job)) for job in jobs)
+    return map_in_processes(worker, jobs, num_workers)
+
+
+def _record(folder: Path, settings: str, volume_id: str, reason: str | None) -> None:
+    path = folder / FAILURE_FOLDER / f"{_hash_of(volume_id)}.json"
+    if reason is None:
+        path.unlink(missing_ok=True)
+    else:
+        content = {"volume_id": volume_id, "settings_hash": settings, "reason": reason}
+        _write_atomically(path, json.dumps(content))
+
+
+def _merge(paths: list[Path], merged: Path) -> None:
+    write_shard(merged, _read((path, position) for path in paths for position in range(len(read_rows(path)))))
+    for path in paths:
+        path.unlink()
+
+
+def _read(volumes: Iterable[tuple[Path, int]]) -> Iterator[tuple[VolumeRow, np.ndarray]]:
+    """Open one file after the other, so that merging needs the memory of one volume."""
+    opened: Path | None = None
+    for path, position in volumes:
+        if path != opened:
+            rows, arrays, opened = read_rows(path), map_volumes(path), path
+        yield rows[position], arrays[position]
+
+
+def _scans_per_shard(image_processor: CT3DImageProcessor) -> int:
+    z, y, x = kept_size(image_processor)
+    return max(1, SHARD_BYTES // (z * y * x * INT16.bits // 8))
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{uuid4().hex}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _hash_of(volume_id: str) -> str:
+    return hashlib.sha256(volume_id.encode()).hexdigest()[:16]

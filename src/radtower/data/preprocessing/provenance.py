@@ -1,0 +1,76 @@
+"""What a cached volume was made from: the files of the scan, and the settings of the processor."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from radtower.processing.image_processing_ct3d import CT3DImageProcessor
+from radtower.processing.scan_reference import ScanReference
+
+CHUNK_BYTES = 2**20
+DETACHED_HEADERS = (".mhd", ".nhdr")  # the voxels are in a second file beside it
+
+
+def processor_hash(image_processor: CT3DImageProcessor) -> str:
+    """Twelve hex digits that change with any setting of the processor."""
+    return _hash_of(json.loads(image_processor.to_json_string()))
+
+
+def resampling_settings(image_processor: CT3DImageProcessor) -> dict[str, Any]:
+    """Return the settings that decide the HU of a resampled volume, as JSON knows them.
+
+    Windows count by their span only, to which intensities are clamped before resampling: other windows of
+    the same span read the same volume. Size is left out: a smaller output is the middle of a larger one.
+    """
+    names = ("spacing_mm", "span_hu", "fill_hu", "orientation", "antialias", "crop")
+    return {name: json.loads(json.dumps(getattr(image_processor, name))) for name in names}
+
+
+def kept_size(image_processor: CT3DImageProcessor) -> tuple[int, int, int]:
+    """Return the voxels (Z, Y, X) that a cache keeps of a scan."""
+    return image_processor.cache_size or image_processor.size
+
+
+def settings_hash(image_processor: CT3DImageProcessor) -> str:
+    """Twelve hex digits that change when a cached volume would."""
+    return _hash_of([resampling_settings(image_processor), kept_size(image_processor)])
+
+
+def source_stamp(scan: ScanReference) -> str:
+    """Return what changes when a scan does, without reading it: names, sizes and times of its files.
+
+    The place of the files does not count, so that a data set can move.
+    """
+    files = [
+        (name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in _files_of(Path(scan.path))
+    ]
+    return _hash_of([files, _told_by_table(scan)])
+
+
+def source_sha256(scan: ScanReference) -> str:
+    """Return the hash of the content of a scan, and of what a table says of it."""
+    digest = hashlib.sha256(json.dumps(_told_by_table(scan)).encode())
+    for name, path in _files_of(Path(scan.path)):
+        digest.update(f"\n{name}\n{path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _files_of(path: Path) -> list[tuple[str, Path]]:
+    """Files of a scan with their name inside it; the name of a single file does not count."""
+    if path.is_dir():
+        return sorted((str(file.relative_to(path)), file) for file in path.rglob("*") if file.is_file())
+    if path.suffix.lower() in DETACHED_HEADERS:
+        return sorted((file.name, file) for file in path.parent.glob(f"{path.stem}.*") if file.is_file())
+    return [("", path)]
+
+
+def _told_by_table(scan: ScanReference) -> list[Any]:
+    return [scan.series_uid, scan.rescale, scan.spacing_mm]
+
+
+def _hash_of(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
