@@ -130,7 +130,7 @@ def measure_memory(common: list[str]) -> dict[str, Any]:
     peaks = {}
     for name in ("torchvision", "radtower", "radtower_checkpointed"):
         command = [sys.executable, __file__, "--memory-of", name, *common]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks[name] = float(done.stdout)
     return {
         "peak_mb": peaks,
@@ -160,7 +160,7 @@ def main() -> None:
     size = tuple(given.size)
     library = find_torchvision(given.torchvision)  # its schemas live as long as it does
     if given.memory_of:
-        sys.stdout.write(f"{measure_step_memory(given.memory_of, size)}\n")
+        print(measure_step_memory(given.memory_of, size))
         return
     result = {
         "size_zyx": size,
@@ -171,7 +171,7 @@ def main() -> None:
         "inference": measure_inference(size, given.rounds),
         "training_memory": measure_memory(_repeat(given)),
     }
-    sys.stdout.write(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
     del library
 
 

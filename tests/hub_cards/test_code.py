@@ -92,6 +92,8 @@ CODE_FILES = {
         "image_processing_resampling.py",
         "losses.py",
         "modeling_ct3d.py",
+        "modeling_ct3d_blocks.py",
+        "modeling_ct3d_import.py",
     ],
     "llm_biencoder": [
         "configuration_llm_biencoder.py",
@@ -107,6 +109,8 @@ CODE_FILES = {
         "image_processing_resampling.py",
         "losses.py",
         "modeling_ct3d.py",
+        "modeling_ct3d_blocks.py",
+        "modeling_ct3d_import.py",
         "modeling_latent_attention.py",
         "modeling_llm_biencoder.py",
         "modeling_medclip.py",

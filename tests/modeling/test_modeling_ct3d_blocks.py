@@ -186,14 +186,14 @@ def test_dilation_reaches_two_voxels_away_and_keeps_the_size():
 
 def test_a_padded_shortcut_takes_every_second_voxel_and_adds_empty_channels():
     x = torch.arange(2 * 3 * 4 * 5.0).view(1, 2, 3, 4, 5)
-    got = CT3DPaddedShortcut(3, 2)(x)
-    assert got.shape == (1, 5, 2, 2, 3)
-    assert torch.equal(got[:, :2], F.avg_pool3d(x, 1, stride=2))
+    got = CT3DPaddedShortcut(3, (1, 2, 2))(x)
+    assert got.shape == (1, 5, 3, 2, 3)
+    assert torch.equal(got[:, :2], F.avg_pool3d(x, 1, stride=(1, 2, 2)))
     assert not got[:, 2:].any()
 
 
 def test_the_base_block_has_no_convolutions_of_its_own():
-    block = CT3DResidualBlock(4, 4, (1, 1, 1), "conv")
+    block = CT3DResidualBlock()
     with pytest.raises(NotImplementedError):
         block(torch.zeros(1, 4, 2, 2, 2))
     with pytest.raises(NotImplementedError):

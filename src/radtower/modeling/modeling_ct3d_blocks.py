@@ -143,47 +143,39 @@ def _copied_buffers(module: nn.Module) -> Iterator[None]:
 
 
 class CT3DPaddedShortcut(nn.Module):
-    """Skip connection without weights: every ``stride``-th voxel, zeros for the channels that are new.
+    """Skip connection without weights: every ``stride``-th voxel, zeros for new channels.
 
     "Type A" of He et al. 2016, arXiv 1512.03385, section 3.3. Differs from MedicalNet's in training: there
     no gradient flows through it.
     """
 
-    def __init__(self, new_channels: int, stride: int) -> None:
+    def __init__(self, new_channels: int, stride: tuple[int, int, int]) -> None:
         super().__init__()
         self.new_channels = new_channels
         self.stride = stride
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        step = self.stride
-        return F.pad(x[:, :, ::step, ::step, ::step], (0, 0, 0, 0, 0, 0, 0, self.new_channels))
+        z, y, x_step = self.stride
+        return F.pad(x[:, :, ::z, ::y, ::x_step], (0, 0, 0, 0, 0, 0, 0, self.new_channels))
+
+
+def build_shortcut(
+    in_channels: int, out_channels: int, stride: tuple[int, int, int], shortcut: str
+) -> nn.Module:
+    """Make what a skip connection does to its input; nothing if the shape stays. ``stride`` is (Z, Y, X)."""
+    if stride == (1, 1, 1) and in_channels == out_channels:
+        return nn.Identity()
+    if shortcut == "pad":
+        return CT3DPaddedShortcut(out_channels - in_channels, stride)
+    return nn.Sequential(
+        nn.Conv3d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm3d(out_channels)
+    )
 
 
 class CT3DResidualBlock(CT3DRecomputation, nn.Module):
-    """What the blocks share: a body, a last convolution, and a skip connection around both.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        stride: Of (Z, Y, X).
-        shortcut: See :class:`CT3DVisionConfig`.
-    """
+    """What the blocks share: a body, a last convolution, and a skip connection around both."""
 
     downsample: nn.Module
-
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: tuple[int, int, int], shortcut: str
-    ) -> None:
-        super().__init__()
-        self.downsample = nn.Identity()
-        if stride == (1, 1, 1) and in_channels == out_channels:
-            return
-        if shortcut == "pad":
-            self.downsample = CT3DPaddedShortcut(out_channels - in_channels, stride[-1])
-        else:
-            self.downsample = nn.Sequential(
-                nn.Conv3d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm3d(out_channels)
-            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, Z, Y, X)`` to ``(B, C', Z', Y', X')``."""
@@ -222,13 +214,14 @@ class CT3DBasicBlock(CT3DResidualBlock):
         dilation: int = 1,
         shortcut: str = "conv",
     ) -> None:
-        strides = (1 if kind == "planar" else stride, stride, stride)
-        super().__init__(in_channels, out_channels, strides, shortcut)
+        super().__init__()
         mid_channels = (in_channels * out_channels * 27) // (in_channels * 9 + 3 * out_channels)
         self.conv1 = build_convolution(kind, (in_channels, out_channels), mid_channels, stride, dilation)
         self.norm1 = nn.BatchNorm3d(out_channels)
         self.conv2 = build_convolution(kind, (out_channels, out_channels), mid_channels, 1, dilation)
         self.norm2 = nn.BatchNorm3d(out_channels)
+        strides = (1 if kind == "planar" else stride, stride, stride)
+        self.downsample = build_shortcut(in_channels, out_channels, strides, shortcut)
 
     def _body(self, x: torch.Tensor) -> torch.Tensor:
         return convolve_and_norm(self.conv1, self.norm1, x).relu_()
@@ -246,7 +239,7 @@ class CT3DBottleneckBlock(CT3DResidualBlock):
     def __init__(
         self, in_channels: int, out_channels: int, stride: int, dilation: int = 1, shortcut: str = "conv"
     ) -> None:
-        super().__init__(in_channels, out_channels, (stride, stride, stride), shortcut)
+        super().__init__()
         width = out_channels // BOTTLENECK_EXPANSION
         self.conv1 = nn.Conv3d(in_channels, width, 1, bias=False)
         self.norm1 = nn.BatchNorm3d(width)
@@ -254,6 +247,7 @@ class CT3DBottleneckBlock(CT3DResidualBlock):
         self.norm2 = nn.BatchNorm3d(width)
         self.conv3 = nn.Conv3d(width, out_channels, 1, bias=False)
         self.norm3 = nn.BatchNorm3d(out_channels)
+        self.downsample = build_shortcut(in_channels, out_channels, (stride, stride, stride), shortcut)
 
     def _body(self, x: torch.Tensor) -> torch.Tensor:
         h = convolve_and_norm(self.conv1, self.norm1, x).relu_()
