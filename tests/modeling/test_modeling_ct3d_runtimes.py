@@ -65,6 +65,7 @@ def test_bfloat16_agrees_to_its_eight_bits(block_type):
 
 
 @pytest.mark.slow  # compilation
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
 @torch.no_grad()
 @pytest.mark.parametrize("block_type", BLOCK_TYPES)
 def test_compiled_output_is_equal(block_type):
@@ -76,6 +77,7 @@ def test_compiled_output_is_equal(block_type):
 
 
 @pytest.mark.slow  # compilation
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
 @pytest.mark.parametrize("thrifty", [False, True])
 def test_compiled_training_gives_equal_gradients_and_statistics(thrifty):
     model = _model().train()
