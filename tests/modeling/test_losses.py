@@ -89,6 +89,9 @@ def test_asymmetric_loss_matches_a_hand_computed_case():
     settings = {"focus_positive": 1.5, "focus_negative": 3.0, "margin": 0.1}
     expected = sum(_asymmetric_by_hand(*case, **settings) for case in cases) / 5
     assert asymmetric_loss(logits, labels, **settings).item() == pytest.approx(expected)
+    # Without focus, an absent finding below the margin (p is 0.018) still costs nothing.
+    only_margin = sum(_asymmetric_by_hand(*case, 0.0, 0.0, 0.1) for case in cases) / 5
+    assert asymmetric_loss(logits, labels, 0.0, 0.0, 0.1).item() == pytest.approx(only_margin)
     defaults = sum(_asymmetric_by_hand(*case, 0.0, 4.0, 0.05) for case in cases) / 5
     assert asymmetric_loss(logits, labels).item() == pytest.approx(defaults)
 

@@ -99,7 +99,7 @@ def test_a_recipe_that_is_no_yaml_is_refused_in_one_line(tmp_path):
 
 
 def test_the_record_has_every_setting_the_seed_the_versions_and_the_commit(tmp_path):
-    run = VisionRun(**VISION, hidden_sizes=(8, 16), uncertain=0.5)
+    run = VisionRun(**VISION, hidden_sizes=(8, 16), stem_stride=(1, 2, 2), uncertain=0.5)
     arguments = TrainingArguments(
         output_dir=str(tmp_path), seed=11, learning_rate=0.003, max_steps=4, warmup_steps=2, use_cpu=True
     )
@@ -108,7 +108,7 @@ def test_the_record_has_every_setting_the_seed_the_versions_and_the_commit(tmp_p
     assert record["kind"] == "VisionRun"
     assert record["run"].keys() == {field.name for field in fields(VisionRun)}
     assert record["run"].items() >= {**VISION, "uncertain": 0.5, "not_mentioned": 0.0}.items()
-    assert (record["run"]["hidden_sizes"], record["run"]["stem_stride"]) == ([8, 16], [2, 2, 2])
+    assert (record["run"]["hidden_sizes"], record["run"]["stem_stride"]) == ([8, 16], [1, 2, 2])
     assert record["training"] == {
         "learning_rate": 0.003,
         "weight_decay": 0.0,
@@ -167,3 +167,10 @@ def test_an_unquoted_no_is_a_strategy(tmp_path):
         "no",
         "no",
     )
+
+
+def test_a_strength_without_augmentation_is_refused():
+    with pytest.raises(ValueError, match=r"should_augment must be true .* got \{.*'max_noise_hu': 20.0"):
+        VisionRun(**VISION, max_noise_hu=20.0)
+    assert VisionRun(**VISION, should_augment=True, max_noise_hu=20.0).max_noise_hu == 20.0
+    assert VisionRun(**VISION, should_augment=True).max_noise_hu == 0.0

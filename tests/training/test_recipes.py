@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.training.arguments import ClipRun, LabelerRun, VisionRun, parse_recipe, read_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -26,10 +27,17 @@ def test_every_recipe_is_complete_and_says_how_to_start_it(path, tmp_path):
 def test_the_ctrate_recipe_has_the_published_settings(tmp_path):
     settings = {**read_recipe(RECIPES / "vision_ctrate.yaml"), "output_dir": str(tmp_path), "bf16": False}
     run, arguments = parse_recipe(settings, VisionRun)
-    assert (run.hidden_sizes, run.layers, run.pooling) == ((64, 128, 256, 512), (2, 2, 2, 2), "avg")
-    assert (run.stem_kernel_size, run.stem_stride, run.loss) == ((2, 2, 2), (2, 2, 2), "bce")
+    assert (run.hidden_sizes, run.layers, run.pooling) == ([64, 128, 256, 512], [2, 2, 2, 2], "avg")
+    assert (run.stem_kernel_size, run.stem_stride, run.loss) == ([2, 2, 2], [2, 2, 2], "bce")
     assert (arguments.learning_rate, arguments.weight_decay, arguments.max_grad_norm) == (1e-4, 1e-4, 0.0)
     assert (arguments.per_device_train_batch_size, arguments.num_train_epochs) == (10, 5)
     assert arguments.lr_scheduler_type == "cosine_with_min_lr"
     assert arguments.lr_scheduler_kwargs == {"min_lr": 1e-6}
     assert (arguments.optim, arguments.metric_for_best_model) == ("adamw_torch_fused", "macro_auroc")
+
+
+def test_the_ctrate_processor_has_the_published_geometry():
+    processor = CT3DImageProcessor.from_pretrained(RECIPES / "processor_ctrate")
+    assert (processor.spacing_mm, processor.size) == ((3.0, 1.5, 1.5), (96, 192, 192))
+    assert (tuple(processor.cache_size), processor.windows_hu) == ((120, 240, 240), ((-1000.0, 200.0),))
+    assert processor.fill_hu == -1000.0

@@ -6,8 +6,10 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
+from radtower.configuration.configuration_ct3d import CT3DVisionConfig
 from radtower.data.datasets import StudyTargets
 from radtower.data.preprocessing.provenance import processor_hash
 from radtower.data.volume_cache import open_volume_cache
@@ -197,7 +199,14 @@ def test_the_loss_of_the_run_is_the_loss_of_the_training(labeled, make_arguments
 
 
 def test_a_run_goes_on_from_its_last_checkpoint(labeled, make_arguments):
-    labeled = replace(labeled, ema_decay=0.5, layer_lr_decay=0.8)
+    labeled = replace(
+        labeled,
+        ema_decay=0.5,
+        layer_lr_decay=0.8,
+        should_augment=True,
+        max_noise_hu=100.0,
+        flip_probability=0.5,
+    )
     settings = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 3}
     whole = train_vision(labeled, make_arguments("whole", **settings))
     killed = make_arguments("killed", **settings)
@@ -218,3 +227,76 @@ def test_the_model_folder_names_no_path_of_this_machine(labeled, make_arguments,
     for name in ("config.json", "preprocessor_config.json"):
         assert str(tmp_path.parent.parent) not in (folder / name).read_text()
         assert "_name_or_path" not in json.loads((folder / name).read_text())
+
+
+def _video_weights(path, width=6):
+    """Two stages of one block, by torchvision's names, with a stem for RGB and a head."""
+    names = {"vision_model.": "", "stages.0.0": "layer1.0", "stages.1.0": "layer2.0"}
+    names |= {f".conv{n}.": f".conv{n}.0." for n in (1, 2)} | {f".norm{n}.": f".conv{n}.1." for n in (1, 2)}
+    config = CT3DVisionConfig(hidden_sizes=[width, 8], layers=[1, 1], num_labels=2, image_size=[8, 8, 8])
+    torch.manual_seed(9)
+    weights = {}
+    for name, value in CT3DVisionForImageClassification(config).state_dict().items():
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        weights[name.replace("classifier", "fc")] = value
+    weights["stem.0.weight"] = torch.rand(width, 3, 3, 7, 7)
+    weights["stem.1.weight"] = torch.rand(width)
+    save_file(weights, path)
+    return weights
+
+
+@pytest.mark.parametrize("stem", ["fold", "replace"])
+def test_a_run_starts_from_the_weights_of_a_video_network(labeled, make_arguments, tmp_path, stem):
+    weights = _video_weights(tmp_path / "video.safetensors")
+    run = replace(
+        labeled,
+        hidden_sizes=None,
+        layers=None,
+        pretrained=str(tmp_path / "video.safetensors"),
+        pretrained_stem=stem,
+    )
+    folder = train_vision(run, make_arguments(max_steps=1, learning_rate=0.0))
+    model = CT3DVisionForImageClassification.from_pretrained(folder)
+    assert (model.config.hidden_sizes, model.config.layers) == ([6, 8], [1, 1])
+    assert list(model.config.stem_kernel_size) == ([3, 7, 7] if stem == "fold" else [2, 2, 2])
+    state = model.state_dict()
+    assert torch.equal(state["vision_model.stages.1.0.conv2.weight"], weights["layer2.0.conv2.0.weight"])
+    assert torch.equal(state["vision_model.stem.1.weight"], weights["stem.1.weight"])
+    assert state["classifier.weight"].shape == (2, 8)
+
+
+def test_pretrained_weights_of_another_shape_are_refused(labeled, make_arguments, tmp_path):
+    _video_weights(tmp_path / "video.safetensors")
+    run = replace(labeled, pretrained=str(tmp_path / "video.safetensors"))  # whose hidden_sizes are (4, 8)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        train_vision(run, make_arguments())
+
+
+def test_pretrained_weights_in_a_pickle_are_refused(labeled, make_arguments):
+    with pytest.raises(ValueError, match=r"must be a .safetensors file, got r3d_18.pth"):
+        train_vision(replace(labeled, pretrained="r3d_18.pth"), make_arguments())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("block_type", "mc3"), ("pooling", "gated"), ("stem_kernel_size", (4, 4, 4))]
+)
+def test_the_shape_of_the_run_is_that_of_the_network(labeled, make_arguments, field, value):
+    folder = train_vision(replace(labeled, **{field: value}), make_arguments(max_steps=1))
+    found = getattr(CT3DVisionForImageClassification.from_pretrained(folder).config, field)
+    assert found == (list(value) if isinstance(value, tuple) else value)
+
+
+def test_an_augmented_run_varies_the_training_volumes_reproducibly_per_epoch(labeled, make_arguments):
+    # With a learning rate of 0 and one batch per epoch the losses differ only by what the volumes are.
+    settings = {"max_steps": 2, "per_device_train_batch_size": 5, "learning_rate": 0.0}
+    noisy = replace(labeled, should_augment=True, max_noise_hu=300.0)
+    losses = {}
+    for name, run in (("plain", labeled), ("one", noisy), ("again", noisy)):
+        folder = train_vision(run, make_arguments(name, **settings))
+        lines = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+        losses[name] = [line["loss"] for line in lines if "loss" in line]
+    assert losses["plain"][0] == pytest.approx(losses["plain"][1], abs=1e-6)
+    assert abs(losses["one"][0] - losses["plain"][0]) > 1e-4
+    assert abs(losses["one"][0] - losses["one"][1]) > 1e-4
+    assert losses["again"] == losses["one"]

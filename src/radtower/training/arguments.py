@@ -17,6 +17,13 @@ from transformers import HfArgumentParser, SchedulerType, TrainingArguments
 
 RECORD_FILE = "run.yaml"
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-4 as text
+AUGMENTATION_STRENGTHS = (
+    "max_rotation_degrees",
+    "max_scaling",
+    "max_window_shift_hu",
+    "max_noise_hu",
+    "flip_probability",
+)
 RECORDED_PACKAGES = ("radtower", "torch", "transformers")
 
 # What differs from transformers' defaults: nothing is sent anywhere, samples keep their columns, and a
@@ -76,11 +83,24 @@ class VisionRun:
             ones; or ``asymmetric``, which lets easy negatives go.
         ema_decay: Of the average of the weights that is evaluated and saved. None averages nothing.
         layer_lr_decay: Learning rate of each stage, relative to the one above it. None is the same for all.
-        hidden_sizes: See :class:`CT3DVisionConfig`, as are the next four.
-        layers: Residual blocks per stage.
-        stem_kernel_size: Kernel of the first convolution, (Z, Y, X).
-        stem_stride: Its stride, (Z, Y, X).
-        pooling: ``avg`` or ``max``.
+        pretrained: ``.safetensors`` with the weights of a video ResNet or of MedicalNet to start from; see
+            :meth:`CT3DVisionModel.from_video_resnet`. None starts from nothing.
+        pretrained_stem: Whether its first convolution is kept (``fold``) or a new one is made (``replace``,
+            the published recipe).
+        block_type: See :class:`CT3DVisionConfig`, as are the next five. None takes its default, or what the
+            ``pretrained`` weights say.
+        hidden_sizes: Output channels per stage, or None as before.
+        layers: Residual blocks per stage, or None as before.
+        stem_kernel_size: Kernel of the first convolution, (Z, Y, X), or None as before.
+        stem_stride: Its stride, (Z, Y, X), or None as before.
+        pooling: ``avg``, ``max`` or ``gated``.
+        should_augment: Whether training volumes differ from epoch to epoch: a crop at random from what the
+            cache keeps around it, and what the next five add; see :class:`VolumeAugmentation`.
+        max_rotation_degrees: About each axis.
+        max_scaling: Zoom by up to this fraction.
+        max_window_shift_hu: Of each end of each window.
+        max_noise_hu: Largest standard deviation of the noise.
+        flip_probability: Of exchanging left and right.
     """
 
     manifest: str
@@ -92,17 +112,32 @@ class VisionRun:
     loss: Literal["bce", "balanced_bce", "asymmetric"] = "bce"
     ema_decay: float | None = None
     layer_lr_decay: float | None = None
-    hidden_sizes: tuple[int, ...] = (64, 128, 256, 512)
-    layers: tuple[int, ...] = (2, 2, 2, 2)
-    stem_kernel_size: tuple[int, ...] = (2, 2, 2)
-    stem_stride: tuple[int, ...] = (2, 2, 2)
-    pooling: Literal["avg", "max"] = "avg"
+    pretrained: str | None = None
+    pretrained_stem: Literal["fold", "replace"] = "replace"
+    block_type: Literal["basic", "r2plus1d", "mc3", "bottleneck"] | None = None
+    hidden_sizes: tuple[int, ...] | None = None
+    layers: tuple[int, ...] | None = None
+    stem_kernel_size: tuple[int, ...] | None = None
+    stem_stride: tuple[int, ...] | None = None
+    pooling: Literal["avg", "max", "gated"] = "avg"
+    should_augment: bool = False
+    max_rotation_degrees: float = 0.0
+    max_scaling: float = 0.0
+    max_window_shift_hu: float = 0.0
+    max_noise_hu: float = 0.0
+    flip_probability: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.labels is None) == (self.findings is None):
             raise ValueError(
                 f"either labels or findings must be given, got labels={self.labels!r} and "
                 f"findings={self.findings!r}. Name the findings where the labels are in the manifest."
+            )
+        strengths = {name: getattr(self, name) for name in AUGMENTATION_STRENGTHS}
+        if not self.should_augment and any(strengths.values()):
+            raise ValueError(
+                f"should_augment must be true where something is varied, got {strengths}. "
+                "Set it, or all of them to 0."
             )
 
 

@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch.nn.utils import convert_conv3d_weight_memory_format
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
+from radtower.data.augmentation import VolumeAugmentation
 from radtower.data.datasets import StudyDataset, StudyTargets, manifest_targets, study_targets
 from radtower.data.manifest import Manifest, Split, read_manifest
 from radtower.data.targets import MASKED_TARGET, TargetPolicy
@@ -17,8 +20,11 @@ from radtower.data.volume_cache import VolumeCache, open_volume_cache
 from radtower.modeling.losses import asymmetric_loss, masked_binary_cross_entropy
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
-from radtower.training.arguments import VisionRun
+from radtower.training.arguments import AUGMENTATION_STRENGTHS, VisionRun
 from radtower.training.trainer import LossFunction, SupervisedTrainer
+
+# Fields of the configuration that a run, or pre-trained weights, may set.
+SHAPE = ("block_type", "hidden_sizes", "layers", "stem_kernel_size", "stem_stride")
 
 
 def train_vision(
@@ -44,12 +50,12 @@ def train_vision(
     set_seed(arguments.seed)
     cache = open_volume_cache(run.cache)
     manifest = read_manifest(run.manifest)
-    train, targets = _labeled_split(run, manifest, cache, "train")
+    train, targets = _labeled_split(run, manifest, cache, "train", _augmentation_of(run, arguments, cache))
     evaluation = None
     if arguments.eval_strategy != "no":
         evaluation, truth = _labeled_split(run, manifest, cache, "validation")
         _check_both_classes(truth)
-    model = CT3DVisionForImageClassification(_config_of(run, cache.image_processor, targets.keys))
+    model = _new_model(run, cache.image_processor, targets.keys)
     # About a fifth faster for 3D convolutions on a CPU, and what tensor cores want on a GPU.
     convert_conv3d_weight_memory_format(model, torch.channels_last_3d)
     trainer = SupervisedTrainer(
@@ -96,7 +102,11 @@ def loss_of(name: str, targets: StudyTargets) -> LossFunction | None:
 
 
 def _labeled_split(
-    run: VisionRun, manifest: Manifest, cache: VolumeCache, name: Split
+    run: VisionRun,
+    manifest: Manifest,
+    cache: VolumeCache,
+    name: Split,
+    augmentation: VolumeAugmentation | None = None,
 ) -> tuple[StudyDataset, StudyTargets]:
     split = manifest.split(name)
     is_cached = cache.is_readable(split.frame["volume_id"])
@@ -112,8 +122,19 @@ def _labeled_split(
             f"the {name} split must have a known label, got none for {len(split)} volumes in the cache. "
             "Preprocess its scans, and label its reports."
         )
-    dataset = StudyDataset(list(split.frame["volume_id"]), cache, targets=targets.values)
+    dataset = StudyDataset(
+        list(split.frame["volume_id"]), cache, targets=targets.values, augmentation=augmentation
+    )
     return dataset, targets
+
+
+def _augmentation_of(
+    run: VisionRun, arguments: TrainingArguments, cache: VolumeCache
+) -> VolumeAugmentation | None:
+    if not run.should_augment:
+        return None
+    strengths = {name: getattr(run, name) for name in AUGMENTATION_STRENGTHS}
+    return VolumeAugmentation(image_processor=cache.image_processor, seed=arguments.seed, **strengths)
 
 
 def _check_both_classes(truth: StudyTargets) -> None:
@@ -126,16 +147,28 @@ def _check_both_classes(truth: StudyTargets) -> None:
         )
 
 
-def _config_of(run: VisionRun, processor: CT3DImageProcessor, keys: Sequence[str]) -> CT3DVisionConfig:
-    return CT3DVisionConfig(
-        num_channels=len(processor.windows_hu),
-        hidden_sizes=list(run.hidden_sizes),
-        layers=list(run.layers),
-        stem_kernel_size=list(run.stem_kernel_size),
-        stem_stride=list(run.stem_stride),
-        pooling=run.pooling,
-        image_size=list(processor.size),
-        id2label=dict(enumerate(keys)),
-        label2id={key: column for column, key in enumerate(keys)},
-        problem_type="multi_label_classification",
+def _new_model(
+    run: VisionRun, processor: CT3DImageProcessor, keys: Sequence[str]
+) -> CT3DVisionForImageClassification:
+    shape = {name: getattr(run, name) for name in SHAPE}
+    config: dict[str, Any] = {
+        name: list(v) if isinstance(v, tuple) else v for name, v in shape.items() if v is not None
+    }
+    config |= {
+        "num_channels": len(processor.windows_hu),
+        "pooling": run.pooling,
+        "image_size": list(processor.size),
+        "id2label": dict(enumerate(keys)),
+        "label2id": {key: column for column, key in enumerate(keys)},
+        "problem_type": "multi_label_classification",
+    }
+    if run.pretrained is None:
+        return CT3DVisionForImageClassification(CT3DVisionConfig(**config))
+    if not run.pretrained.endswith(".safetensors"):
+        raise ValueError(
+            f"pretrained must be a .safetensors file, got {run.pretrained}. Convert a .pth once, with "
+            "safetensors.torch.save_file(torch.load(path, weights_only=True), path + '.safetensors')."
+        )
+    return CT3DVisionForImageClassification.from_video_resnet(
+        load_file(run.pretrained), stem=run.pretrained_stem, **config
     )

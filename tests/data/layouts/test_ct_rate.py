@@ -136,6 +136,7 @@ def test_folders_without_volumes_are_refused(ct_rate):
         ("train", "train_3/train_1_a/train_1_a_3.nii.gz"),
         ("train", "train_1/train_1_a/valid_1_a_1.nii.gz"),
         ("valid", "valid_1/valid_1_a/scan.nii.gz"),
+        ("train", "valid_2/valid_2_a/valid_2_a_1.nii.gz"),
     ],
 )
 def test_a_volume_in_the_wrong_place_is_refused(ct_rate, split, wrong):
