@@ -10,9 +10,10 @@ import pytest
 import SimpleITK as sitk
 
 LONG_VRS = ("OB", "OW", "SQ", "UN")
+STUDY_UID = "1.2.826.0.1.3680043.2.1125.1"
 CT_TAGS = {
     "0008|0060": "CT",
-    "0020|000d": "1.2.826.0.1.3680043.2.1125.1",
+    "0020|000d": STUDY_UID,
     "0010|0010": "Doe^Jane",
     "0010|0020": "MRN-4711",
 }
@@ -58,7 +59,7 @@ class ScanFiles:
 
     spacing_mm = (3.0, 1.5, 2.0)  # Z, Y, X
     shape = (5, 7, 6)
-    uid = "1.2.826.0.1.3680043.2.1125.7"
+    uid, study_uid = "1.2.826.0.1.3680043.2.1125.7", STUDY_UID
     encoding = Dicom
     affine = np.diag([-2.0, -1.5, 3.0, 1.0])  # RAS of a straight LPS scan with this spacing
 
@@ -164,6 +165,7 @@ class ScanFiles:
     ) -> Path:
         """All slices in one file, with functional groups; ``changes`` leave out or replace parts."""
         dicom = dicom or Dicom()
+        series_uid, study_uid = changes.get("uids", (self.uid, self.study_uid))
         stored = (self.hu() + 1024).astype(np.uint16) if stored is None else stored
         positions_mm = (
             [(10.0, 20.0, 3.0 * z) for z in range(len(stored))] if positions_mm is None else positions_mm
@@ -191,7 +193,8 @@ class ScanFiles:
             private if not dicom.has_lengths else b"",
             dicom.element("00100010", "PN", "Doe^Jane"),
             dicom.element("00100020", "LO", "MRN-4711"),
-            dicom.element("0020000e", "UI", self.uid),
+            dicom.element("0020000d", "UI", study_uid),
+            dicom.element("0020000e", "UI", series_uid),
             dicom.short("00280002", 1),
             dicom.element("00280004", "CS", "MONOCHROME2"),
             dicom.element("00280008", "IS", str(len(stored))),

@@ -101,6 +101,16 @@ def test_picks_the_one_thin_slice_chest_series(scans, other, body_part):
     assert left.startswith(f"{scans.uid}.{other['uid']} (")
 
 
+def test_frames_that_are_not_ct_do_not_stand_in_the_way_of_a_series(scans):
+    folder = scans.dicom_folder()
+    scans.enhanced_ct("ct/dose.dcm", sop_class="1.2.840.10008.5.1.4.1.1.7.3", uids=("1.2.5", scans.study_uid))
+    volume = read_volume(folder)
+    np.testing.assert_array_equal(volume.array_hu, scans.hu())
+    assert volume.source.warnings[0].endswith("; not 1.2.5 (CT, 1 slices)")
+    with pytest.raises(ValueError, match=r"got 5 frames of another kind in dose\.dcm"):
+        read_volume(folder, series_uid="1.2.5")
+
+
 def test_refuses_to_choose_between_kernels_and_lists_them(scans):
     folder = scans.dicom_folder(t0018_1210="B30f")
     _add_series(scans, "2", num_slices=5, gap_mm=3.05, t0018_1210="B60f", t0018_0015="CHEST")

@@ -54,13 +54,14 @@ class DicomSlice:
     directions: np.ndarray | None  # (2, 3) of a row and a column; None as above
     rescale: tuple[float, float] | None  # slope, intercept; None when the header has neither
     frame: int | None = None  # in the order of storage; None in a file of one slice
+    num_frames: int = 1  # more where they are not taken apart, because the file is no Enhanced CT
 
 
 def read_slices(path: Path) -> list[DicomSlice]:
     """Return the slices of one file: several for a multi-frame file, none if it is not a DICOM image.
 
     Raises:
-        ValueError: If the file is a damaged CT, or a multi-frame file that is not an Enhanced CT.
+        ValueError: If the file is a damaged CT, or an Enhanced CT without what its frames need.
     """
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
@@ -74,12 +75,8 @@ def read_slices(path: Path) -> list[DicomSlice]:
     num_frames = reader.GetSize()[2] if reader.GetDimension() > 2 else 1
     if num_frames == 1 or only.series.modality != "CT" or only.num_samples != 1:
         return [only]
-    sop_class = _text(reader, CLASS_TAG)
-    if sop_class not in MULTI_FRAME_CT_CLASSES:
-        raise ValueError(
-            f"a multi-frame file must be an Enhanced CT, got {num_frames} frames of SOP class {sop_class} in "
-            f"{path.name}. Export the original series."
-        )
+    if _text(reader, CLASS_TAG) not in MULTI_FRAME_CT_CLASSES:
+        return [replace(only, num_frames=num_frames)]  # refused only if it is chosen
     return _frames(only, num_frames)
 
 

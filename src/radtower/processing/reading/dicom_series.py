@@ -87,7 +87,7 @@ def read_dicom_file(path: Path, memory_limit_gb: float) -> StoredScan:
     """
     with silent_simpleitk():
         slices = read_slices(path)
-    if len(slices) < 2:
+    if len(slices) < 2 and all(header.num_frames == 1 for header in slices):
         raise ValueError(
             f"path must be a multi-frame file or a folder, got {path.name!r} with {len(slices)} slice. "
             "For single slices, pass the folder that holds them."

@@ -97,6 +97,11 @@ def _require_gray_ct(slices: list[DicomSlice]) -> None:
                 f"path must hold gray slices, got {header.num_samples} samples per pixel in "
                 f"{header.path.name}. Leave out screenshots and dose reports."
             )
+        if header.num_frames != 1:
+            raise ValueError(
+                f"a multi-frame file must be an Enhanced CT, got {header.num_frames} frames of another kind "
+                f"in {header.path.name}. Export the original series."
+            )
     if len({header.path for header in slices if header.frame is not None}) > 1 or (
         slices[0].frame is not None and any(header.frame is None for header in slices)
     ):

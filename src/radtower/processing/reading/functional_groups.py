@@ -70,7 +70,6 @@ def _read_groups(stream: BinaryIO, path: Path) -> Item:
     stream.seek(PREAMBLE_BYTES + len(MAGIC))
     found: Item = {}
     syntax = b""
-    is_implicit = False
     while True:
         place = stream.tell()
         group, element = struct.unpack("<HH", _exactly(stream, 4))
