@@ -170,6 +170,8 @@ def test_undoes_a_constant_gantry_tilt(scans, tilt_xy_mm):
     is_seen = _is_within(x_mm, y_mm, z_mm / 3.0, tilt_xy_mm)
     assert is_seen.sum() > 9 * 19 * 23 * 0.9
     np.testing.assert_allclose(volume.array_hu[is_seen], _linear(x_mm, y_mm, z_mm)[is_seen], atol=1)
+    bias = (volume.array_hu - _linear(x_mm, y_mm, z_mm))[is_seen].mean()
+    assert abs(bias) < 0.1  # rounded, not cut off
     is_outside = ~_is_within(x_mm, y_mm, z_mm / 3.0, tilt_xy_mm, margin=1.0)
     assert is_outside.any()
     assert (volume.array_hu[is_outside] == -1024).all()
