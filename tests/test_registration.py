@@ -95,12 +95,16 @@ def test_registering_twice_changes_nothing(tiny_vision_config):
 
 
 def test_the_image_processor_of_the_package_reads_files(tmp_path):
-    image = sitk.GetImageFromArray(np.full((4, 6, 5), -400, dtype=np.int16))
+    hu = np.full((4, 6, 5), -100, dtype=np.int16)
+    hu[0] = -1000
+    image = sitk.GetImageFromArray(hu)
     image.SetSpacing((1.5, 1.5, 3.0))
     sitk.WriteImage(image, str(tmp_path / "scan.nii.gz"))
     processor = CT3DImageProcessor(spacing_mm=(3.0, 1.5, 1.5), size=(4, 6, 5), windows_hu=[(-1000, 200)])
     pixel_values = processor(str(tmp_path / "scan.nii.gz"))["pixel_values"]
-    torch.testing.assert_close(pixel_values, torch.zeros(1, 1, 4, 6, 5))
+    expected = torch.full((1, 1, 4, 6, 5), 0.5)
+    expected[:, :, 0] = -1.0
+    torch.testing.assert_close(pixel_values, expected)
 
 
 def test_the_package_offers_its_classes_at_the_top():
