@@ -94,6 +94,7 @@ CODE_FILES = {
         "modeling_ct3d.py",
         "modeling_ct3d_blocks.py",
         "modeling_ct3d_import.py",
+        "modeling_ct3d_winograd.py",
     ],
     "llm_biencoder": [
         "configuration_llm_biencoder.py",
@@ -111,6 +112,7 @@ CODE_FILES = {
         "modeling_ct3d.py",
         "modeling_ct3d_blocks.py",
         "modeling_ct3d_import.py",
+        "modeling_ct3d_winograd.py",
         "modeling_latent_attention.py",
         "modeling_llm_biencoder.py",
         "modeling_medclip.py",

@@ -157,6 +157,7 @@ def test_ships_the_model_and_nothing_else(make_model_folder, make_results, tmp_p
         "modeling_ct3d.py",
         "modeling_ct3d_blocks.py",
         "modeling_ct3d_import.py",
+        "modeling_ct3d_winograd.py",
         "modeling_latent_attention.py",
         "modeling_llm_biencoder.py",
         "modeling_medclip.py",

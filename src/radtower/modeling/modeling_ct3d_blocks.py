@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..configuration.configuration_ct3d import BOTTLENECK_EXPANSION
+from .modeling_ct3d_winograd import convolve_by_winograd, suits_winograd
 
 Kind = Literal["full", "planar", "factored"]
 
@@ -44,6 +45,8 @@ def convolve_and_norm(conv: nn.Module, norm: nn.Module, x: torch.Tensor) -> torc
     scale = norm.weight.to(dtype) * torch.rsqrt(variance.to(dtype) + norm.eps)
     weight = (conv.weight * scale.view(-1, 1, 1, 1, 1)).to(conv.weight.dtype)
     bias = (norm.bias - mean * scale).to(conv.weight.dtype)
+    if suits_winograd(conv, x):
+        return convolve_by_winograd(x, weight, bias)
     return F.conv3d(x, weight, bias, conv.stride, conv.padding, conv.dilation)
 
 
