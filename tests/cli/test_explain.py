@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -6,11 +7,12 @@ import pytest
 import torch
 
 from radtower.cli import extras
+from radtower.cli.explain import _print_summary
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
-from radtower.evaluation.heat_maps import explain_scan, load_explainable
+from radtower.evaluation.heat_maps import HeatMap, explain_scan, load_explainable
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
-from radtower.processing.volume_io import read_volume
+from radtower.processing.volume_io import Volume, VolumeSource, affine_from_spacing, read_volume
 
 
 @pytest.fixture
@@ -61,6 +63,21 @@ def test_explain_prints_what_the_map_says(radtower, classifier, scans, tmp_path)
     assert "Research use only, not for diagnosis." in done.out
     assert (tmp_path / "map.nrrd").exists()
     assert (tmp_path / "map.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(("strongest", "is_said"), [(3.9, False), (4.1, True)])
+def test_explain_says_that_the_evidence_is_outside_the_scan(capsys, strongest, is_said):
+    volume = Volume(
+        np.zeros((2, 2, 2), np.int16),
+        (1.0, 1.0, 1.0),
+        affine_from_spacing((1.0, 1.0, 1.0)),
+        "LPS",
+        VolumeSource("t", "n"),
+    )
+    array = np.full((2, 2, 2), 2.0, np.float32)
+    seen = ((0, 2), (0, 2), (0, 2))
+    _print_summary(HeatMap(array, volume, 1.0, 1.0, strongest, (8.0, 8.0, 8.0), seen), "t", Path("map.nii"))
+    assert (f"voxel, +{strongest:.3f}, lies in the air around" in capsys.readouterr().out) is is_said
 
 
 def test_explain_asks_a_dual_tower_with_the_prompt_of_the_finding(radtower, dual_tower, scans, tmp_path):

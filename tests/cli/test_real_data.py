@@ -4,11 +4,16 @@ import json
 import os
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from radtower.cli.main import app
+from radtower.configuration.configuration_ct3d import CT3DVisionConfig
 from radtower.evaluation.features import read_features
+from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
+from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 
 if "RADTOWER_REAL_DATA" not in os.environ:
     pytest.skip("set RADTOWER_REAL_DATA to a folder with real scans and reports", allow_module_level=True)
@@ -64,3 +69,27 @@ def test_embeds_fifty_real_reports(model_folder, tmp_path):
     texts = read_features(tmp_path / "texts")
     assert texts.vectors.shape == (50, 12)
     assert len(set(texts.ids)) == 50
+
+
+def test_explain_maps_real_scans_in_their_own_grid(tmp_path):
+    config = CT3DVisionConfig(
+        hidden_sizes=[4, 8], layers=[1, 1], id2label={0: "pleural_effusion", 1: "hernia"}
+    )
+    CT3DVisionForImageClassification(config).save_pretrained(tmp_path / "classifier")
+    CT3DImageProcessor(spacing_mm=(6.0, 6.0, 6.0), size=(32, 40, 40)).save_pretrained(tmp_path / "classifier")
+    scans = [*sorted((DATA / "ct_nifti").glob("*ct*.nii.gz")), DICOM]
+    assert len(scans) > 3
+    for number, scan in enumerate(scans):
+        path = tmp_path / f"{number}.nii.gz"
+        options = ("--finding", "Pleural effusion", "-o", path, "--png", tmp_path / f"{number}.png", "--json")
+        content = json.loads(run("explain", tmp_path / "classifier", scan, *options))
+        written = nibabel.load(path)
+        if scan != DICOM:
+            source = nibabel.load(scan)
+            assert written.shape == source.shape
+            np.testing.assert_allclose(written.affine, source.affine, atol=1e-4)
+        values = written.get_fdata()
+        at = np.rint(np.linalg.inv(written.affine) @ [*content["peak_ras_mm"], 1.0])[:3].astype(int)
+        assert values[tuple(at)] == pytest.approx(content["peak"], abs=1e-5)
+        assert values.max() == pytest.approx(content["peak"], abs=1e-5)
+        assert (tmp_path / f"{number}.png").stat().st_size > 20_000

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -90,7 +91,7 @@ def test_the_gradient_is_that_of_the_logit(stage):
         nudged[(0, *place)] += 1e-2
         return nudged
 
-    handle = model.vision_model.stages[stage].register_forward_hook(nudge)
+    handle = model.vision_model.stages[stage][-1].register_forward_hook(nudge)
     with torch.no_grad():
         nudged = model(scan).logits[0, 0]
         handle.remove()
@@ -106,7 +107,7 @@ def test_tracing_leaves_the_model_as_it_was():
         trace_evidence(model.vision_model, scan, classifier_score(model, "nodule"))
         torch.testing.assert_close(model(scan).logits, before)
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
-    assert not model.vision_model.stages[-1]._forward_hooks
+    assert not model.vision_model.stages[-1][-1]._forward_hooks
 
 
 def test_the_hook_is_removed_when_the_score_fails():
@@ -117,7 +118,7 @@ def test_the_hook_is_removed_when_the_score_fails():
 
     with pytest.raises(ZeroDivisionError):
         trace_evidence(model.vision_model, torch.randn(1, 1, 16, 24, 16), fail)
-    assert not model.vision_model.stages[-1]._forward_hooks
+    assert not model.vision_model.stages[-1][-1]._forward_hooks
 
 
 def test_training_mode_and_batches_are_refused():
@@ -170,6 +171,24 @@ def test_a_feature_voxel_is_centered_on_its_receptive_field(config, grid):
     expected = [first + stride * at for first, stride, at in zip(grid.first, grid.stride, voxel, strict=True)]
     assert middle.tolist() == pytest.approx(expected)
     assert (reached.amin(dim=0) > 0).all()  # a receptive field cut off by the border has another middle
+
+
+def test_every_layer_moves_the_grid_by_its_own_stride():
+    tower = SimpleNamespace(
+        stem=torch.nn.Sequential(torch.nn.Conv3d(1, 1, 2, 2)),
+        stages=[torch.nn.Sequential(torch.nn.Conv3d(1, 1, (1, 2, 3), (1, 2, 4)))],
+    )
+    # Y: halves of halves, 0.5 + 2 * 0.5; X: without padding the first kernel is centered on its second voxel.
+    assert feature_grid(tower) == FeatureGrid((0.5, 1.5, 2.5), (2, 4, 8))
+
+
+def test_no_graph_is_kept_before_the_feature_map():
+    model, has_graph = _classifier(), []
+    model.vision_model.stem.register_forward_hook(
+        lambda module, inputs, output: has_graph.append(output.requires_grad)
+    )
+    trace_evidence(model.vision_model, torch.randn(1, 1, 16, 24, 16), classifier_score(model, "nodule"))
+    assert has_graph == [False]
 
 
 def test_an_earlier_stage_has_its_own_grid():

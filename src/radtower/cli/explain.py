@@ -90,6 +90,8 @@ def _print_summary(heat_map: "HeatMap", title: str, output: Path) -> None:
         ("share of the scan that the model saw", f"{heat_map.seen_share:.0%}"),
     ]
     print_table(title, ("", "value"), rows)
+    if heat_map.array[heat_map.peak] < heat_map.strongest / 2:
+        print(f"The strongest feature voxel, {heat_map.strongest:+.3f}, lies in the air around the scan.")
     print(
         f"{output}: contribution to the logit, > 0 for the finding, < 0 against it, 0 outside what was seen."
     )

@@ -232,7 +232,7 @@ def zero_shot_score(model: MedCLIPModel, phrase: str) -> Score:
 def trace_evidence(
     tower: CT3DVisionModel, pixel_values: Tensor, score: Score, stage: int = LAST_STAGE
 ) -> Evidence:
-    """Run one scan through the tower and differentiate the logit by the output of a stage.
+    """Run one scan through the tower and differentiate the logit by the output of a stage's last block.
 
     Args:
         tower: In evaluation mode.
@@ -255,7 +255,7 @@ def trace_evidence(
 
     # Constants in place of parameters: what is before the cut keeps no activations for a backward pass.
     constants = {name: parameter.detach() for name, parameter in tower.named_parameters()}
-    handle = tower.stages[stage].register_forward_hook(cut)
+    handle = list(tower.stages[stage].children())[-1].register_forward_hook(cut)
     try:
         with torch.enable_grad():
             logit = score(functional_call(tower, constants, (pixel_values,)).pooler_output)
@@ -350,10 +350,6 @@ def write_heat_map(heat_map: HeatMap, path: str | Path, scan: str | Path) -> Non
         header.ReadImageInformation()
         axes = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(header.GetDirection())
         image = sitk.DICOMOrient(image, axes)
-        # To the last digit, which turning the axes there and back may change.
-        image.SetSpacing(header.GetSpacing())
-        image.SetDirection(header.GetDirection())
-        image.SetOrigin(header.GetOrigin())
     sitk.WriteImage(image, str(path), useCompression=Path(path).suffix != ".nii")
 
 
