@@ -80,9 +80,24 @@ def test_the_map_of_a_maximum_is_where_the_maxima_are_taken_from():
     assert float(total) == pytest.approx(evidence.logit, abs=1e-5)
 
 
-@pytest.mark.parametrize("stage", [0, 1, -1])
-def test_the_gradient_is_that_of_the_logit(stage):
-    model, scan = _classifier(), torch.randn(1, 1, 16, 24, 16)
+def test_the_map_of_gated_pooling_adds_up_to_the_logit():
+    model, scan = _classifier(pooling="gated"), torch.randn(1, 1, 16, 24, 16)
+    torch.nn.init.normal_(model.vision_model.pooler.score.weight, std=3.0)
+    evidence = trace_evidence(model.vision_model, scan, classifier_score(model, "nodule"))
+    with torch.no_grad():
+        output = model.vision_model(scan)
+        weighted = output.last_hidden_state[0] * output.attention_map[0]
+        expected = torch.einsum("e,ezyx->zyx", model.classifier.weight[1], weighted)
+    torch.testing.assert_close(evidence.contributions, expected)
+    assert evidence.contributions.std() > 1e-3
+    total = float(evidence.contributions.sum()) + model.classifier.bias[1].item()
+    assert total == pytest.approx(evidence.logit, abs=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "gated"])
+@pytest.mark.parametrize("stage", [0, 1])
+def test_the_gradient_of_an_earlier_stage_is_that_of_the_logit(stage, pooling):
+    model, scan = _classifier(pooling=pooling), torch.randn(1, 1, 16, 24, 16)
     evidence = trace_evidence(model.vision_model, scan, classifier_score(model, "effusion"), stage)
     place = (2, 1, 2, 1)
 
@@ -154,11 +169,16 @@ def test_the_evidence_for_a_phrase_adds_up_to_its_zero_shot_score(tiny_medclip):
             {"stem_kernel_size": [4, 4, 4], "stem_stride": [4, 4, 4]},
             FeatureGrid((1.5, 1.5, 1.5), (16, 16, 16)),
         ),
+        ({"block_type": "mc3"}, FeatureGrid((0.5, 0.5, 0.5), (2, 8, 8))),
+        ({"block_type": "r2plus1d", "shortcut": "pad"}, FeatureGrid((0.5, 0.5, 0.5), (8, 8, 8))),
+        ({"block_type": "bottleneck", "hidden_sizes": [4, 4, 4]}, FeatureGrid((0.5, 0.5, 0.5), (8, 8, 8))),
+        ({"dilations": [1, 1, 2]}, FeatureGrid((0.5, 0.5, 0.5), (4, 4, 4))),
         ({"stem_kernel_size": [3, 7, 7], "stem_stride": [1, 2, 2]}, FeatureGrid((0, 0, 0), (4, 8, 8))),
     ],
 )
 def test_a_feature_voxel_is_centered_on_its_receptive_field(config, grid):
-    model = CT3DVisionModel(CT3DVisionConfig(hidden_sizes=[1, 1, 1], layers=[1, 2, 1], **config)).eval()
+    settings = {"hidden_sizes": [1, 1, 1], "layers": [1, 2, 1]} | config
+    model = CT3DVisionModel(CT3DVisionConfig(**settings)).eval()
     assert feature_grid(model) == grid
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, 0.1)
@@ -175,16 +195,16 @@ def test_a_feature_voxel_is_centered_on_its_receptive_field(config, grid):
 
 def test_every_layer_moves_the_grid_by_its_own_stride():
     tower = SimpleNamespace(
-        stem=torch.nn.Sequential(torch.nn.Conv3d(1, 1, 2, 2)),
+        stem=torch.nn.Sequential(torch.nn.Conv3d(1, 1, 2, 2), torch.nn.MaxPool3d(3, 2, 1)),
         stages=[torch.nn.Sequential(torch.nn.Conv3d(1, 1, (1, 2, 3), (1, 2, 4)))],
     )
-    # Y: halves of halves, 0.5 + 2 * 0.5; X: without padding the first kernel is centered on its second voxel.
-    assert feature_grid(tower) == FeatureGrid((0.5, 1.5, 2.5), (2, 4, 8))
+    # Y: 0.5 + 4 * 0.5; X: without padding the last kernel is centered on its second voxel, 0.5 + 4 * 1.
+    assert feature_grid(tower) == FeatureGrid((0.5, 2.5, 4.5), (4, 8, 16))
 
 
 def test_no_graph_is_kept_before_the_feature_map():
     model, has_graph = _classifier(), []
-    model.vision_model.stem.register_forward_hook(
+    model.vision_model.stages[0][0].register_forward_hook(
         lambda module, inputs, output: has_graph.append(output.requires_grad)
     )
     trace_evidence(model.vision_model, torch.randn(1, 1, 16, 24, 16), classifier_score(model, "nodule"))

@@ -238,7 +238,8 @@ def trace_evidence(
         tower: In evaluation mode.
         pixel_values: ``(1, C, Z, Y, X)``.
         score: What is explained.
-        stage: Position in ``tower.stages``. Only for the last do the contributions add up to the logit.
+        stage: Position in ``tower.stages``. Only for the last do the contributions add up to the logit; its
+            weights of gated pooling count as constants.
 
     Raises:
         ValueError: If the tower is in training mode, or there is more than one scan.
@@ -247,6 +248,7 @@ def trace_evidence(
         raise ValueError("tower must be in evaluation mode, got training mode. Call eval() on the model.")
     if len(pixel_values) != 1:
         raise ValueError(f"pixel_values must hold 1 scan, got {len(pixel_values)}. Explain one at a time.")
+    is_last = range(len(tower.stages))[stage] == len(tower.stages) - 1
     feature_maps: list[Tensor] = []
 
     def cut(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
@@ -258,8 +260,13 @@ def trace_evidence(
     handle = list(tower.stages[stage].children())[-1].register_forward_hook(cut)
     try:
         with torch.enable_grad():
-            logit = score(functional_call(tower, constants, (pixel_values,)).pooler_output)
-            (gradients,) = torch.autograd.grad(logit, feature_maps)
+            output = functional_call(tower, constants, (pixel_values,))
+            logit = score(output.pooler_output)
+            if output.attention_map is None or not is_last:
+                (gradients,) = torch.autograd.grad(logit, feature_maps)
+            else:  # the pooled embedding is the mean of the map with these weights, taken for constants
+                (pooled,) = torch.autograd.grad(logit, output.pooler_output)
+                gradients = pooled[..., None, None, None] * output.attention_map.detach()
     finally:
         handle.remove()
     return Evidence(feature_maps[0].detach()[0].float(), gradients[0].float(), logit.item())
