@@ -68,8 +68,8 @@ def prepare(radtower, write_ct_rate, small_processor, tmp_path):
         flags = ("--validation", 0.4, "--seed", 1)
         done = radtower("manifest", "ct-rate", root, "-o", root / "manifest.csv", *flags)
         assert done.code == 0, done.err
-        processor = ("--processor", small_processor)
-        done = radtower("preprocess", root / "manifest.csv", "-o", root / "cache", *processor)
+        options = ("--processor", small_processor, "--workers", 0)
+        done = radtower("preprocess", root / "manifest.csv", "-o", root / "cache", *options)
         assert done.code == 0, done.err
         return root
 

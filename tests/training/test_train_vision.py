@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, TrainerCallback
 
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
 from radtower.data.datasets import StudyTargets
@@ -300,3 +300,33 @@ def test_an_augmented_run_varies_the_training_volumes_reproducibly_per_epoch(lab
     assert abs(losses["one"][0] - losses["plain"][0]) > 1e-4
     assert abs(losses["one"][0] - losses["one"][1]) > 1e-4
     assert losses["again"] == losses["one"]
+
+
+def test_training_in_bf16_keeps_float32_weights(labeled, make_arguments):
+    run = replace(labeled, loss="balanced_bce", ema_decay=0.5)
+    settings = {"max_steps": 1, "per_device_train_batch_size": 5, "learning_rate": 0.0}
+    losses = []
+    for name, is_half in (("full", False), ("half", True)):
+        folder = train_vision(run, make_arguments(name, **settings, bf16=is_half))
+        losses.append(json.loads((folder / "training_log.jsonl").read_text().splitlines()[0])["loss"])
+        state = CT3DVisionForImageClassification.from_pretrained(folder).state_dict()
+        assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float32}
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_the_augmentation_has_the_seed_and_the_strengths_of_the_run(labeled, make_arguments):
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_epoch_begin(self, args, state, control, **kwargs):
+            seen.append(kwargs["train_dataloader"].dataset.augmentation)
+
+    strengths = {"max_rotation_degrees": 3.0, "max_scaling": 0.1, "max_window_shift_hu": 20.0}
+    strengths |= {"max_noise_hu": 5.0, "flip_probability": 0.25}
+    run = replace(labeled, should_augment=True, **strengths)
+    train_vision(run, make_arguments(max_steps=1, seed=17), [Look()])
+    assert seen[0].seed == 17
+    assert {name: getattr(seen[0], name) for name in strengths} == strengths
+    train_vision(labeled, make_arguments("plain", max_steps=1), [Look()])
+    assert seen[1] is None
