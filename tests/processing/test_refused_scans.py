@@ -473,6 +473,11 @@ REFUSALS = {
         ValueError,
         r"ImagePositionPatient.*got none in 97\.dcm",
     ),
+    "a slice whose position is no number": (
+        _replaced(b"10\\20\\6", b"10\\20\\x"),
+        ValueError,
+        r"ImagePositionPatient.*got none in 97\.dcm",
+    ),
     "a slice with a slope of zero": (
         _replaced(b"\x28\x00\x53\x10\x02\x00\x00\x001 ", b"\x28\x00\x53\x10\x02\x00\x00\x000 "),
         ValueError,

@@ -60,12 +60,11 @@ def test_reads_a_zip_like_its_folder(scans, compression):
 # Several series
 
 
-def _add_series(scans, uid, num_slices=3, gap_mm=9.0, **tags):
+def _add_series(scans, uid, num_slices=3, gap_mm=9.0, is_color=False, **tags):
     for z in range(num_slices):
         path = scans.folder / "ct" / f"{uid}_{z}.dcm"
-        scans.dicom_slice(
-            path, scans.hu()[z % 5], (0, 0, gap_mm * z), t0020_000e=f"{scans.uid}.{uid}", **tags
-        )
+        plane = np.zeros((7, 6, 3), np.uint8) if is_color else scans.hu()[z % 5]
+        scans.dicom_slice(path, plane, (0, 0, gap_mm * z), t0020_000e=f"{scans.uid}.{uid}", **tags)
 
 
 def test_picks_a_series_by_its_uid(scans):
@@ -84,8 +83,9 @@ def test_picks_a_series_by_its_uid(scans):
         {"uid": "5", "gap_mm": 1.0, "num_slices": 13, "t0008_0008": "ORIGINAL\\PRIMARY\\LOCALIZER"},
         {"uid": "6", "gap_mm": 1.0, "num_slices": 13, "t0018_0015": "HEAD"},
         {"uid": "7", "gap_mm": 1.0, "num_slices": 1},
+        {"uid": "8", "gap_mm": 1.0, "num_slices": 13, "is_color": True},
     ],
-    ids=["thick", "part", "PET", "localizer", "head", "one slice"],
+    ids=["thick", "part", "PET", "localizer", "head", "one slice", "color"],
 )
 @pytest.mark.parametrize("body_part", ["", "CHEST", "Thorax", "CHEST_TO_PELVIS"])
 def test_picks_the_one_thin_slice_chest_series(scans, other, body_part):

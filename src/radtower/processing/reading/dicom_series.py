@@ -41,7 +41,6 @@ class Series:
         return (
             self.header.modality == "CT"
             and not self.header.is_localizer
-            and self.spacing_mm is not None
             and all(header.num_samples == 1 for header in self.slices)
             and (not part or any(word in part for word in CHEST_WORDS))
         )
