@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from radtower.processing.reading import archive
 from radtower.processing.scan_reference import ScanReference
 from radtower.processing.volume_io import read_volume
 
@@ -600,9 +601,16 @@ def test_the_memory_limit_is_judged_before_voxels_are_read(scans):
 
 
 def test_an_archive_above_the_memory_limit_is_not_unpacked(scans):
-    archive = scans.zip("a.zip", {"a.dcm": b"x" * 20_000})
+    path = scans.zip("a.zip", {"a.dcm": b"x" * 20_000})
     with pytest.raises(ValueError, match=r"at most 1e-05 GB in 100000 files, got 2e-05 GB in 1"):
-        read_volume(archive, memory_limit_gb=1e-5)
+        read_volume(path, memory_limit_gb=1e-5)
+
+
+def test_an_archive_of_too_many_files_is_not_unpacked(scans, monkeypatch):
+    path = scans.zip("a.zip", {"1": b"", "2": b"", "3": b""})
+    monkeypatch.setattr(archive, "MAX_MEMBERS", 2)
+    with pytest.raises(ValueError, match=r"at most 8 GB in 2 files, got 0 GB in 3"):
+        read_volume(path)
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd"])
