@@ -2,6 +2,7 @@ import json
 from importlib.metadata import version
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 
 from radtower.data.volume_cache import open_volume_cache
@@ -106,3 +107,23 @@ def test_preprocess_leaves_a_folder_alone_that_is_no_cache(radtower, manifest, p
     assert done.code == 2
     assert "which is neither" in done.err
     assert manifest.exists()
+
+
+@pytest.mark.slow
+def test_preprocess_runs_in_tasks_and_goes_on_where_it_was(radtower, manifest, processor_folder, tmp_path):
+    command = ("preprocess", manifest, "-o", tmp_path / "cache", "--processor", processor_folder)
+    done = radtower(*command, "--executor", "local", "--tasks", 2, "--workers", 1)
+    assert done.code == 1
+    assert "2 of 3 scans in" in done.out
+    assert "failed: s2: " in done.err
+    shards = sorted((tmp_path / "cache" / "shards").iterdir())
+    again = radtower(*command, "--workers", 2)
+    assert (again.code, again.out) == (1, done.out)
+    assert sorted((tmp_path / "cache" / "shards").iterdir()) == shards
+
+
+def test_preprocess_refuses_slurm_without_a_partition(radtower, manifest, processor_folder, tmp_path):
+    command = ("preprocess", manifest, "-o", tmp_path / "cache", "--processor", processor_folder)
+    done = radtower(*command, "--executor", "slurm")
+    assert done.code == 2
+    assert "partition must be given for slurm, got None" in done.err

@@ -264,6 +264,28 @@ def test_workers_give_the_same_cache(many, scans, tmp_path):
     assert _rows_per_shard(tmp_path / "shared") == [1, 2, 2, 2]
 
 
+class _Hungry(CT3DImageProcessor):
+    """Ends like a process that takes too much memory, when the scan has 13 slices."""
+
+    def resample(self, study, spacing_mm=None, size=None):
+        if len(study.array_hu) == 13:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().resample(study, spacing_mm, size)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_loses_its_scan_only(many, tmp_path):
+    array = np.random.default_rng(0).integers(-1000, 800, (13, 9, 8)).astype(np.int16)
+    affine = affine_from_spacing(SPACING_MM)
+    volume = Volume(array, SPACING_MM, affine, "LPS", VolumeSource("test", "none"))
+    write_volume(volume, tmp_path / "huge.nii.gz")
+    scans = {"huge": tmp_path / "huge.nii.gz"} | many
+    cache = build_volume_cache(scans, _Hungry((5.0, 3.0, 4.0), (4, 6, 5)), tmp_path / "cache", num_workers=2)
+    assert sorted(cache.volumes) == sorted(many)
+    assert list(cache.failures) == ["huge"]
+    assert "killed (SIGKILL)" in cache.failures["huge"]
+
+
 KILLED_RUN = """
 import sys, time
 from radtower.data.volume_cache import build_volume_cache

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from radtower.training.callbacks import JsonLinesLog, OnStep, StopOnNonFiniteLoss
+from radtower.training.callbacks import JsonLinesLog, OnStep, SetDatasetEpoch, StopOnNonFiniteLoss
 
 BF16 = SimpleNamespace(fp16=False)
 
@@ -88,3 +88,22 @@ def test_tells_the_step_and_the_number_of_steps():
     callback = OnStep(lambda step, total: seen.append((step, total)))
     callback.on_step_end(None, TrainerState(global_step=3, max_steps=20), TrainerControl())
     assert seen == [(3, 20)]
+
+
+class _Epochs:
+    """Data that notes what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def set_epoch(self, epoch):
+        self.told.append(epoch)
+
+
+@pytest.mark.parametrize(("epoch", "told"), [(None, 0), (0.0, 0), (1.0, 1), (2.75, 2)])
+def test_the_training_data_is_told_the_epoch_also_when_it_is_resumed_within_one(epoch, told):
+    state, data = TrainerState(epoch=epoch), _Epochs()
+    for dataset in (data, [1, 2]):
+        loader = SimpleNamespace(dataset=dataset)
+        SetDatasetEpoch().on_epoch_begin(BF16, state, TrainerControl(), train_dataloader=loader)
+    assert data.told == [told]

@@ -8,8 +8,10 @@ import torch
 from transformers import EvalPrediction, PrinterCallback, TrainingArguments
 
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
+from radtower.data.augmentation import VolumeAugmentation
 from radtower.data.collation import ReportCollator
 from radtower.data.datasets import StudyDataset
+from radtower.data.volume_cache import open_volume_cache
 from radtower.modeling.losses import asymmetric_loss, masked_binary_cross_entropy
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder, LLMBiEncoderForSequenceClassification
@@ -168,6 +170,27 @@ def test_resuming_equals_the_run_that_was_never_stopped(make_arguments, tmp_path
     _assert_same_weights(*saved)
     is_average = not torch.equal(saved[0].classifier.weight, whole.model.classifier.weight)
     assert is_average == bool(settings)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_resuming_draws_the_same_augmentations(make_arguments, tmp_path, study_folder, num_workers):
+    cache = open_volume_cache(study_folder / "cache")
+    volume_ids = sorted(cache.volumes)  # seven: three steps an epoch, and the checkpoint is within one
+    targets = np.arange(2 * len(volume_ids)).reshape(-1, 2) % 3 % 2
+    trainers = []
+    for name in ("whole", "resumed", "other"):
+        augmentation = VolumeAugmentation(
+            image_processor=cache.image_processor, seed=4 + (name == "other"), max_noise_hu=400.0
+        )
+        dataset = StudyDataset(volume_ids, cache, targets, augmentation=augmentation)
+        arguments = make_arguments(name, **SAVING, dataloader_num_workers=num_workers)
+        trainers.append(SupervisedTrainer(_image_classifier(), arguments, train_dataset=dataset))
+    whole, resumed, other = trainers
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    _assert_same_weights(whole.model, resumed.model)
+    other.train()
+    assert not torch.equal(whole.model.classifier.weight, other.model.classifier.weight)
 
 
 def test_true_resumes_from_the_last_checkpoint_that_a_kill_left_complete(make_arguments, tmp_path):

@@ -4,11 +4,11 @@ import os
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from radtower.cli.extras import EXTRAS, register_models
+from radtower.cli.extras import EXTRAS, register_models, require
 from radtower.cli.output import print_failures, print_json, print_table, progress_bar
 
 PACKAGES = ("radtower", "torch", "transformers", "huggingface_hub", "datasets", "accelerate", "SimpleITK")
@@ -65,20 +65,30 @@ def doctor(
     print_table(str(scan), ("", "value"), rows, is_numeric=False)
 
 
-def preprocess(
+def preprocess(  # noqa: PLR0913 -- one option per setting
     manifest: Annotated[Path, typer.Argument(help="Table of studies.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Cache folder.")],
     processor: Annotated[
         Path | None, typer.Option(help="Folder of a saved processor. Without: the defaults.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes. 0: this one alone. Without: one per core.")
+        int | None,
+        typer.Option(
+            min=0, help="Processes, of each task if there are tasks. 0: none. Without: one per core."
+        ),
     ] = None,
+    executor: Annotated[
+        Literal["local", "slurm", "ray"] | None, typer.Option(help="Run in tasks, through datatrove.")
+    ] = None,
+    tasks: Annotated[int, typer.Option(min=1, help="Parts of the manifest, with --executor.")] = 1,
+    partition: Annotated[str | None, typer.Option(help="Partition of Slurm.")] = None,
+    time: Annotated[str, typer.Option(help="Limit of a Slurm task.")] = "24:00:00",
+    memory_gb: Annotated[int, typer.Option(min=1, help="Memory per process of a task.")] = 6,
 ) -> None:
     """Read and resample every scan of a manifest once; what is done already is kept."""
     register_models()
     from radtower.data.manifest import read_manifest
-    from radtower.data.volume_cache import build_volume_cache
+    from radtower.data.volume_cache import build_volume_cache, open_volume_cache
     from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 
     image_processor = (
@@ -86,8 +96,28 @@ def preprocess(
     )
     scans = read_manifest(manifest).scans()
     num_workers = (os.cpu_count() or 1) if workers is None else workers
-    with progress_bar("Preprocessing scans", len(scans)) as on_progress:
-        cache = build_volume_cache(scans, image_processor, output, on_progress, num_workers)
+    if executor is None:
+        with progress_bar("Preprocessing scans", len(scans)) as on_progress:
+            cache = build_volume_cache(scans, image_processor, output, on_progress, num_workers)
+    else:
+        require("cluster")
+        from radtower.data.preprocessing.cluster import ClusterPlan, run_on_cluster
+
+        plan = ClusterPlan(
+            executor=executor,
+            tasks=tasks,
+            num_workers=num_workers,
+            memory_gb=memory_gb,
+            partition=partition,
+            time=time,
+        )
+        job = run_on_cluster(plan, manifest, image_processor, output)
+        if job is not None:
+            print(
+                f"{tasks} tasks submitted; job {job} ends last. Run this without --executor to see failures."
+            )
+            return
+        cache = open_volume_cache(output, image_processor)
     failures = {volume_id: cache.failures[volume_id] for volume_id in scans if volume_id in cache.failures}
     print(f"{len(scans) - len(failures)} of {len(scans)} scans in {output}")
     print_failures(failures)

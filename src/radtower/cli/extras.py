@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 # Extra in setup.cfg -> the top-level modules it brings.
 EXTRAS = {
+    "cluster": ("datatrove",),
     "demo": ("gguf", "matplotlib"),
     "label": ("openai",),
     "plots": ("matplotlib",),

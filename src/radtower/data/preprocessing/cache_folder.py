@@ -129,22 +129,19 @@ def preprocess_part(
     if on_progress is not None and num_done:
         on_progress(num_done)
     shards = folder / SHARD_FOLDER
-    singles = sorted(shards.glob(f"volume-{part}-*.arrow"))
     per_shard = scans_per_shard or _scans_per_shard(image_processor)
+    singles = _merge_full(sorted(shards.glob(f"volume-{part}-*.arrow")), part, per_shard)
     worker = ScanWorker(image_processor, shards, f"volume-{part}")
     for job, result in _done(worker, jobs, num_workers):
         reason = result.reason() if isinstance(result, LostItem) else result.failure
         _record(folder, settings, job.volume_id, reason)
         if isinstance(result, ScanResult) and result.written is not None:
-            singles.append(result.written)
-        while len(singles) >= per_shard:
-            _merge(singles[:per_shard], shards / f"shard-{part}-{uuid4().hex}.arrow")
-            singles = singles[per_shard:]
+            singles = _merge_full([*singles, result.written], part, per_shard)
         num_done += 1
         if on_progress is not None:
             on_progress(num_done)
     if singles:
-        _merge(singles, shards / f"shard-{part}-{uuid4().hex}.arrow")
+        _merge(singles, part)
 
 
 def tidy(folder: Path, image_processor: CT3DImageProcessor, scans_per_shard: int | None = None) -> None:
@@ -204,7 +201,16 @@ def _record(folder: Path, settings: str, volume_id: str, reason: str | None) -> 
         _write_atomically(path, json.dumps(content))
 
 
-def _merge(paths: list[Path], merged: Path) -> None:
+def _merge_full(singles: list[Path], part: Part, per_shard: int) -> list[Path]:
+    """Merge as many whole shards as there are; return the files that are left."""
+    while len(singles) >= per_shard:
+        _merge(singles[:per_shard], part)
+        singles = singles[per_shard:]
+    return singles
+
+
+def _merge(paths: list[Path], part: Part) -> None:
+    merged = paths[0].with_name(f"shard-{part}-{uuid4().hex}.arrow")
     write_shard(merged, _read((path, position) for path in paths for position in range(len(read_rows(path)))))
     for path in paths:
         path.unlink()

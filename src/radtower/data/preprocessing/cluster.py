@@ -1,0 +1,187 @@
+"""Preprocessing in parts on one or many machines, through the executors of datatrove (extra ``cluster``).
+
+Each task takes its part of the manifest and writes files of its own into the cache, so that tasks can run in
+any order, at once, and again.
+"""
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from datatrove.executor.base import PipelineExecutor
+from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.executor.ray import RayPipelineExecutor
+from datatrove.executor.slurm import SlurmPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+
+from radtower.data.manifest import read_manifest
+from radtower.data.preprocessing.cache_folder import (
+    Part,
+    prepare_folder,
+    preprocess_part,
+    recorded_failures,
+    stored_volumes,
+    tidy,
+)
+from radtower.data.preprocessing.provenance import settings_hash
+from radtower.processing.image_processing_ct3d import CT3DImageProcessor
+
+LOG_FOLDER = "logs"
+
+
+class PreprocessScans(PipelineStep):
+    """Prepare the scans of one task.
+
+    Args:
+        manifest: Table of studies.
+        folder: Cache folder, prepared already; its processor is used.
+        num_workers: Processes of the task, at least 1: the one that is killed is not the task.
+    """
+
+    name = "Preprocess scans"
+    type = "radtower"
+
+    def __init__(self, manifest: Path, folder: Path, num_workers: int = 1) -> None:
+        super().__init__()
+        self.manifest = str(manifest)
+        self.folder = str(folder)
+        self.num_workers = num_workers
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        """Do the scans of ``rank`` that are not in the cache yet."""
+        folder, part = Path(self.folder), Part(rank, world_size)
+        image_processor = CT3DImageProcessor.from_pretrained(folder)
+        scans = {
+            volume_id: scan
+            for volume_id, scan in read_manifest(self.manifest).scans().items()
+            if part.holds(volume_id)
+        }
+        preprocess_part(scans, image_processor, folder, part=part, num_workers=self.num_workers)
+        settings = settings_hash(image_processor)
+        stored, failures = stored_volumes(folder, settings), recorded_failures(folder, settings)
+        self.stat_update("scans", value=sum(volume_id in stored for volume_id in scans), unit="task")
+        self.stat_update("failures", value=sum(volume_id in failures for volume_id in scans), unit="task")
+
+
+class TidyCache(PipelineStep):
+    """Fill up the shards when every task has ended.
+
+    Args:
+        folder: Cache folder.
+    """
+
+    name = "Tidy the cache"
+    type = "radtower"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = str(folder)
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        """Do it; there is one task."""
+        tidy(Path(self.folder), CT3DImageProcessor.from_pretrained(self.folder))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterPlan:
+    """Where preprocessing runs.
+
+    Args:
+        executor: ``local`` (tasks one after the other), ``slurm`` or ``ray``.
+        tasks: Parts of the manifest.
+        num_workers: Processes, and so cores, per task.
+        memory_gb: Per process.
+        partition: Of Slurm.
+        time: Limit of a Slurm task, ``hours:minutes:seconds``.
+
+    Raises:
+        ValueError: If a number is below 1, or there is no partition for Slurm.
+    """
+
+    executor: Literal["local", "slurm", "ray"]
+    tasks: int = 1
+    num_workers: int = 1
+    memory_gb: int = 6
+    partition: str | None = None
+    time: str = "24:00:00"
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "num_workers", "memory_gb"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}. Use 1 or more.")
+        if self.executor == "slurm" and self.partition is None:
+            raise ValueError("partition must be given for slurm, got None. Ask sinfo for its name.")
+
+
+def run_on_cluster(
+    plan: ClusterPlan, manifest: str | Path, image_processor: CT3DImageProcessor, folder: str | Path
+) -> str | None:
+    """Run or submit the preprocessing of a manifest.
+
+    Args:
+        plan: Where it runs.
+        manifest: Table of studies; tasks read it again, so it and the scans lie where all of them see them.
+        image_processor: Its settings are saved in the cache.
+        folder: Cache folder, which all tasks see.
+
+    Returns:
+        The Slurm job that ends last; None when everything is done.
+
+    Raises:
+        FileNotFoundError: If Slurm's ``sbatch`` is not on this machine.
+    """
+    folder = Path(folder).absolute()
+    if plan.executor == "slurm" and shutil.which("sbatch") is None:
+        raise FileNotFoundError(
+            "executor slurm must find the command sbatch, got none in the PATH. Submit from a login node."
+        )
+    prepare_folder(folder, image_processor)
+    step = PreprocessScans(Path(manifest).absolute(), folder, plan.num_workers)
+    executor = _executor(plan, step, folder)
+    if not isinstance(executor, SlurmPipelineExecutor):
+        executor.run()
+        tidy(folder, image_processor)
+        return None
+    last = _slurm(plan, TidyCache(folder), folder / LOG_FOLDER / "tidy", tasks=1)
+    last.depends = executor
+    last.run_on_dependency_fail = True
+    last.run()
+    return str(last.job_id)
+
+
+def _executor(plan: ClusterPlan, step: PipelineStep, folder: Path) -> PipelineExecutor:
+    logs = folder / LOG_FOLDER / "preprocess"
+    # Done tasks are not skipped: the cache knows better what is done, and failures are tried again.
+    if plan.executor == "slurm":
+        return _slurm(plan, step, logs, plan.tasks)
+    if plan.executor == "ray":
+        return RayPipelineExecutor(
+            [step],
+            tasks=plan.tasks,
+            cpus_per_task=plan.num_workers,
+            mem_per_cpu_gb=plan.memory_gb,
+            logging_dir=str(logs),
+            skip_completed=False,
+        )
+    return LocalPipelineExecutor(
+        [step], tasks=plan.tasks, workers=1, logging_dir=str(logs), skip_completed=False
+    )
+
+
+def _slurm(plan: ClusterPlan, step: PipelineStep, logs: Path, tasks: int) -> SlurmPipelineExecutor:
+    is_virtual = sys.prefix != sys.base_prefix
+    return SlurmPipelineExecutor(
+        [step],
+        tasks=tasks,
+        time=plan.time,
+        partition=plan.partition,
+        cpus_per_task=plan.num_workers,
+        mem_per_cpu_gb=plan.memory_gb,
+        job_name="radtower-preprocess",
+        qos=None,  # that of the user
+        venv_path=str(Path(sys.prefix) / "bin" / "activate") if is_virtual else None,
+        logging_dir=str(logs),
+        skip_completed=False,
+    )
