@@ -6,6 +6,7 @@ import pytest
 import SimpleITK as sitk
 
 from radtower.data.volume_cache import open_volume_cache
+from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 
 
 def test_doctor_says_what_a_scan_is(radtower, phantom_scan):
@@ -127,3 +128,14 @@ def test_preprocess_refuses_slurm_without_a_partition(radtower, manifest, proces
     done = radtower(*command, "--executor", "slurm")
     assert done.code == 2
     assert "partition must be given for slurm, got None" in done.err
+
+
+def test_preprocess_says_what_was_remarkable(radtower, manifest, processor_folder, tmp_path, monkeypatch):
+    CT3DImageProcessor((3.0, 3.0, 3.0), (8, 8, 8), crop="lung").save_pretrained(processor_folder)
+    command = ("preprocess", manifest, "-o", tmp_path / "cache", "--processor", processor_folder)
+    err = radtower(*command, "--workers", 0).err
+    noted = [line for line in err.splitlines() if line.startswith("noted: ")]
+    assert [line.split(": ")[1] for line in noted] == ["s1", "s3"]
+    assert "there is no lung in a volume of shape (8, 12, 10): it is centered on itself" in noted[0]
+    monkeypatch.setattr("radtower.cli.data.MAX_NOTES", 1)
+    assert "noted: 1 more, in the column notes" in radtower(*command, "--workers", 0).err

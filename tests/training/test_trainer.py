@@ -172,7 +172,7 @@ def test_resuming_equals_the_run_that_was_never_stopped(make_arguments, tmp_path
     assert is_average == bool(settings)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_resuming_draws_the_same_augmentations(make_arguments, tmp_path, study_folder, num_workers):
     cache = open_volume_cache(study_folder / "cache")
     volume_ids = sorted(cache.volumes)  # seven: three steps an epoch, and the checkpoint is within one

@@ -12,6 +12,7 @@ from radtower.cli.extras import EXTRAS, register_models, require
 from radtower.cli.output import print_failures, print_json, print_table, progress_bar
 
 PACKAGES = ("radtower", "torch", "transformers", "huggingface_hub", "datasets", "accelerate", "SimpleITK")
+MAX_NOTES = 20
 
 
 def doctor(
@@ -120,9 +121,18 @@ def preprocess(  # noqa: PLR0913 -- one option per setting
         cache = open_volume_cache(output, image_processor)
     failures = {volume_id: cache.failures[volume_id] for volume_id in scans if volume_id in cache.failures}
     print(f"{len(scans) - len(failures)} of {len(scans)} scans in {output}")
+    _print_notes({v: cache.volumes[v].row.notes for v in scans if v in cache and cache.volumes[v].row.notes})
     print_failures(failures)
     if failures:
         raise typer.Exit(1)
+
+
+def _print_notes(notes: dict[str, str]) -> None:
+    """Say on stderr what was remarkable about scans that are usable, and of how many."""
+    for volume_id, note in list(notes.items())[:MAX_NOTES]:
+        typer.echo(f"noted: {volume_id}: {'; '.join(note.splitlines())}", err=True)
+    if len(notes) > MAX_NOTES:
+        typer.echo(f"noted: {len(notes) - MAX_NOTES} more, in the column notes of the shards", err=True)
 
 
 def _print_installation(json: bool) -> None:

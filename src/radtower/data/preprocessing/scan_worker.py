@@ -61,6 +61,8 @@ class ScanWorker:
     def __call__(self, job: ScanJob) -> ScanResult:
         """Do one job; whatever is wrong with the scan becomes a failure and not an exception."""
         try:
+            if not Path(job.scan.path).exists():
+                read_volume(job.scan)  # says so better than the hash of nothing would
             # Stamped before it is read: a scan that changes meanwhile is done again next time.
             stamp = source_stamp(job.scan)
             sha256 = source_sha256(job.scan)
