@@ -6,6 +6,7 @@ from importlib.util import find_spec
 EXTRAS = {
     "cluster": ("datatrove",),
     "demo": ("gguf", "matplotlib"),
+    "export": ("onnx", "onnxruntime", "onnxscript"),
     "label": ("openai",),
     "plots": ("matplotlib",),
 }
