@@ -37,6 +37,7 @@ def _phantom(normal, names, **changes):
         placed=tuple(placed),
         seed=normal.seed,
         habitus=normal.habitus,
+        lesions={},
     )
 
 
