@@ -303,7 +303,9 @@ def test_an_augmented_run_varies_the_training_volumes_reproducibly_per_epoch(lab
 
 
 def test_training_in_bf16_keeps_float32_weights(labeled, make_arguments):
-    run = replace(labeled, loss="balanced_bce", ema_decay=0.5)
+    # One stage: for maps of a few voxels, the bf16 weight gradients of PyTorch 2.13 on a CPU read memory that
+    # was never written, and are inf now and then.
+    run = replace(labeled, loss="balanced_bce", ema_decay=0.5, hidden_sizes=(4,), layers=(1,))
     settings = {"max_steps": 1, "per_device_train_batch_size": 5, "learning_rate": 0.0}
     losses = []
     for name, is_half in (("full", False), ("half", True)):
