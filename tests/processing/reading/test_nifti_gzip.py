@@ -47,7 +47,7 @@ def test_a_wrong_checksum_is_refused(scan):
     packed = bytearray(gzip.compress(plain))
     packed[-6] ^= 1  # within the CRC-32, before the length
     path.write_bytes(packed)
-    with pytest.raises(ValueError, match=r"got Error -3 while decompressing data: incorrect data check in"):
+    with pytest.raises(ValueError, match=r"got Error -6 Incorrect checksum found in"):
         read_volume(path)
 
 

@@ -6,12 +6,13 @@ qform of a sheared image and inflates after a check had to inflate before. Sourc
 
 import io
 import math
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
+from isal import isal_zlib
+from isal.igzip_lib import IsalError
 
 from radtower.processing.reading.stored_scan import (
     AS_STORED,
@@ -109,7 +110,7 @@ def read_nifti(path: Path, memory_limit_gb: float) -> StoredScan:
             require_memory(header.size, header.dtype.itemsize, memory_limit_gb, f"the scan {path}")
             values = _read_voxels(content, header, path)
             content.read(1)  # the checksum of gzip is compared at its end only
-    except (EOFError, zlib.error) as error:
+    except (EOFError, IsalError) as error:
         raise truncated(path, str(error)) from error
     readings = (
         header_readings("NIfTI", header.slope, header.intercept, is_applied=False)
@@ -127,7 +128,7 @@ class _Inflated(io.RawIOBase):
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._member = zlib.decompressobj(GZIP_WINDOW_BITS)
+        self._member = isal_zlib.decompressobj(GZIP_WINDOW_BITS)
         self._waiting = b""  # read, not inflated yet
 
     def readable(self) -> bool:
@@ -140,7 +141,7 @@ class _Inflated(io.RawIOBase):
                 self._waiting = self._waiting.lstrip(b"\0")  # writers may pad to a block
                 if not self._waiting:
                     return 0
-                self._member = zlib.decompressobj(GZIP_WINDOW_BITS)
+                self._member = isal_zlib.decompressobj(GZIP_WINDOW_BITS)
             elif not self._waiting:
                 raise EOFError("Compressed file ended before the end of its data")
             inflated = self._member.decompress(self._waiting, len(target))
