@@ -12,7 +12,6 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from isal import isal_zlib
-from isal.igzip_lib import IsalError
 
 from radtower.processing.reading.stored_scan import (
     AS_STORED,
@@ -28,6 +27,8 @@ from radtower.processing.reading.stored_scan import (
 
 GZIP_MAGIC = b"\x1f\x8b"
 CHUNK_BYTES = 1 << 18  # fits the cache of a core
+# The stub of isal declares the class as one of its instances.
+DAMAGED: type[Exception] = isal_zlib.error  # type: ignore[assignment]
 GZIP_WINDOW_BITS = 31  # zlib: a gzip header and its checksum
 BYTE_ORDERS: tuple[tuple[str, Literal["little", "big"]], ...] = (("<", "little"), (">", "big"))
 # Field: type and offset in NIfTI-1, in NIfTI-2, and the shape.
@@ -110,7 +111,7 @@ def read_nifti(path: Path, memory_limit_gb: float) -> StoredScan:
             require_memory(header.size, header.dtype.itemsize, memory_limit_gb, f"the scan {path}")
             values = _read_voxels(content, header, path)
             content.read(1)  # the checksum of gzip is compared at its end only
-    except (EOFError, IsalError) as error:
+    except (EOFError, DAMAGED) as error:
         raise truncated(path, str(error)) from error
     readings = (
         header_readings("NIfTI", header.slope, header.intercept, is_applied=False)
