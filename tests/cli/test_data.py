@@ -102,6 +102,19 @@ def test_preprocess_finishes_the_good_scans_and_lists_the_bad(radtower, manifest
     assert cache["s1"].shape == (1, 8, 8, 8)
 
 
+def test_preprocess_lists_a_scan_that_cannot_be_read_any_more(
+    radtower, manifest, scans, processor_folder, tmp_path
+):
+    command = ("preprocess", manifest, "-o", tmp_path / "cache", "--processor", processor_folder)
+    radtower(*command, "--workers", 0)
+    scans[0].write_bytes(scans[0].read_bytes()[:100])
+    done = radtower(*command, "--workers", 0)
+    assert done.code == 1
+    assert "1 of 3 scans in" in done.out
+    failed = [line for line in done.err.splitlines() if line.startswith("failed: ")]
+    assert [line.split(": ")[1] for line in failed] == ["s1", "s2"]
+
+
 def test_preprocess_leaves_a_folder_alone_that_is_no_cache(radtower, manifest, processor_folder, tmp_path):
     command = ("preprocess", manifest, "-o", tmp_path, "--processor", processor_folder)
     done = radtower(*command, "--workers", 0)

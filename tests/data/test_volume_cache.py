@@ -150,6 +150,46 @@ def test_a_changed_scan_is_done_again_and_a_touched_one_is_not(many, tmp_path):
     assert _rows_per_shard(folder) == [1, 3, 3]
 
 
+@pytest.mark.parametrize("damage", ["truncated", "deleted", "other path"])
+def test_a_scan_that_cannot_be_read_any_more_is_a_failure_and_comes_back_with_its_content(
+    many, tmp_path, damage
+):
+    folder = tmp_path / "cache"
+    expected = build_volume_cache(many, _processor(), folder).volume_hu("scan-2")
+    before = _created(folder)
+    content, scans = many["scan-2"].read_bytes(), dict(many)
+    if damage == "truncated":
+        many["scan-2"].write_bytes(content[:100])
+    elif damage == "deleted":
+        many["scan-2"].unlink()
+    else:
+        scans["scan-2"] = tmp_path / "nowhere.nii.gz"
+    for cache in (build_volume_cache(scans, _processor(), folder), open_volume_cache(folder, _processor())):
+        assert list(cache.failures) == ["scan-2"]
+        assert sorted(cache.volumes) == sorted(set(many) - {"scan-2"})
+        assert cache.is_readable(["scan-1", "scan-2"]) == [True, False]
+        with pytest.raises(KeyError, match="it could not be read"):
+            cache.volume_hu("scan-2")
+    many["scan-2"].write_bytes(content)
+    cache = build_volume_cache(many, _processor(), folder)
+    assert cache.failures == {}
+    assert torch.equal(cache.volume_hu("scan-2"), expected)
+    assert _created(folder) == before  # nothing was resampled again
+
+
+def test_of_a_failure_and_a_volume_the_newer_counts(scans, tmp_path):
+    folder = tmp_path / "cache"
+    build_volume_cache(scans, _processor(), folder)
+    (failure,) = [path for path in (folder / "failures").iterdir() if "gone" in path.read_text()]
+    content = failure.read_text()
+    _write_scan(scans["gone"], 3)
+    build_volume_cache(scans, _processor(), folder)
+    failure.write_text(content)  # as if the run had been killed before it removed the failure
+    cache = open_volume_cache(folder)
+    assert list(cache.failures) == [PATIENT]
+    assert "gone" in cache
+
+
 def test_what_a_table_says_of_a_scan_counts_as_its_source(many, tmp_path):
     folder = tmp_path / "cache"
     build_volume_cache(many, _processor(), folder)

@@ -18,9 +18,8 @@ from radtower.data.preprocessing.cache_folder import (
     StoredVolume,
     prepare_folder,
     preprocess_part,
-    recorded_failures,
-    stored_volumes,
     tidy,
+    usable_volumes,
 )
 from radtower.data.preprocessing.provenance import kept_size, resampling_settings, settings_hash
 from radtower.data.preprocessing.shard_files import map_volumes
@@ -34,7 +33,7 @@ class VolumeCache:
     Args:
         volumes: Where each volume is.
         image_processor: Crops and windows what is read.
-        failures: Reason by volume id, of those that could not be prepared.
+        failures: Reason by volume id, of those that could not be prepared; none of them in ``volumes``.
     """
 
     def __init__(
@@ -45,7 +44,7 @@ class VolumeCache:
     ) -> None:
         self.volumes = dict(volumes)
         self.image_processor = image_processor
-        self.failures = {volume_id: why for volume_id, why in failures.items() if volume_id not in volumes}
+        self.failures = dict(failures)
         self._mapped: dict[Path, list[np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -180,10 +179,8 @@ def open_volume_cache(folder: str | Path, image_processor: CT3DImageProcessor | 
     made_by = CT3DImageProcessor.from_pretrained(folder)
     if image_processor is not None:
         _require_same_resampling(image_processor, made_by, folder)
-    settings = settings_hash(made_by)
-    return VolumeCache(
-        stored_volumes(folder, settings), image_processor or made_by, recorded_failures(folder, settings)
-    )
+    volumes, failures = usable_volumes(folder, settings_hash(made_by))
+    return VolumeCache(volumes, image_processor or made_by, failures)
 
 
 def _require_same_resampling(wanted: CT3DImageProcessor, made_by: CT3DImageProcessor, folder: Path) -> None:

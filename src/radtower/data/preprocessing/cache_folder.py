@@ -1,13 +1,15 @@
 """The folder of a cache: which volumes it holds, which scans failed, and how it grows.
 
 A worker writes one file per volume as soon as it is done; full sets of them are merged into shards. What is
-written is never changed: a newer row replaces an older one, and ``tidy`` drops what was replaced.
+written is never changed: a newer row replaces an older one, and ``tidy`` drops what was replaced. A failure
+hides an older volume of its scan without dropping it: what comes back unchanged is not resampled again.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -80,7 +82,7 @@ def prepare_folder(folder: Path, image_processor: CT3DImageProcessor) -> None:
 
 
 def stored_volumes(folder: Path, settings: str) -> dict[str, StoredVolume]:
-    """Return the volumes of these settings by id, the newest of each."""
+    """Return the volumes of these settings by id, the newest of each; also those that a failure hides."""
     newest: dict[str, StoredVolume] = {}
     for path in sorted((folder / SHARD_FOLDER).glob("*.arrow")):
         for position, row in enumerate(read_rows(path)):
@@ -91,14 +93,20 @@ def stored_volumes(folder: Path, settings: str) -> dict[str, StoredVolume]:
     return newest
 
 
-def recorded_failures(folder: Path, settings: str) -> dict[str, str]:
-    """Return why scans could not be prepared with these settings, by volume id."""
-    failures = {}
+def usable_volumes(folder: Path, settings: str) -> tuple[dict[str, StoredVolume], dict[str, str]]:
+    """Return the volumes of these settings, and why the scans of others could not be prepared, by id.
+
+    Of a volume and a failure the newer counts: a scan that was changed and cannot be read any more is a
+    failure, although its earlier volume is still stored.
+    """
+    volumes, failures = stored_volumes(folder, settings), {}
     for path in sorted((folder / FAILURE_FOLDER).glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record["settings_hash"] == settings:
+        known = volumes.get(record["volume_id"])
+        is_newer = known is None or record["created_ns"] > known.row.created_ns
+        if record["settings_hash"] == settings and is_newer:
             failures[record["volume_id"]] = record["reason"]
-    return failures
+    return {volume_id: stored for volume_id, stored in volumes.items() if volume_id not in failures}, failures
 
 
 def preprocess_part(
@@ -124,7 +132,7 @@ def preprocess_part(
     """
     settings = settings_hash(image_processor)
     ours = {volume_id: scan for volume_id, scan in scans.items() if part.holds(volume_id)}
-    jobs = _open_jobs(ours, stored_volumes(folder, settings))
+    jobs = _open_jobs(ours, stored_volumes(folder, settings), set(usable_volumes(folder, settings)[0]))
     num_done = len(ours) - len(jobs)
     if on_progress is not None and num_done:
         on_progress(num_done)
@@ -171,12 +179,16 @@ def tidy(folder: Path, image_processor: CT3DImageProcessor, scans_per_shard: int
         path.unlink()
 
 
-def _open_jobs(scans: Mapping[str, ScanReference], stored: Mapping[str, StoredVolume]) -> list[ScanJob]:
+def _open_jobs(
+    scans: Mapping[str, ScanReference], stored: Mapping[str, StoredVolume], usable: Container[str]
+) -> list[ScanJob]:
     jobs = []
     for volume_id, scan in scans.items():
         known = stored[volume_id].row if volume_id in stored else None
         try:
-            is_unchanged = known is not None and known.source_stamp == source_stamp(scan)
+            is_unchanged = (
+                known is not None and volume_id in usable and known.source_stamp == source_stamp(scan)
+            )
         except OSError:
             is_unchanged = False  # the worker will say what is wrong with it
         if not is_unchanged:
@@ -197,7 +209,12 @@ def _record(folder: Path, settings: str, volume_id: str, reason: str | None) -> 
     if reason is None:
         path.unlink(missing_ok=True)
     else:
-        content = {"volume_id": volume_id, "settings_hash": settings, "reason": reason}
+        content = {
+            "volume_id": volume_id,
+            "settings_hash": settings,
+            "reason": reason,
+            "created_ns": time.time_ns(),
+        }
         _write_atomically(path, json.dumps(content))
 
 

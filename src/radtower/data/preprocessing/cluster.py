@@ -21,9 +21,8 @@ from radtower.data.preprocessing.cache_folder import (
     Part,
     prepare_folder,
     preprocess_part,
-    recorded_failures,
-    stored_volumes,
     tidy,
+    usable_volumes,
 )
 from radtower.data.preprocessing.provenance import settings_hash
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
@@ -59,9 +58,8 @@ class PreprocessScans(PipelineStep):
             if part.holds(volume_id)
         }
         preprocess_part(scans, image_processor, folder, part=part, num_workers=self.num_workers)
-        settings = settings_hash(image_processor)
-        stored, failures = stored_volumes(folder, settings), recorded_failures(folder, settings)
-        self.stat_update("scans", value=sum(volume_id in stored for volume_id in scans), unit="task")
+        volumes, failures = usable_volumes(folder, settings_hash(image_processor))
+        self.stat_update("scans", value=sum(volume_id in volumes for volume_id in scans), unit="task")
         self.stat_update("failures", value=sum(volume_id in failures for volume_id in scans), unit="task")
 
 
