@@ -188,9 +188,9 @@ def _compare(model, volume, expected):
 @pytest.mark.parametrize("layers", [(2, 1, 1, 2), (1, 2, 2, 1)])
 def test_video_resnets_give_what_the_paper_describes_layer_by_layer(kind, layers):
     weights = _video_weights(kind, layers)
-    model = CT3DVisionModel.from_video_resnet(weights, num_channels=3)
+    model = CT3DVisionModel.from_video_resnet(weights, num_channels=3, layers=list(layers))
+    assert not any(module.training for module in model.modules())
     assert model.config.block_type == kind
-    assert model.config.layers == list(layers)
     volume = torch.randn(2, 3, 9, 18, 14)
     _compare(model, volume, _video_forward(weights, kind, volume))
 
@@ -198,7 +198,7 @@ def test_video_resnets_give_what_the_paper_describes_layer_by_layer(kind, layers
 @pytest.mark.parametrize(("bottleneck", "has_shortcuts"), [(False, True), (False, False), (True, True)])
 def test_medicalnet_gives_what_the_paper_describes_layer_by_layer(bottleneck, has_shortcuts):
     weights = _medicalnet_weights((1, 2, 1, 2), bottleneck, has_shortcuts)
-    model = CT3DVisionModel.from_video_resnet({"state_dict": weights, "epoch": 3})
+    model = CT3DVisionModel.from_video_resnet({"state_dict": weights, "epoch": 3}, layers=[1, 2, 1, 2])
     assert model.config.dilations == [1, 1, 2, 4]
     assert model.config.shortcut == ("conv" if has_shortcuts else "pad")
     volume = torch.randn(2, 1, 37, 42, 33)
@@ -307,3 +307,88 @@ def test_refuses_a_stem_of_unknown_stride():
 def test_refuses_another_treatment_of_the_stem():
     with pytest.raises(ValueError, match="stem must be fold or replace, got 'mean'"):
         CT3DVisionModel.from_video_resnet(_video_weights("basic", (1, 1, 1, 1)), stem="mean")
+
+
+def _without(weights, part):
+    return {name: tensor for name, tensor in weights.items() if part not in name}
+
+
+@pytest.mark.parametrize(
+    ("part", "shown"), [("layer4.", r"\[2, 2, 2\]"), ("layer4.1.", r"\[2, 2, 2, 1\]")], ids=["stage", "block"]
+)
+def test_refuses_a_network_from_which_a_stage_or_a_block_is_missing(part, shown):
+    weights = _video_weights("basic", (2, 2, 2, 2))
+    assert CT3DVisionModel.from_video_resnet(weights).config.layers == [2, 2, 2, 2]
+    with pytest.raises(ValueError, match=rf"known depth, got {shown} blocks per stage"):
+        CT3DVisionModel.from_video_resnet(_without(weights, part))
+
+
+def test_reads_another_depth_if_it_is_named():
+    weights = _without(_video_weights("basic", (1, 1, 1, 1)), "layer4.")
+    model = CT3DVisionModel.from_video_resnet(weights, layers=[1, 1, 1])
+    assert torch.equal(model.stages[2][0].norm2.bias, weights["layer3.0.conv2.1.bias"])
+    with pytest.raises(KeyError, match=r"0 unused \(\[\]\) and 10 missing \(\['stages\.2\.1"):
+        CT3DVisionModel.from_video_resnet(weights, layers=[1, 1, 2])
+
+
+@pytest.mark.parametrize("part", ["layer3.", "layer3.0.conv2.1.weight"])
+def test_refuses_a_gap_between_the_stages(part):
+    weights = _without(_video_weights("basic", (1, 1, 1, 1)), part)
+    with pytest.raises(KeyError, match=r"got no whole layer3\.0 in 4"):
+        CT3DVisionModel.from_video_resnet(weights)
+
+
+def test_only_medicalnet_may_lack_the_weights_of_its_shortcuts():
+    weights = _without(_video_weights("basic", (1, 1, 1, 1)), "downsample")
+    with pytest.raises(KeyError, match=r"15 missing \(\['stages\.1\.0\.downsample"):
+        CT3DVisionModel.from_video_resnet(weights)
+
+
+def test_refuses_what_only_resembles_a_head():
+    weights = _video_weights("basic", (1, 1, 1, 1)) | {"fc.scale": torch.zeros(1)}
+    with pytest.raises(KeyError, match=r"got 'fc\.scale'"):
+        CT3DVisionModel.from_video_resnet(weights)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_refuses_weights_that_are_not_finite(value):
+    weights = _video_weights("basic", (1, 1, 1, 1))
+    weights["layer2.0.conv1.0.weight"][0, 0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match=r"NaN or infinity in 'layer2\.0\.conv1\.0\.weight'"):
+        CT3DVisionModel.from_video_resnet(weights)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [("r3d.pth", "got str"), (None, "got NoneType"), ({"epoch": 3}, "got int at 'epoch'")],
+    ids=str,
+)
+def test_refuses_what_holds_no_weights(given, shown):
+    with pytest.raises(TypeError, match=f"must map names to tensors, {shown}"):
+        CT3DVisionModel.from_video_resnet(given)
+
+
+def test_a_network_with_the_names_of_medicalnet_and_classes_must_be_described():
+    weights = {n.removeprefix("module."): t for n, t in _medicalnet_weights((1, 1, 1, 1)).items()}
+    weights = _without(weights, "conv_seg") | {"fc.weight": torch.zeros(3, 10), "fc.bias": torch.zeros(3)}
+    shape = {"dilations": None, "stem_stride": [1, 2, 2], "stem_max_pool": False}
+    for name in shape:
+        given = {key: value for key, value in shape.items() if key != name}
+        with pytest.raises(ValueError, match=f"got none for {name}\\."):
+            CT3DVisionModel.from_video_resnet(weights, **given)
+    model = CT3DVisionModel.from_video_resnet(weights, **shape)
+    assert model.stem[0].stride == (1, 2, 2)
+    assert len(model.stem) == 3
+    assert model.config.dilations is None
+    with pytest.raises(ValueError, match="dilations must be given for conv1 with fc, got none for dilations"):
+        CT3DVisionModel.from_video_resnet(weights, stem="replace")
+    replaced = CT3DVisionModel.from_video_resnet(weights, stem="replace", dilations=[1, 1, 2, 2])
+    assert replaced.stages[3][0].conv1.dilation == (2, 2, 2)
+
+
+def test_the_weights_have_the_precision_of_the_configuration():
+    weights = _video_weights("basic", (1, 1, 1, 1))
+    model = CT3DVisionModel.from_video_resnet(weights, dtype="bfloat16")
+    assert model.dtype == model.config.dtype == torch.bfloat16
+    torch.testing.assert_close(model.stem[1].bias, weights["stem.1.bias"].bfloat16())
+    assert CT3DVisionModel.from_video_resnet(weights).dtype == torch.float32

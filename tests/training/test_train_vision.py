@@ -252,7 +252,6 @@ def test_a_run_starts_from_the_weights_of_a_video_network(labeled, make_argument
     run = replace(
         labeled,
         hidden_sizes=None,
-        layers=None,
         pretrained=str(tmp_path / "video.safetensors"),
         pretrained_stem=stem,
     )

@@ -77,6 +77,10 @@ class CT3DVisionPreTrainedModel(PreTrainedModel):
         1904.00625) with shortcuts of either type. Depth, widths and block type come from the weights. The
         heads of the former tasks (``fc``, ``conv_seg``) are left out; anything else must fit exactly.
 
+        Other 3D ResNets share MedicalNet's names (``conv1.weight``) but not its stride and dilation, which
+        no weight shows. With an ``fc`` they are refused unless ``dilations``, ``stem_stride`` and
+        ``stem_max_pool`` are given (the first alone with a replaced stem); without, give them too.
+
         Args:
             state_dict: Their names and tensors; the whole content of a MedicalNet file will do.
             stem: ``fold`` keeps the first convolution and, if ``num_channels`` differs from its own number of
@@ -85,15 +89,20 @@ class CT3DVisionPreTrainedModel(PreTrainedModel):
                 the batch norm behind it.
             **config: Fields of :class:`CT3DVisionConfig` that override what the weights say. MedicalNet is
                 read with the dilation it was trained with; ``dilations=None`` halves those stages instead.
+                ``layers`` is needed for a depth that was never published. ``dtype`` converts the weights.
+
+        Returns:
+            The model in eval mode, as ``from_pretrained`` gives it.
 
         Raises:
             KeyError: If there are weights that this network has no place for, or weights of it are missing.
-            ValueError: If ``stem`` is neither, the stride of the stem cannot be known, or only a part of the
-                names begins with ``module.``.
+            TypeError: If ``state_dict`` is not a mapping of tensors.
+            ValueError: If ``stem`` is neither, the weights leave open what only ``config`` can say (stride,
+                dilation, depth), a tensor is not finite, or only a part of the names begins with ``module.``.
             RuntimeError: If a tensor has another shape than its place.
         """
-        num_channels = config.setdefault("num_channels", 1)
-        fields, weights = read_video_resnet(state_dict, stem, num_channels)
+        config.setdefault("num_channels", 1)
+        fields, weights = read_video_resnet(state_dict, stem, config)
         model = cls(cls.config_class(**fields | config))
         missing, unused = model.base_model.load_state_dict(weights, strict=False)
         new = ("pooler.", "stem.0.") if stem == "replace" else ("pooler.",)
@@ -103,7 +112,9 @@ class CT3DVisionPreTrainedModel(PreTrainedModel):
                 f"state_dict must fit the network exactly, got {len(unused)} unused ({unused[:3]}) and "
                 f"{len(missing)} missing ({missing[:3]}). Check the configuration: {fields | config}."
             )
-        return model
+        if isinstance(model.config.dtype, torch.dtype):  # only from_pretrained makes weights of that type
+            nn.Module.to(model, model.config.dtype)
+        return model.eval()
 
 
 class CT3DVisionModel(CT3DRecomputation, CT3DVisionPreTrainedModel):

@@ -6,8 +6,18 @@ from typing import Any
 
 import torch
 
-# Pooling-free heads of the tasks the weights come from: Kinetics classes, segmentation of eight data sets.
-HEADS = ("fc.", "conv_seg.")
+# Heads of the tasks the weights come from: classes of videos, segmentation of eight data sets.
+HEADS = re.compile(r"fc\.(weight|bias)|conv_seg\..+")
+# ResNet-10, -18, -34 and -50, -101, -152, -200 (arXiv 1512.03385 and 1904.00625). A file from which blocks
+# are missing has other numbers, and would else be read as a network of its own.
+PUBLISHED_LAYERS = (
+    [1, 1, 1, 1],
+    [2, 2, 2, 2],
+    [3, 4, 6, 3],
+    [3, 4, 23, 3],
+    [3, 8, 36, 3],
+    [3, 24, 36, 3],
+)
 # The stride of a stem is not in its weights. Kernel (Z, Y, X) -> stride: video ResNets; arXiv 2509.13175 and
 # its light variant; MedicalNet.
 STEM_STRIDES = {
@@ -32,34 +42,45 @@ _RENAMES = (
 
 
 def read_video_resnet(
-    state_dict: Mapping[str, Any], stem: str, num_channels: int
+    state_dict: Mapping[str, Any], stem: str, config: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Translate weights of torchvision's video ResNets, or of MedicalNet.
 
     Args:
         state_dict: Published names and tensors, or a file's content with these under ``state_dict``.
         stem: ``fold`` or ``replace``, see :meth:`CT3DVisionModel.from_video_resnet`.
-        num_channels: Channels that a folded stem shall read.
+        config: Fields of the configuration that the caller sets; ``num_channels``, the channels that a
+            folded stem shall read, is one of them.
 
     Returns:
         Fields of the configuration that the weights decide, and the weights by the names of our network.
 
     Raises:
-        KeyError: If a name belongs to no part of such a network, or there is no stem or no first block.
-        ValueError: If ``stem`` is neither, the stride of the stem cannot be known, or only some names begin
-            with ``module.``.
+        KeyError: If a name belongs to no part of such a network, or there is no stem or no first block, or
+            a stage is missing.
+        TypeError: If ``state_dict`` is not a mapping of tensors.
+        ValueError: If ``stem`` is neither, the weights leave a stride, a dilation or the depth open that
+            ``config`` does not set, a tensor is not finite, or only some names begin with ``module.``.
     """
     if stem not in ("fold", "replace"):
         raise ValueError(f"stem must be fold or replace, got {stem!r}. Fold to keep the published stem.")
-    given = _without_prefix(state_dict.get("state_dict", state_dict))
+    given = _without_prefix(_read_tensors(state_dict))
     is_medicalnet = "conv1.weight" in given
-    weights = {_rename(name): tensor for name, tensor in given.items() if not name.startswith(HEADS)}
+    if is_medicalnet and any(name.startswith("fc.") for name in given):
+        _check_open_fields(stem, config)
+    weights = {_rename(name): tensor for name, tensor in given.items() if not HEADS.fullmatch(name)}
     fields = _read_stages(weights)
+    if "layers" not in config and fields["layers"] not in PUBLISHED_LAYERS:
+        raise ValueError(
+            f"state_dict must hold a network of known depth, got {fields['layers']} blocks per stage. "
+            "Pass the whole network, or layers if these are all."
+        )
     if is_medicalnet:
-        fields["dilations"] = MEDICALNET_DILATIONS
+        has_shortcuts = any(".downsample." in name for name in weights)
+        fields |= {"dilations": MEDICALNET_DILATIONS, "shortcut": "conv" if has_shortcuts else "pad"}
     if stem == "fold":
         fields |= _read_stem(weights) | {"stem_max_pool": is_medicalnet}
-        weights["stem.0.weight"] = _fold(weights["stem.0.weight"], num_channels)
+        weights["stem.0.weight"] = _fold(weights["stem.0.weight"], config["num_channels"])
         return fields, weights
     last_norm = "stem.4." if "stem.4.weight" in weights else "stem.1."
     kept = {name: tensor for name, tensor in weights.items() if not name.startswith("stem.")}
@@ -69,6 +90,37 @@ def read_video_resnet(
         if name.startswith(last_norm)
     }
     return fields, kept | norm
+
+
+def _read_tensors(content: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
+    """The names and tensors of a file, all of them finite."""
+    tensors = content.get("state_dict", content) if isinstance(content, Mapping) else content
+    if not isinstance(tensors, Mapping):
+        raise TypeError(
+            f"state_dict must map names to tensors, got {type(tensors).__name__}. "
+            "Read a file with torch.load(path, weights_only=True)."
+        )
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(
+                f"state_dict must map names to tensors, got {type(tensor).__name__} at {name!r}. "
+                "Pass the weights alone."
+            )
+        if not tensor.isfinite().all():
+            raise ValueError(
+                f"state_dict must be finite, got NaN or infinity in {name!r}. Get the file anew."
+            )
+    return tensors
+
+
+def _check_open_fields(stem: str, config: Mapping[str, Any]) -> None:
+    """Refuse to guess what differs among networks that share the names of MedicalNet and end in ``fc``."""
+    needed = ["dilations"] if stem == "replace" else ["dilations", "stem_stride", "stem_max_pool"]
+    if missing := [name for name in needed if name not in config]:
+        raise ValueError(
+            f"{', '.join(needed)} must be given for conv1 with fc, got none for {', '.join(missing)}. "
+            "Set what the network was trained with: its weights do not say, and it is not MedicalNet's."
+        )
 
 
 def _without_prefix(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -109,14 +161,14 @@ def _read_stages(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     else:
         planar = weights.get("stages.1.0.conv1.weight")
         block_type, last = "mc3" if planar is not None and planar.shape[2] == 1 else "basic", "norm2"
-    widths = [weights[f"stages.{stage}.0.{last}.weight"].shape[0] for stage in range(len(layers))]
-    has_shortcuts = any(".downsample." in name for name in weights)
-    return {
-        "block_type": block_type,
-        "layers": layers,
-        "hidden_sizes": widths,
-        "shortcut": "conv" if has_shortcuts else "pad",
-    }
+    names = [f"stages.{stage}.0.{last}.weight" for stage in range(len(layers))]
+    if missing := [f"layer{stage}.0" for stage, name in enumerate(names, start=1) if name not in weights]:
+        raise KeyError(
+            f"state_dict must hold every stage from the first, got no whole {', '.join(missing)} in "
+            f"{len(layers)}. Pass the whole network."
+        )
+    widths = [weights[name].shape[0] for name in names]
+    return {"block_type": block_type, "layers": layers, "hidden_sizes": widths}
 
 
 def _read_stem(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
