@@ -115,6 +115,20 @@ def test_preprocess_lists_a_scan_that_cannot_be_read_any_more(
     assert [line.split(": ")[1] for line in failed] == ["s1", "s2"]
 
 
+def test_preprocess_replaces_volumes_of_other_settings_only_when_told_to(
+    radtower, manifest, processor_folder, tmp_path
+):
+    command = ("preprocess", manifest, "-o", tmp_path / "cache", "--workers", 0, "--processor")
+    radtower(*command, processor_folder)
+    CT3DImageProcessor((4.0, 4.0, 4.0), (6, 6, 6)).save_pretrained(tmp_path / "other")
+    refused = radtower(*command, tmp_path / "other")
+    assert refused.code == 2
+    assert "volumes of (8, 8, 8) instead of (6, 6, 6)" in refused.err
+    assert open_volume_cache(tmp_path / "cache").volume_hu("s1").shape == (8, 8, 8)
+    assert radtower(*command, tmp_path / "other", "--replace").code == 1  # of the damaged scan
+    assert open_volume_cache(tmp_path / "cache").volume_hu("s1").shape == (6, 6, 6)
+
+
 def test_preprocess_leaves_a_folder_alone_that_is_no_cache(radtower, manifest, processor_folder, tmp_path):
     command = ("preprocess", manifest, "-o", tmp_path, "--processor", processor_folder)
     done = radtower(*command, "--workers", 0)

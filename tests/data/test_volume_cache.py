@@ -201,11 +201,25 @@ def test_what_a_table_says_of_a_scan_counts_as_its_source(many, tmp_path):
     assert torch.equal(cache.volume_hu("scan-1").float(), expected)
 
 
+def test_a_cache_of_other_settings_is_left_alone_unless_it_is_to_be_replaced(many, tmp_path):
+    folder = tmp_path / "cache"
+    build_volume_cache(many, _processor(), folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    differences = (
+        r"fill_hu -1000\.0 instead of -900\.0; volumes of \(4, 6, 5\) instead of \(2, 6, 5\) in .*cache"
+    )
+    with pytest.raises(FileExistsError, match=f"got 1 files with {differences}"):
+        build_volume_cache(many, _processor(fill_hu=-900.0, size=(2, 6, 5)), folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_other_settings_make_every_volume_again(many, tmp_path):
     folder = tmp_path / "cache"
     build_volume_cache(many, _processor(), folder, scans_per_shard=3)
     before = _created(folder)
-    cache = build_volume_cache(many, _processor(size=(2, 3, 4)), folder, scans_per_shard=3)
+    cache = build_volume_cache(
+        many, _processor(size=(2, 3, 4)), folder, scans_per_shard=3, should_replace=True
+    )
     assert cache["scan-0"].shape == (2, 2, 3, 4)
     assert not set(_created(folder).values()) & set(before.values())
     assert _rows_per_shard(folder) == [1, 3, 3]
@@ -383,7 +397,9 @@ def test_files_that_were_never_finished_are_removed(many, tmp_path):
 
 def test_a_failure_with_other_settings_is_not_reported(scans, tmp_path):
     build_volume_cache(scans, _processor(), tmp_path / "cache")
-    cache = build_volume_cache({"last": scans["last"]}, _processor(fill_hu=-900.0), tmp_path / "cache")
+    cache = build_volume_cache(
+        {"last": scans["last"]}, _processor(fill_hu=-900.0), tmp_path / "cache", should_replace=True
+    )
     assert cache.failures == {}
     assert isinstance(cache, VolumeCache)
     assert json.loads((tmp_path / "cache" / "volume_cache.json").read_text())["format"] == 1

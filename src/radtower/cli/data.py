@@ -78,6 +78,9 @@ def preprocess(  # noqa: PLR0913 -- one option per setting
             min=0, help="Processes, of each task if there are tasks. 0: none. Without: one per core."
         ),
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Make the volumes of a cache with other settings again.")
+    ] = False,
     executor: Annotated[
         Literal["local", "slurm", "ray"] | None, typer.Option(help="Run in tasks, through datatrove.")
     ] = None,
@@ -99,7 +102,9 @@ def preprocess(  # noqa: PLR0913 -- one option per setting
     num_workers = (os.cpu_count() or 1) if workers is None else workers
     if executor is None:
         with progress_bar("Preprocessing scans", len(scans)) as on_progress:
-            cache = build_volume_cache(scans, image_processor, output, on_progress, num_workers)
+            cache = build_volume_cache(
+                scans, image_processor, output, on_progress, num_workers, None, replace
+            )
     else:
         require("cluster")
         from radtower.data.preprocessing.cluster import ClusterPlan, run_on_cluster
@@ -112,7 +117,7 @@ def preprocess(  # noqa: PLR0913 -- one option per setting
             partition=partition,
             time=time,
         )
-        job = run_on_cluster(plan, manifest, image_processor, output)
+        job = run_on_cluster(plan, manifest, image_processor, output, replace)
         if job is not None:
             print(
                 f"{tasks} tasks submitted; job {job} ends last. Run this without --executor to see failures."

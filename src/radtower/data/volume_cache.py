@@ -21,7 +21,7 @@ from radtower.data.preprocessing.cache_folder import (
     tidy,
     usable_volumes,
 )
-from radtower.data.preprocessing.provenance import kept_size, resampling_settings, settings_hash
+from radtower.data.preprocessing.provenance import kept_size, resampling_differences, settings_hash
 from radtower.data.preprocessing.shard_files import map_volumes
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.scan_reference import ScanReference
@@ -117,6 +117,7 @@ def build_volume_cache(
     on_progress: Callable[[int], None] | None = None,
     num_workers: int = 0,
     scans_per_shard: int | None = None,
+    should_replace: bool = False,
 ) -> VolumeCache:
     """Resample scans into ``folder``; what it already holds of them, from the same settings, is kept.
 
@@ -125,14 +126,15 @@ def build_volume_cache(
 
     Args:
         scans: Scan by volume id.
-        image_processor: Its settings are saved in the cache; volumes of other settings are dropped.
+        image_processor: Its settings are saved in the cache.
         folder: Where the cache is or goes.
         on_progress: Called with the number of scans done.
         num_workers: Processes. 0 works in this one.
         scans_per_shard: Volumes per file. None makes files of half a gigabyte.
+        should_replace: Drop volumes of other settings, instead of refusing the folder.
 
     Raises:
-        FileExistsError: If ``folder`` holds something else than a cache.
+        FileExistsError: If ``folder`` holds something else than a cache, or volumes of other settings.
         ValueError: If no scan could be read.
     """
     folder = Path(folder)
@@ -140,7 +142,7 @@ def build_volume_cache(
         volume_id: scan if isinstance(scan, ScanReference) else ScanReference(scan)
         for volume_id, scan in scans.items()
     }
-    prepare_folder(folder, image_processor)
+    prepare_folder(folder, image_processor, should_replace)
     preprocess_part(
         references,
         image_processor,
@@ -184,10 +186,7 @@ def open_volume_cache(folder: str | Path, image_processor: CT3DImageProcessor | 
 
 
 def _require_same_resampling(wanted: CT3DImageProcessor, made_by: CT3DImageProcessor, folder: Path) -> None:
-    ours, theirs = resampling_settings(wanted), resampling_settings(made_by)
-    differences = [
-        f"{name} {theirs[name]!r} instead of {ours[name]!r}" for name in ours if ours[name] != theirs[name]
-    ]
+    differences = resampling_differences(made_by, wanted)
     margins = [kept - n for kept, n in zip(kept_size(made_by), wanted.size, strict=True)]
     if min(margins) < 0 or any(margin % 2 for margin in margins):
         differences.append(f"volumes of {kept_size(made_by)}, of which {wanted.size} is not the middle")

@@ -223,7 +223,10 @@ class _Demo:
             windows_hu=WINDOWS_HU,
         )
         with self.steps.step("Preprocess the scans", len(scans)) as on_progress:
-            return build_volume_cache(scans, processor, self.output / "cache", on_progress)
+            # The folder is the demo's own, and a run with another plan starts over.
+            return build_volume_cache(
+                scans, processor, self.output / "cache", on_progress, should_replace=True
+            )
 
     def train_vision(self, manifest_path: Path, labels_path: Path) -> Path:
         run = VisionRun(

@@ -101,6 +101,15 @@ def test_slurm_is_given_scripts_that_do_the_work(manifest, processor, tmp_path, 
     _assert_complete(folder, manifest, processor)
 
 
+def test_tasks_leave_a_cache_of_other_settings_alone(manifest, processor, tmp_path):
+    build_volume_cache({"s0": manifest.parent / "0.nii.gz"}, processor, tmp_path / "cache")
+    other = CT3DImageProcessor((5.0, 3.0, 2.0), (4, 6, 5))
+    with pytest.raises(
+        FileExistsError, match=r"spacing_mm \[5\.0, 3\.0, 4\.0\] instead of \[5\.0, 3\.0, 2\.0\]"
+    ):
+        run_on_cluster(ClusterPlan(executor="local"), manifest, other, tmp_path / "cache")
+
+
 def test_refuses_slurm_where_there_is_none(manifest, processor, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="must find the command sbatch, got none"):

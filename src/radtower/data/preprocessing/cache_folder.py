@@ -17,7 +17,12 @@ from uuid import uuid4
 
 import numpy as np
 
-from radtower.data.preprocessing.provenance import kept_size, settings_hash, source_stamp
+from radtower.data.preprocessing.provenance import (
+    kept_size,
+    resampling_differences,
+    settings_hash,
+    source_stamp,
+)
 from radtower.data.preprocessing.scan_worker import ScanJob, ScanResult, ScanWorker
 from radtower.data.preprocessing.shard_files import VolumeRow, map_volumes, read_rows, write_shard
 from radtower.data.preprocessing.worker_pool import LostItem, map_in_processes
@@ -56,11 +61,16 @@ class Part:
         return int(_hash_of(volume_id), 16) % self.world_size == self.rank
 
 
-def prepare_folder(folder: Path, image_processor: CT3DImageProcessor) -> None:
-    """Make a new cache folder, or turn an existing one to these settings; volumes of others count no more.
+def prepare_folder(folder: Path, image_processor: CT3DImageProcessor, should_replace: bool = False) -> None:
+    """Make a new cache folder, or go on with one of these settings.
+
+    Args:
+        folder: Where the cache is or goes.
+        image_processor: Its settings are saved in the cache.
+        should_replace: Turn a cache of other settings to these; its volumes count no more.
 
     Raises:
-        FileExistsError: If ``folder`` holds something else than a cache.
+        FileExistsError: If ``folder`` holds something else than a cache, or volumes of other settings.
         ValueError: If the values do not fit into a cache.
     """
     low, high = image_processor.span_hu
@@ -73,6 +83,8 @@ def prepare_folder(folder: Path, image_processor: CT3DImageProcessor) -> None:
         raise FileExistsError(
             f"folder must be new, empty or an earlier cache, got {folder}, which is neither. Choose another."
         )
+    if not should_replace:
+        _require_no_other_volumes(folder, image_processor)
     (folder / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
     (folder / FAILURE_FOLDER).mkdir(exist_ok=True)
     _write_atomically(folder / MARKER_FILE, json.dumps({"format": 1, "volumes": "int16 HU (Z, Y, X)"}))
@@ -177,6 +189,23 @@ def tidy(folder: Path, image_processor: CT3DImageProcessor, scans_per_shard: int
         write_shard(shards / f"shard-{Part()}-{uuid4().hex}.arrow", _read(chosen))
     for path in rest:
         path.unlink()
+
+
+def _require_no_other_volumes(folder: Path, image_processor: CT3DImageProcessor) -> None:
+    """A forgotten setting must not cost days of work: what is done already is only dropped when told to."""
+    num_files = len(list((folder / SHARD_FOLDER).glob("*.arrow")))
+    if not num_files:
+        return
+    made_by = CT3DImageProcessor.from_pretrained(folder)
+    differences = resampling_differences(made_by, image_processor)
+    if kept_size(made_by) != kept_size(image_processor):
+        differences.append(f"volumes of {kept_size(made_by)} instead of {kept_size(image_processor)}")
+    if differences:
+        raise FileExistsError(
+            f"folder must hold no volumes of other settings, got {num_files} files with "
+            f"{'; '.join(differences)} in {folder}. Give the processor of the cache (--processor), choose "
+            "another folder, or have them all made again (--replace)."
+        )
 
 
 def _open_jobs(

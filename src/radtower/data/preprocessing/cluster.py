@@ -114,7 +114,11 @@ class ClusterPlan:
 
 
 def run_on_cluster(
-    plan: ClusterPlan, manifest: str | Path, image_processor: CT3DImageProcessor, folder: str | Path
+    plan: ClusterPlan,
+    manifest: str | Path,
+    image_processor: CT3DImageProcessor,
+    folder: str | Path,
+    should_replace: bool = False,
 ) -> str | None:
     """Run or submit the preprocessing of a manifest.
 
@@ -123,11 +127,13 @@ def run_on_cluster(
         manifest: Table of studies; tasks read it again, so it and the scans lie where all of them see them.
         image_processor: Its settings are saved in the cache.
         folder: Cache folder, which all tasks see.
+        should_replace: Make volumes of other settings again, instead of refusing the folder.
 
     Returns:
         The Slurm job that ends last; None when everything is done.
 
     Raises:
+        FileExistsError: If ``folder`` holds something else than a cache, or volumes of other settings.
         FileNotFoundError: If Slurm's ``sbatch`` is not on this machine.
     """
     folder = Path(folder).absolute()
@@ -135,7 +141,7 @@ def run_on_cluster(
         raise FileNotFoundError(
             "executor slurm must find the command sbatch, got none in the PATH. Submit from a login node."
         )
-    prepare_folder(folder, image_processor)
+    prepare_folder(folder, image_processor, should_replace)
     step = PreprocessScans(Path(manifest).absolute(), folder, plan.num_workers)
     executor = _executor(plan, step, folder)
     if not isinstance(executor, SlurmPipelineExecutor):

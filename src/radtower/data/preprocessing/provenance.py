@@ -32,6 +32,14 @@ def kept_size(image_processor: CT3DImageProcessor) -> tuple[int, int, int]:
     return image_processor.cache_size or image_processor.size
 
 
+def resampling_differences(made_by: CT3DImageProcessor, wanted: CT3DImageProcessor) -> list[str]:
+    """Say which settings of the volumes that ``made_by`` wrote are not those of ``wanted``."""
+    theirs, ours = resampling_settings(made_by), resampling_settings(wanted)
+    return [
+        f"{name} {theirs[name]!r} instead of {ours[name]!r}" for name in ours if ours[name] != theirs[name]
+    ]
+
+
 def settings_hash(image_processor: CT3DImageProcessor) -> str:
     """Twelve hex digits that change when a cached volume would."""
     return _hash_of([resampling_settings(image_processor), kept_size(image_processor)])
