@@ -190,6 +190,39 @@ def test_of_a_failure_and_a_volume_the_newer_counts(scans, tmp_path):
     assert "gone" in cache
 
 
+def test_scans_that_change_places_are_done_again_although_sizes_and_times_agree(tmp_path):
+    folder, scans = tmp_path / "cache", {}
+    for seed in range(3):
+        scans[f"scan-{seed}"] = path = tmp_path / f"{seed}.nii"
+        _write_scan(path, seed)
+        os.utime(path, ns=(1, 1))
+    expected = build_volume_cache(scans, _processor(), folder).volume_hu("scan-1")
+    before = _created(folder)
+    scans = scans | {"scan-0": scans["scan-1"], "scan-1": scans["scan-0"]}
+    cache = build_volume_cache(scans, _processor(), folder)
+    assert torch.equal(cache.volume_hu("scan-0"), expected)
+    assert [name for name, time_ns in _created(folder).items() if time_ns != before[name]] == [
+        "scan-0",
+        "scan-1",
+    ]
+
+
+def test_touched_and_moved_scans_are_read_once_to_find_them_unchanged(many, tmp_path):
+    folder, done = tmp_path / "cache", []
+    build_volume_cache(many, _processor(), folder)
+    before = _created(folder)
+    os.utime(many["scan-4"], ns=(1, 1))
+    moved = many | {"scan-5": many["scan-5"].rename(tmp_path / "moved.nii.gz")}
+    for _ in range(2):
+        build_volume_cache(moved, _processor(), folder, done.append)
+    assert done == [5, 6, 7, 7]  # the second time, all seven are known without being read
+    assert _created(folder) == before
+    _write_scan(many["scan-4"], 100)
+    os.utime(many["scan-4"], ns=(2, 2))
+    build_volume_cache(moved, _processor(), folder)
+    assert [name for name, time_ns in _created(folder).items() if time_ns != before[name]] == ["scan-4"]
+
+
 def test_what_a_table_says_of_a_scan_counts_as_its_source(many, tmp_path):
     folder = tmp_path / "cache"
     build_volume_cache(many, _processor(), folder)

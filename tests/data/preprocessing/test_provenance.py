@@ -1,4 +1,5 @@
 import os
+import re
 
 import pytest
 
@@ -84,7 +85,8 @@ def test_a_data_set_may_move(series, tmp_path):
     before = source_stamp(ScanReference(series)), source_sha256(ScanReference(series))
     series.rename(tmp_path / "moved")
     after = ScanReference(tmp_path / "moved")
-    assert (source_stamp(after), source_sha256(after)) == before
+    assert source_stamp(after) != before[0]  # has to be read again, to find that it is the same
+    assert source_sha256(after) == before[1]
 
 
 @pytest.mark.parametrize(
@@ -96,12 +98,51 @@ def test_what_a_table_says_belongs_to_the_source(series, told):
     assert source_sha256(plain) != source_sha256(with_table)
 
 
-def test_a_detached_header_brings_its_voxels(tmp_path):
-    (tmp_path / "scan.mhd").write_text("header")
-    (tmp_path / "scan.raw").write_bytes(b"voxels")
-    before = source_sha256(ScanReference(tmp_path / "scan.mhd"))
-    (tmp_path / "scan.raw").write_bytes(b"Voxels")
-    assert source_sha256(ScanReference(tmp_path / "scan.mhd")) != before
+DETACHED = [
+    ("scan.mhd", "NDims = 3\nElementDataFile = voxels.raw\n", "voxels.raw"),
+    ("scan[1].mhd", "NDims = 3\nElementDataFile = scan[1].raw\n", "scan[1].raw"),
+    ("scan.mha", "NDims = 3\nElementDataFile = v.raw\n", "v.raw"),
+    ("scan.mhd", "NDims = 3\nElementDataFile = LIST\na.raw\nb.raw\n", "b.raw"),
+    ("scan.mhd", "NDims = 3\nElementDataFile = [%02d.raw 1 2 1\n", "[02.raw"),
+    ("scan.nrrd", "NRRD0004\ntype: short\ndata file: c.raw\n\n", "c.raw"),
+    ("scan.NHDR", "NRRD0004\nDataFile: deep/c.raw\nkey:=value", "deep/c.raw"),
+    ("scan.nhdr", "NRRD0004\ndata file: LIST\na.raw\nb.raw\n", "b.raw"),
+    ("scan.nhdr", "NRRD0004\ndata file: ./s%03d.raw 1 20 1\n\n", "s002.raw"),
+]
+
+
+@pytest.mark.parametrize(("name", "header", "data"), DETACHED)
+def test_a_detached_header_brings_its_voxels(tmp_path, name, header, data):
+    (tmp_path / "deep").mkdir()
+    for file in ("a.raw", data):
+        (tmp_path / file).write_bytes(b"voxels")
+    (tmp_path / name).write_text(header)
+    scan = ScanReference(tmp_path / name)
+    stamp, sha256 = source_stamp(scan), source_sha256(scan)
+    (tmp_path / "stranger.txt").write_text("of another scan")
+    assert (source_stamp(scan), source_sha256(scan)) == (stamp, sha256)
+    (tmp_path / data).write_bytes(b"Voxels!")
+    assert source_stamp(scan) != stamp
+    assert source_sha256(scan) != sha256
+    (tmp_path / data).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"must be beside its header, got no .*{re.escape(name)}"):
+        source_sha256(scan)
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("scan.mha", b"NDims = 3\nElementDataFile = LOCAL\nElementDataFile = gone.raw\n"),
+        ("scan.nrrd", b"NRRD0004\ntype: short\n\ndata file: gone.raw\n"),
+        ("scan.mhd", b"\xff\xfe no header"),
+        ("scan.nhdr", b"\xff\xfe no header"),
+    ],
+)
+def test_voxels_in_the_same_file_are_not_taken_for_names(tmp_path, name, header):
+    (tmp_path / name).write_bytes(header)
+    before = source_sha256(ScanReference(tmp_path / name))
+    (tmp_path / name).write_bytes(header + b"1")
+    assert source_sha256(ScanReference(tmp_path / name)) != before
 
 
 def test_a_scan_that_is_not_there_has_no_stamp(tmp_path):

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,6 +34,7 @@ MARKER_FILE = "volume_cache.json"
 PROCESSOR_FILE = "preprocessor_config.json"
 SHARD_FOLDER = "shards"
 FAILURE_FOLDER = "failures"
+STAMP_FOLDER = "stamps"  # what is known besides the rows: stamps of contents that were found unchanged
 SHARD_BYTES = 2**29  # half a gigabyte: few enough files for a whole data set, small enough to move
 INT16 = np.iinfo(np.int16)
 
@@ -87,6 +89,7 @@ def prepare_folder(folder: Path, image_processor: CT3DImageProcessor, should_rep
         _require_no_other_volumes(folder, image_processor)
     (folder / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
     (folder / FAILURE_FOLDER).mkdir(exist_ok=True)
+    (folder / STAMP_FOLDER).mkdir(exist_ok=True)
     _write_atomically(folder / MARKER_FILE, json.dumps({"format": 1, "volumes": "int16 HU (Z, Y, X)"}))
     with TemporaryDirectory() as saved:
         image_processor.save_pretrained(saved)
@@ -144,7 +147,8 @@ def preprocess_part(
     """
     settings = settings_hash(image_processor)
     ours = {volume_id: scan for volume_id, scan in scans.items() if part.holds(volume_id)}
-    jobs = _open_jobs(ours, stored_volumes(folder, settings), set(usable_volumes(folder, settings)[0]))
+    stored, usable = stored_volumes(folder, settings), set(usable_volumes(folder, settings)[0])
+    jobs = _open_jobs(ours, stored, usable, confirmed_stamps(folder))
     num_done = len(ours) - len(jobs)
     if on_progress is not None and num_done:
         on_progress(num_done)
@@ -152,16 +156,29 @@ def preprocess_part(
     per_shard = scans_per_shard or _scans_per_shard(image_processor)
     singles = _merge_full(sorted(shards.glob(f"volume-{part}-*.arrow")), part, per_shard)
     worker = ScanWorker(image_processor, shards, f"volume-{part}")
+    confirmed: dict[str, str] = {}
     for job, result in _done(worker, jobs, num_workers):
         reason = result.reason() if isinstance(result, LostItem) else result.failure
         _record(folder, settings, job.volume_id, reason)
         if isinstance(result, ScanResult) and result.written is not None:
             singles = _merge_full([*singles, result.written], part, per_shard)
+        if isinstance(result, ScanResult) and result.confirmed is not None:
+            confirmed |= [result.confirmed]
         num_done += 1
         if on_progress is not None:
             on_progress(num_done)
     if singles:
         _merge(singles, part)
+    if confirmed:
+        _write_atomically(folder / STAMP_FOLDER / f"{part}-{uuid4().hex}.json", json.dumps(confirmed))
+
+
+def confirmed_stamps(folder: Path) -> dict[str, str]:
+    """Return the content hash by stamp, of scans found unchanged after they were touched or moved."""
+    stamps: dict[str, str] = {}
+    for path in (folder / STAMP_FOLDER).glob("*.json"):
+        stamps |= json.loads(path.read_text(encoding="utf-8"))
+    return stamps
 
 
 def tidy(folder: Path, image_processor: CT3DImageProcessor, scans_per_shard: int | None = None) -> None:
@@ -209,17 +226,19 @@ def _require_no_other_volumes(folder: Path, image_processor: CT3DImageProcessor)
 
 
 def _open_jobs(
-    scans: Mapping[str, ScanReference], stored: Mapping[str, StoredVolume], usable: Container[str]
+    scans: Mapping[str, ScanReference],
+    stored: Mapping[str, StoredVolume],
+    usable: Container[str],
+    confirmed: Mapping[str, str],
 ) -> list[ScanJob]:
     jobs = []
     for volume_id, scan in scans.items():
         known = stored[volume_id].row if volume_id in stored else None
-        try:
-            is_unchanged = (
-                known is not None and volume_id in usable and known.source_stamp == source_stamp(scan)
-            )
-        except OSError:
-            is_unchanged = False  # the worker will say what is wrong with it
+        is_unchanged = False
+        if known is not None and volume_id in usable:
+            with suppress(OSError):  # the worker will say what is wrong with it
+                stamp = source_stamp(scan)
+                is_unchanged = stamp == known.source_stamp or confirmed.get(stamp) == known.source_sha256
         if not is_unchanged:
             jobs.append(ScanJob(volume_id, scan, None if known is None else known.source_sha256))
     return jobs

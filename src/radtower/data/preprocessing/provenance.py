@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,9 @@ from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.scan_reference import ScanReference
 
 CHUNK_BYTES = 2**20
-DETACHED_HEADERS = (".mhd", ".nhdr")  # the voxels are in a second file beside it
+META_IMAGES = (".mha", ".mhd")
+NRRD_IMAGES = (".nrrd", ".nhdr")
+PRINTF_FIELD = re.compile(r"%\d*d")
 
 
 def processor_hash(image_processor: CT3DImageProcessor) -> str:
@@ -46,19 +52,28 @@ def settings_hash(image_processor: CT3DImageProcessor) -> str:
 
 
 def source_stamp(scan: ScanReference) -> str:
-    """Return what changes when a scan does, without reading it: names, sizes and times of its files.
+    """Return what changes when a scan does, without reading it: paths, sizes and times of its files.
 
-    The place of the files does not count, so that a data set can move.
+    The place counts, because two scans of one size and time can change places in a manifest; of a data set
+    that has moved, the content decides.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
     """
     files = [
-        (name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in _files_of(Path(scan.path))
+        (str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns)
+        for _, path in _files_of(Path(scan.path))
     ]
-    return _hash_of([files, _told_by_table(scan)])
+    return _hash_of([str(Path(scan.path).absolute()), files, _told_by_table(scan)])
 
 
 def source_sha256(scan: ScanReference) -> str:
-    """Return the hash of the content of a scan, and of what a table says of it."""
-    digest = hashlib.sha256(json.dumps(_told_by_table(scan)).encode())
+    """Return the hash of the content of a scan, wherever it is, and of what a table says of it.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+    """
+    digest = hashlib.sha256(json.dumps(_told_by_table(scan), sort_keys=True).encode())
     for name, path in _files_of(Path(scan.path)):
         digest.update(f"\n{name}\n{path.stat().st_size}\n".encode())
         with path.open("rb") as file:
@@ -71,13 +86,54 @@ def _files_of(path: Path) -> list[tuple[str, Path]]:
     """Files of a scan with their name inside it; the name of a single file does not count."""
     if path.is_dir():
         return sorted((str(file.relative_to(path)), file) for file in path.rglob("*") if file.is_file())
-    if path.suffix.lower() in DETACHED_HEADERS:
-        return sorted((file.name, file) for file in path.parent.glob(f"{path.stem}.*") if file.is_file())
-    return [("", path)]
+    files = [("", path)]
+    for name in _detached_names(path):
+        found = [path.parent / name]
+        if PRINTF_FIELD.search(name):  # "slice%03d.raw 1 20 1"; a few files too many do no harm
+            first = path.parent / name.split()[0]
+            found = sorted(first.parent.glob(PRINTF_FIELD.sub("*", escape(first.name))))
+        if not found or not all(file.is_file() for file in found):
+            raise FileNotFoundError(
+                f"data file must be beside its header, got no {name!r} for {path}. Put it back."
+            )
+        files += [(file.name, file) for file in found]
+    return files
 
 
-def _told_by_table(scan: ScanReference) -> list[Any]:
-    return [scan.series_uid, scan.rescale, scan.spacing_mm]
+def _detached_names(path: Path) -> list[str]:
+    """Data files that a MetaImage or NRRD header names; none where the voxels follow in the same file."""
+    suffix = path.suffix.lower()
+    if suffix not in META_IMAGES + NRRD_IMAGES:
+        return []
+    with path.open("rb") as file:
+        lines = (line.decode("latin-1").strip() for line in iter(lambda: file.readline(CHUNK_BYTES), b""))
+        return _meta_image_data(lines) if suffix in META_IMAGES else _nrrd_data(lines)
+
+
+def _meta_image_data(lines: Iterator[str]) -> list[str]:
+    for line in lines:
+        key, _, value = (part.strip() for part in line.partition("="))
+        if key == "ElementDataFile":
+            if value.upper() == "LOCAL":
+                return []
+            return [name for name in lines if name] if value.upper().startswith("LIST") else [value]
+    return []
+
+
+def _nrrd_data(lines: Iterator[str]) -> list[str]:
+    for line in lines:
+        key, _, value = (part.strip() for part in line.partition(":"))
+        if not line:
+            return []  # the header ends here
+        if key.lower().replace(" ", "") == "datafile":
+            return [name for name in lines if name] if value.upper().startswith("LIST") else [value]
+    return []
+
+
+def _told_by_table(scan: ScanReference) -> dict[str, Any]:
+    """Everything but the place, also what a table may come to say; what it does not say leaves no trace."""
+    told = asdict(scan)
+    return {name: value for name, value in told.items() if name != "path" and value is not None}
 
 
 def _hash_of(content: Any) -> str:

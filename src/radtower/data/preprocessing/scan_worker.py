@@ -38,10 +38,12 @@ class ScanResult:
     Args:
         written: The new file. None if there is none.
         failure: Why there is none. None if the content was known already.
+        confirmed: Stamp and hash of a content that was known already.
     """
 
     written: Path | None = None
     failure: str | None = None
+    confirmed: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class ScanWorker:
             stamp = source_stamp(job.scan)
             sha256 = source_sha256(job.scan)
             if sha256 == job.known_sha256:
-                return ScanResult()
+                return ScanResult(confirmed=(stamp, sha256))
             array, notes = self._resample(job.scan)
             row = VolumeRow(
                 job.volume_id, settings_hash(self.image_processor), stamp, sha256, notes, time.time_ns()
