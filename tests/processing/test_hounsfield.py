@@ -4,6 +4,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from radtower.processing.hounsfield import to_hounsfield
+from radtower.processing.reading.stored_scan import AS_STORED, Reading, header_readings
 from radtower.processing.scan_reference import ScanReference
 from radtower.processing.volume_io import read_volume
 
@@ -172,3 +174,91 @@ def test_the_sample_of_a_large_scan_meets_every_column(scans):
     hu = np.full((32, 256, 512), -1000, np.int16)
     hu[:, :, ::4] = 40
     np.testing.assert_array_equal(read_volume(scans.nifti("a.nii", hu)).array_hu, hu)
+
+
+# The values decide between readings
+
+
+def _body(shape: tuple[int, int, int] = (8, 48, 48), lung_hu: float = -850.0) -> np.ndarray:
+    """Air around a cylinder of soft tissue with lungs, fat and a spine, and noise."""
+    _, y, x = np.meshgrid(*[np.linspace(-1, 1, num) for num in shape], indexing="ij")
+    hu = np.full(shape, -1000.0)
+    hu[(x / 0.9) ** 2 + (y / 0.75) ** 2 < 1] = -100
+    hu[(x / 0.8) ** 2 + (y / 0.65) ** 2 < 1] = 40
+    for middle in (-0.4, 0.4):
+        hu[((x - middle) / 0.28) ** 2 + (y / 0.4) ** 2 < 1] = lung_hu
+    hu[(x / 0.14) ** 2 + ((y - 0.45) / 0.14) ** 2 < 1] = 900
+    return np.round(hu + np.random.default_rng(0).normal(0, 10, shape)).astype(np.int16)
+
+
+def _outside_circle(shape: tuple[int, int, int]) -> np.ndarray:
+    _, y, x = np.meshgrid(*[np.linspace(-1, 1, num) for num in shape], indexing="ij")
+    return x**2 + y**2 > 1
+
+
+@pytest.mark.parametrize("intercept", [-1024.0, -8192.0])
+@pytest.mark.parametrize("padding", [-1000, -1024])
+def test_stored_values_padded_like_air_are_not_taken_for_hounsfield_units(intercept, padding):
+    hu = _body()
+    outside = _outside_circle(hu.shape)
+    stored = (hu - intercept).astype(np.int16)
+    stored[outside] = padding
+    once = Reading(1.0, intercept, "table")
+    array, words, _ = to_hounsfield(stored.copy(), "scan", (AS_STORED, once))
+    assert words == "table"
+    np.testing.assert_array_equal(array[~outside], np.maximum(hu[~outside], -1024))
+    assert (array[outside] == -1024).all()
+    with pytest.raises(ValueError, match=rf"values from {padding} to .*none of them air but the constant"):
+        to_hounsfield(stored, "scan")
+
+
+@pytest.mark.parametrize("clipped", [-1000, -1024])
+def test_air_clipped_to_a_constant_is_air(clipped):
+    hu = np.where(_body(lung_hu=40) < -200, clipped, _body(lung_hu=40)).astype(np.int16)
+    for readings in ((AS_STORED,), (AS_STORED, Reading(1.0, -1024.0, "table"))):
+        array, words, notes = to_hounsfield(hu.copy(), "scan", readings)
+        np.testing.assert_array_equal(array, hu)
+        assert (words, notes) == (AS_STORED.words, ())
+
+
+def test_a_lying_header_is_not_applied_to_a_scan_with_little_air():
+    hu = _body(lung_hu=40)[:, 12:36, 12:36]
+    hu[0, :2, :12] = -900  # a little gas
+    array, words, notes = to_hounsfield(
+        hu.copy(), "scan", header_readings("DICOM", 1.0, -1024.0, is_applied=False)
+    )
+    np.testing.assert_array_equal(array, hu)
+    assert words.endswith("not applied: the stored values are already HU")
+    assert notes == ()
+
+
+def test_a_header_that_is_right_is_applied_to_a_scan_with_little_air():
+    hu = _body(lung_hu=40)[:, 12:36, 12:36]
+    hu[0, :2, :12] = -900
+    readings = header_readings("DICOM", 1.0, -1024.0, is_applied=False)
+    array, words, _ = to_hounsfield(hu + np.int16(1024), "scan", readings)
+    np.testing.assert_array_equal(array, hu)
+    assert words.endswith("applied once")
+
+
+def test_refuses_a_scan_with_the_sign_turned():
+    with pytest.raises(ValueError, match="more like those of a body with the sign turned"):
+        to_hounsfield(-_body(), "scan")
+    array, words, _ = to_hounsfield(-_body(), "scan", (AS_STORED, Reading(-1.0, 0.0, "turned")))
+    assert words == "turned"
+    np.testing.assert_array_equal(array, np.maximum(_body(), -1024))
+
+
+def test_warns_of_values_that_are_spread_unlike_those_of_a_body():
+    hu = np.random.default_rng(1).integers(-1000, 3000, (8, 12, 12)).astype(np.int16)
+    _, _, notes = to_hounsfield(hu, "scan")
+    assert notes == ("the values are spread unlike those of a body: they may not be in Hounsfield units",)
+    assert to_hounsfield(_body(), "scan")[2] == ()
+
+
+def test_says_so_where_two_readings_fit_the_values():
+    hu = _body()
+    readings = (AS_STORED, Reading(1.0, -10.0, "ten less"))
+    array, words, notes = to_hounsfield(hu.copy(), "scan", readings)
+    np.testing.assert_array_equal(array, np.maximum(hu, -1024))
+    assert (words, notes) == (AS_STORED.words, ("the values fit another reading as well: ten less",))
