@@ -158,7 +158,7 @@ def _without_filling(values: _Values) -> np.ndarray:
 def _likelihood(values: _Values) -> float:
     """Return the mean logarithm of how likely the values are in a body; always negative."""
     scan = _without_filling(values)
-    below = [0, *(np.count_nonzero(scan < edge) for edge in LIKELIHOOD_EDGES_HU), len(scan)]
+    below = [0, *(int(np.count_nonzero(scan < edge)) for edge in LIKELIHOOD_EDGES_HU), len(scan)]
     return float(np.diff(below) / len(scan) @ LOG_LIKELIHOODS)
 
 
