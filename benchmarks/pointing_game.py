@@ -177,12 +177,15 @@ def find_peaks(
     grid, processor = feature_grid(model.vision_model, stage), image_processor()
     peaks: dict[tuple[str, str], dict[int, np.ndarray]] = {}
     for row, study in enumerate(studies):
+        center = processor.center(study.volume)
         for name in study.lesions:
             evidence = trace_evidence(
                 model.vision_model, study.pixel_values[None].float(), classifier_score(model, name), stage
             )
             for method, contributions in METHODS.items():
-                mapped, _ = to_scan_grid(contributions(evidence).numpy(), grid, processor, study.volume)
+                mapped, _ = to_scan_grid(
+                    contributions(evidence).numpy(), grid, processor, study.volume, center
+                )
                 peaks.setdefault((method, name), {})[row] = np.array(peak_voxel(mapped))
     return peaks
 

@@ -216,7 +216,12 @@ def test_an_earlier_stage_has_its_own_grid():
     assert feature_grid(_classifier().vision_model, 0) == FeatureGrid((0.5, 0.5, 0.5), (2, 2, 2))
 
 
-def test_interpolation_back_to_the_scan_restores_a_linear_field():
+@pytest.mark.parametrize(
+    ("center", "seen_expected"),
+    # The crop is 36 x 42 x 90 mm, the scan 40 x 45 x 96 mm: a voxel is seen if its center is in the crop.
+    [((9.5, 14.5, 11.5), ((1, 19), (1, 29), (1, 23))), ((6.5, 20.5, 11.5), ((0, 16), (7, 30), (1, 23)))],
+)
+def test_interpolation_back_to_the_scan_restores_a_linear_field(center, seen_expected):
     """A field that is linear in millimeters must come back, through crop, spacing and feature grid."""
     volume = _volume((20, 30, 24), (2.0, 1.5, 4.0))
     processor = _processor(spacing_mm=(4.0, 2.0, 3.0), size=(9, 21, 30))
@@ -228,15 +233,15 @@ def test_interpolation_back_to_the_scan_restores_a_linear_field():
         voxel = grid.first[axis] + grid.stride[axis] * np.arange(counts[axis])
         fields.append((voxel - (processor.size[axis] - 1) / 2) * processor.spacing_mm[axis] * slope[axis])
     values = fields[0][:, None, None] + fields[1][None, :, None] + fields[2][None, None]
-    array, seen = to_scan_grid(values, grid, processor, volume)
-    # The crop is 36 x 42 x 90 mm, the scan 40 x 45 x 96 mm: a voxel is seen if its center is in the crop.
-    assert seen == ((1, 19), (1, 29), (1, 23))
+    array, seen = to_scan_grid(values, grid, processor, volume, center)
+    assert seen == seen_expected
     mm = [
-        (np.arange(n) - (n - 1) / 2) * spacing
-        for n, spacing in zip(volume.array_hu.shape, volume.spacing_mm, strict=True)
+        (np.arange(n) - middle) * spacing
+        for n, middle, spacing in zip(volume.array_hu.shape, center, volume.spacing_mm, strict=True)
     ]
     expected = sum(np.meshgrid(*(mm[axis] * slope[axis] for axis in range(3)), indexing="ij"))
-    inner = (slice(3, 15), slice(3, 27), slice(1, 20))  # between the outermost feature voxels
+    # Between the outermost feature voxels.
+    inner = (slice(seen[0][0] + 2, seen[0][1] - 4), slice(seen[1][0] + 2, 27), slice(1, 20))
     np.testing.assert_allclose(array[inner], expected[inner], atol=1e-5)
     assert array.dtype == np.float32
     outside = np.ones(array.shape, bool)
@@ -244,21 +249,33 @@ def test_interpolation_back_to_the_scan_restores_a_linear_field():
     assert not array[outside].any()
     assert array[~outside].all()
     # Beyond the outermost feature voxel the map stays as it is there.
-    np.testing.assert_array_equal(array[1, 10, 10], array[2, 10, 10])
+    last = seen[0][1] - 1
+    assert array[last, 10, 10] == array[last - 1, 10, 10] != array[last - 5, 10, 10]
+
+
+def test_a_crop_between_two_voxels_of_the_scan_is_refused():
+    volume, processor = _volume((8, 8, 8), (3.0, 9.0, 3.0)), _processor(size=(8, 1, 8))
+    with pytest.raises(ValueError, match="got 3 mm between voxels of 9 mm along Y"):
+        to_scan_grid(
+            np.ones((1, 1, 1)), FeatureGrid((0, 0, 0), (1, 1, 1)), processor, volume, (3.5, 3.5, 3.5)
+        )
 
 
 def test_interpolation_turns_a_ras_map_around():
     volume = _volume((8, 8, 8), (3.0, 3.0, 3.0))
     values = np.random.default_rng(0).normal(size=(4, 4, 4))
     grid = FeatureGrid((0.5, 0.5, 0.5), (2, 2, 2))
-    lps, _ = to_scan_grid(values, grid, _processor(size=(8, 8, 8)), volume)
-    ras, _ = to_scan_grid(values, grid, _processor(size=(8, 8, 8), orientation="RAS"), volume)
+    lps, _ = to_scan_grid(values, grid, _processor(size=(8, 8, 8)), volume, (3.5, 3.5, 3.5))
+    turned = _processor(size=(8, 8, 8), orientation="RAS")
+    ras, _ = to_scan_grid(values, grid, turned, volume, (3.5, 3.5, 3.5))
     np.testing.assert_allclose(ras, lps[:, ::-1, ::-1], atol=1e-6)
     assert not np.allclose(ras, lps)
+    off_center, _ = to_scan_grid(values, grid, turned, volume, (3.5, 1.5, 5.5))
+    np.testing.assert_allclose(off_center[:, :6, 2:], ras[:, 2:, :6], atol=1e-6)
 
 
-def test_a_bright_spot_in_the_scan_is_where_the_map_peaks():
-    """Through processor, network and back: the only bright place of a scan must hold the peak."""
+def _bright_spot_model():
+    """Its logit is the brightest place of a scan; nothing else counts."""
     model = _classifier(pooling="max", stem_kernel_size=[2, 2, 2])
     bell = torch.tensor([0.5, 1.0, 0.5])
     with torch.no_grad():
@@ -267,6 +284,12 @@ def test_a_bright_spot_in_the_scan_is_where_the_map_peaks():
             if isinstance(module, torch.nn.Conv3d):
                 is_bell = module.kernel_size == (3, 3, 3)
                 module.weight[:] = torch.einsum("z,y,x->zyx", bell, bell, bell) if is_bell else 1.0
+    return model
+
+
+def test_a_bright_spot_in_the_scan_is_where_the_map_peaks():
+    """Through processor, network and back: the only bright place of a scan must hold the peak."""
+    model = _bright_spot_model()
     array = np.full((30, 40, 50), -1000, np.int16)
     volume = Volume(
         array, (5.0, 3.0, 2.0), affine_from_spacing((5.0, 3.0, 2.0)), "LPS", VolumeSource("t", "n")
@@ -279,6 +302,54 @@ def test_a_bright_spot_in_the_scan_is_where_the_map_peaks():
         distance_mm = (np.array(heat_map.peak) - (z, y, x)) * volume.spacing_mm
         assert np.abs(distance_mm).max() <= 10  # half a feature voxel of 8 x 2.5 mm
         assert heat_map.array[heat_map.peak] > 0
+
+
+def _chest(has_lungs=True):
+    """A body of 250 x 160 x 140 mm; the middle of its lungs lies 55, 15 and 11 mm off that of the scan."""
+    array = np.full((50, 60, 80), -1000, np.int16)
+    array[:, 3:57, 5:75] = 20
+    if has_lungs:
+        array[25:47, 20:51, 25:66] = -850
+    spacing_mm = (5.0, 3.0, 2.0)
+    return Volume(array, spacing_mm, affine_from_spacing(spacing_mm), "LPS", VolumeSource("t", "n"))
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS"])
+def test_the_map_of_a_crop_around_the_lungs_lies_where_the_crop_does(orientation):
+    model, volume = _bright_spot_model(), _chest()
+    processor = _processor(
+        spacing_mm=(2.5, 2.5, 2.5),
+        size=(64, 48, 40),
+        windows_hu=[(500, 1500)],  # neither lung nor tissue is bright
+        crop="lung",
+        orientation=orientation,
+    )
+    assert processor.center(volume) == pytest.approx((35.5, 35.0, 45.0), abs=0.6)
+    for z, y, x in ((35, 28, 50), (40, 43, 55)):
+        volume.array_hu[z - 1 : z + 2, y - 1 : y + 2, x - 1 : x + 2] = 1500
+        heat_map = explain_scan(model, processor, volume, "nodule")
+        volume.array_hu[z - 1 : z + 2, y - 1 : y + 2, x - 1 : x + 2] = -850
+        distance_mm = (np.array(heat_map.peak) - (z, y, x)) * volume.spacing_mm
+        assert np.abs(distance_mm).max() <= 10  # half a feature voxel of 8 x 2.5 mm
+        # 160 x 120 x 100 mm around the lungs, cut where the scan ends.
+        (top, bottom), (front, back), (right, left) = heat_map.seen
+        assert (top, bottom) == pytest.approx((20, 50), abs=1)
+        assert (front, back) == pytest.approx((15, 55), abs=1)
+        assert (right, left) == pytest.approx((20, 70), abs=1)
+        assert heat_map.seen_share == pytest.approx(30 / 50 * 40 / 60 * 50 / 80, rel=0.1)
+
+
+def test_the_middle_of_a_scan_is_looked_for_once():
+    """And the model sees what ``preprocess`` shows it, of a scan without lungs, too."""
+    model, processor, volume = _classifier(), _processor(crop="lung"), _chest(has_lungs=False)
+    with pytest.warns(UserWarning, match="crop is 'lung' and there is no lung") as warned:
+        heat_map = explain_scan(model, processor, volume, "nodule")
+    assert len(warned) == 1
+    processor.crop = "center"
+    with torch.no_grad():
+        logit = float(model(processor(volume)["pixel_values"]).logits[0, 1])
+    assert heat_map.logit == pytest.approx(logit, abs=1e-5)
+    assert heat_map.seen == explain_scan(model, processor, volume, "nodule").seen
 
 
 def test_a_heat_map_says_what_it_is():

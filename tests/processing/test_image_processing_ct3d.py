@@ -191,11 +191,29 @@ def _thorax(has_lungs: bool) -> torch.Tensor:
 def test_centers_on_the_bounding_box_of_the_lungs_when_asked(orientation):
     volume = _thorax(has_lungs=True)
     processor = CT3DImageProcessor((4.0, 4.0, 4.0), (12, 8, 24), [(-2000, 2000)], crop="lung")
-    resampled = processor.resample(StubVolume(volume, (4.0, 4.0, 4.0), orientation))
+    study = StubVolume(volume, (4.0, 4.0, 4.0), orientation)
+    resampled = processor.resample(study)
     expected = volume[37:49, 30:38, 30:54]  # around 42.5, 33.5, 41.5
     torch.testing.assert_close(resampled, expected if orientation == "LPS" else expected.flip(-1, -2))
     processor.crop = "center"
     torch.testing.assert_close(processor.resample(volume, (4.0, 4.0, 4.0)), volume[24:36, 31:39, 33:57])
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS"])
+def test_says_where_the_middle_of_the_output_lies_in_the_study(orientation):
+    volume = _thorax(has_lungs=True)
+    study = StubVolume(volume, (4.0, 4.0, 4.0), orientation)
+    processor = CT3DImageProcessor((4.0, 4.0, 4.0), (12, 8, 24), [(-2000, 2000)], crop="lung")
+    assert processor.center(study) == processor.center(volume, (4.0, 4.0, 4.0)) == (42.5, 33.5, 41.5)
+    assert torch.equal(processor.resample(study, center=(42.5, 33.5, 41.5)), processor.resample(study))
+    processor.crop = "center"
+    assert processor.center(study) == (29.5, 34.5, 44.5)
+    shifted = processor.resample(volume, (4.0, 4.0, 4.0), center=(28.5, 36.5, 40.5))
+    torch.testing.assert_close(shifted, volume[23:35, 33:41, 29:53])
+    with pytest.raises(ValueError, match="spacings_mm must give the voxel size of every array, got None"):
+        processor.center(volume)
+    with pytest.raises(ValueError, match=r"must be \(Z, Y, X\) and not empty, got shape \(70, 90\)"):
+        processor.center(volume[0], (4.0, 4.0, 4.0))
 
 
 def test_centers_on_the_lungs_of_a_scan_with_smaller_voxels_within_a_cell():

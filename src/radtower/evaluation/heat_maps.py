@@ -175,11 +175,12 @@ def explain_scan(
     else:
         score = classifier_score(model, finding)
     tower: Any = model.vision_model  # a CT3DVisionModel in both
-    pixel_values = processor.preprocess(volume)["pixel_values"].to(model.device)
+    center = processor.center(volume)
+    pixel_values = processor.window(processor.resample(volume, center=center))[None].to(model.device)
     evidence = trace_evidence(tower, pixel_values, score)
     grid = feature_grid(tower)
     contributions = evidence.contributions.cpu().numpy()
-    array, seen = to_scan_grid(contributions, grid, processor, volume)
+    array, seen = to_scan_grid(contributions, grid, processor, volume, center)
     z_mm, y_mm, x_mm = (
         count * spacing for count, spacing in zip(grid.stride, processor.spacing_mm, strict=True)
     )
@@ -297,22 +298,37 @@ def feature_grid(tower: CT3DVisionModel, stage: int = LAST_STAGE) -> FeatureGrid
 
 
 def to_scan_grid(
-    values: np.ndarray, grid: FeatureGrid, processor: CT3DImageProcessor, volume: Volume
+    values: np.ndarray, grid: FeatureGrid, processor: CT3DImageProcessor, volume: Volume, center: Triple
 ) -> tuple[np.ndarray, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]]:
     """Interpolate a feature map ``(z, y, x)`` at every voxel of the scan that it came from.
 
+    Args:
+        values: The map.
+        grid: Of the stage it is from.
+        processor: What made the crop.
+        volume: The scan.
+        center: What ``processor.center`` returned for the scan: the middle of the crop.
+
     Returns:
         :attr:`HeatMap.array` and :attr:`HeatMap.seen`.
+
+    Raises:
+        ValueError: If the crop lies between two voxels of the scan.
     """
     mapped = values.astype(np.float32)
     seen = []
     for axis in range(3):
         num_voxels, size = volume.array_hu.shape[axis], processor.size[axis]
         step = volume.spacing_mm[axis] / processor.spacing_mm[axis]
-        # The center of the scan is the center of the crop.
-        position = (np.arange(num_voxels) - (num_voxels - 1) / 2) * step + (size - 1) / 2
+        position = (np.arange(num_voxels) - center[axis]) * step + (size - 1) / 2
         is_seen = (position > -0.5) & (position < size - 0.5)
         inside = np.flatnonzero(is_seen)
+        if not len(inside):
+            crop_mm, voxel_mm = size * processor.spacing_mm[axis], volume.spacing_mm[axis]
+            raise ValueError(
+                f"the crop must hold the center of a voxel of the scan, got {crop_mm:g} mm between voxels of "
+                f"{voxel_mm:g} mm along {'ZYX'[axis]}. Use a processor with a larger size."
+            )
         seen.append((int(inside[0]), int(inside[-1]) + 1))
         if axis > 0 and processor.orientation != volume.orientation:
             position = size - 1 - position  # LPS and RAS: Y and X point the other way

@@ -164,6 +164,7 @@ class CT3DImageProcessor(BaseImageProcessor):
         study: Any,
         spacing_mm: Sequence[float] | None = None,
         size: tuple[int, int, int] | None = None,
+        center: Triple | None = None,
     ) -> Tensor:
         """Put one study on the grid of the processor: the first stage.
 
@@ -171,6 +172,7 @@ class CT3DImageProcessor(BaseImageProcessor):
             study: As one of ``images`` in :meth:`preprocess`.
             spacing_mm: Voxel size (Z, Y, X) of an array; None for a study that brings its own.
             size: Voxels of the output, (Z, Y, X). None takes ``self.size``.
+            center: What :meth:`center` returned for this study, to find it once. None finds it.
 
         Returns:
             ``(*size,)`` float32 HU inside ``span_hu``, up to rounding; ``fill_hu`` outside the scan, even
@@ -184,7 +186,8 @@ class CT3DImageProcessor(BaseImageProcessor):
         if isinstance(study, Tensor | NumpyArray):
             _require_hounsfield(volume)
         size = self.size if size is None else size
-        axes = zip(volume.shape, spacing, size, self.spacing_mm, self._middle(volume, spacing), strict=True)
+        center = self._middle(volume, spacing) if center is None else center
+        axes = zip(volume.shape, spacing, size, self.spacing_mm, center, strict=True)
         filters = [axis_filter(*axis, self.antialias) for axis in axes]
         low, high = self.span_hu
         resampled_hu = torch.full(size, self.fill_hu, dtype=torch.float32)
@@ -193,6 +196,22 @@ class CT3DImageProcessor(BaseImageProcessor):
         if orientation != self.orientation:
             resampled_hu = resampled_hu.flip(-1, -2)
         return resampled_hu
+
+    def center(self, study: Any, spacing_mm: Sequence[float] | None = None) -> Triple:
+        """Return where the middle of the output lies in a study: by ``crop``, in the scan or in its lungs.
+
+        Args:
+            study: As one of ``images`` in :meth:`preprocess`.
+            spacing_mm: Voxel size (Z, Y, X) of an array; None for a study that brings its own.
+
+        Returns:
+            Voxel (Z, Y, X) of the study, in fractions, in its own orientation.
+
+        Raises:
+            TypeError, ValueError: See :meth:`preprocess`.
+        """
+        array, spacing, _ = self._open(study, spacing_mm)
+        return self._middle(_checked_volume(array), spacing)
 
     def window(self, volume_hu: Tensor, windows_hu: Sequence[Sequence[float]] | None = None) -> Tensor:
         """Map HU to channels: the second stage.
