@@ -183,10 +183,10 @@ def find_peaks(
                 model.vision_model, study.pixel_values[None].float(), classifier_score(model, name), stage
             )
             for method, contributions in METHODS.items():
-                mapped, _ = to_scan_grid(
+                mapped, seen = to_scan_grid(
                     contributions(evidence).numpy(), grid, processor, study.volume, center
                 )
-                peaks.setdefault((method, name), {})[row] = np.array(peak_voxel(mapped))
+                peaks.setdefault((method, name), {})[row] = np.array(peak_voxel(mapped, seen))
     return peaks
 
 

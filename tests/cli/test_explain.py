@@ -65,8 +65,19 @@ def test_explain_prints_what_the_map_says(radtower, classifier, scans, tmp_path)
     assert (tmp_path / "map.png").read_bytes()[:4] == b"\x89PNG"
 
 
-@pytest.mark.parametrize(("strongest", "is_said"), [(3.9, False), (4.1, True)])
-def test_explain_says_that_the_evidence_is_outside_the_scan(capsys, strongest, is_said):
+@pytest.mark.parametrize(
+    ("value", "strongest", "is_evidence", "is_outside"),
+    [
+        (2.0, 3.9, True, False),
+        (2.0, 4.1, True, True),
+        (-2.0, -1.5, False, False),  # negative numbers: less than half, and still in the scan
+        (-2.0, 0.5, False, True),
+        (0.0, 0.0, False, False),
+    ],
+)
+def test_explain_says_where_the_evidence_is_or_that_there_is_none(
+    capsys, value, strongest, is_evidence, is_outside
+):
     volume = Volume(
         np.zeros((2, 2, 2), np.int16),
         (1.0, 1.0, 1.0),
@@ -74,10 +85,47 @@ def test_explain_says_that_the_evidence_is_outside_the_scan(capsys, strongest, i
         "LPS",
         VolumeSource("t", "n"),
     )
-    array = np.full((2, 2, 2), 2.0, np.float32)
-    seen = ((0, 2), (0, 2), (0, 2))
+    array = np.zeros((2, 2, 2), np.float32)
+    array[1:] = value  # the model saw the upper slice only
+    seen = ((1, 2), (0, 2), (0, 2))
     _print_summary(HeatMap(array, volume, 1.0, 1.0, strongest, (8.0, 8.0, 8.0), seen), "t", Path("map.nii"))
-    assert (f"voxel, +{strongest:.3f}, lies in the air around" in capsys.readouterr().out) is is_said
+    out = capsys.readouterr().out
+    assert (f"voxel, {strongest:+.3f}, lies in the air around" in out) is is_outside
+    row = next(line for line in out.splitlines() if f"{value:+.3f}" in line and "\u2502" in line)
+    assert ("strongest evidence for it" if is_evidence else "least against it") in row
+    sentence = "There is no evidence for the finding; the least against it lies at 0, 0, 1 mm."
+    assert (sentence in out) is not is_evidence
+
+
+def test_explain_looks_for_its_peak_where_the_model_looked(radtower, tmp_path, scans, classifier):
+    model = CT3DVisionForImageClassification.from_pretrained(classifier)
+    torch.nn.init.constant_(model.classifier.weight, -1.0)  # of a map that is never negative
+    model.save_pretrained(classifier)
+    CT3DImageProcessor(spacing_mm=(3.0, 3.0, 3.0), size=(4, 4, 4)).save_pretrained(classifier)
+    options = ("--finding", "my finding", "-o", tmp_path / "map.nii.gz", "--json")
+    content = json.loads(radtower("explain", classifier, scans[0], *options).out)
+    expected = explain_scan(*load_explainable(classifier), read_volume(scans[0]), "my_finding")
+    assert expected.seen_share < 1
+    assert content["peak"] == pytest.approx(expected.peak_value)
+    assert content["peak"] < 0
+    assert content["peak_ras_mm"] == pytest.approx(list(expected.peak_mm))
+
+
+@pytest.mark.parametrize(
+    ("output", "png", "message"),
+    [
+        ("no/map.nii.gz", "a.png", "output must be a file in a folder that exists, got"),
+        ("map.nii.gz", "no/a.png", "png must be a file in a folder that exists, got"),
+        ("map.nii.gz", "a.jpg", "png must end in .png, got"),
+    ],
+)
+def test_explain_refuses_what_it_cannot_write_before_it_loads_anything(
+    radtower, scans, tmp_path, output, png, message
+):
+    options = ("--finding", "my finding", "-o", tmp_path / output, "--png", tmp_path / png)
+    done = radtower("explain", tmp_path / "no_model", scans[0], *options)
+    assert done.code == 2
+    assert message in done.err
 
 
 def test_explain_asks_a_dual_tower_with_the_prompt_of_the_finding(radtower, dual_tower, scans, tmp_path):

@@ -6,7 +6,13 @@ from radtower.evaluation.heat_maps import HeatMap
 from radtower.processing.volume_io import Volume, VolumeSource, affine_from_spacing
 
 pytest.importorskip("matplotlib")
-from radtower.evaluation.heat_map_plot import EVIDENCE_COLORS, in_words, plot_heat_map
+from radtower.evaluation.heat_map_plot import (
+    EVIDENCE_COLORS,
+    _title,
+    check_picture_path,
+    in_words,
+    plot_heat_map,
+)
 
 SPACING_MM = (5.0, 2.0, 2.0)
 SHAPE = (20, 60, 40)  # 100 x 120 x 80 mm
@@ -96,6 +102,28 @@ def test_a_map_without_evidence_can_be_drawn(tmp_path):
     pixels = _pixels(plot_heat_map(_heat_map({}), "N", "n", tmp_path / "a.png"))
     assert not _is_red(pixels[:, : int(0.9 * pixels.shape[1])]).any()
     assert (np.abs(pixels - 85).max(axis=-1) <= 2).sum() > 20_000
+
+
+def test_a_map_without_evidence_for_the_finding_says_so():
+    heat_map = _heat_map({})
+    heat_map.array[2:18, :, 5:35] = -1.0
+    heat_map.array[4, 10, 6] = -0.5
+    at = in_words(heat_map.peak_mm)
+    assert at == "L 12, P 20, H 20 mm"
+    assert f"no evidence for the finding; the least against it lies at {at}" in _title(heat_map, "N", "lung")
+    heat_map.array[4, 10, 6] = 0.5
+    title = _title(heat_map, "Nodule", "lung")
+    assert title.startswith("Nodule: score 0.82, uncalibrated (logit +1.50)")
+    assert f"slices through the strongest evidence, at {at} of the scanner; lung window, -1350 to" in title
+
+
+def test_pictures_that_cannot_be_written_are_refused(tmp_path):
+    for name in ("a.jpg", "a"):
+        with pytest.raises(ValueError, match=rf"png must end in \.png, got .*{name}"):
+            check_picture_path(tmp_path / name)
+    with pytest.raises(ValueError, match=r"png must be a file in a folder that exists, got .*no.a\.png"):
+        plot_heat_map(_heat_map({}), "N", "n", tmp_path / "no" / "a.png")
+    check_picture_path(tmp_path / "a.PNG")
 
 
 def test_the_same_map_gives_the_same_file_without_metadata(tmp_path):

@@ -374,9 +374,24 @@ def test_a_heat_map_says_what_it_is():
 def test_the_peak_of_a_plateau_is_its_middle():
     array = np.zeros((5, 6, 7), np.float32)
     array[1:4, 2, 3:6] = 2.0
-    assert peak_voxel(array) == (2, 2, 4)
+    seen = ((1, 5), (2, 6), (0, 7))
+    assert peak_voxel(array, seen) == (2, 2, 4)
     array[4, 5, 6] = 3.0
-    assert peak_voxel(array) == (4, 5, 6)
+    assert peak_voxel(array, seen) == (4, 5, 6)
+    array[0, 5, 6] = array[4, 1, 6] = 4.0  # outside
+    assert peak_voxel(array, seen) == (4, 5, 6)
+
+
+def test_a_map_that_speaks_only_against_a_finding_peaks_where_the_model_looked():
+    """Outside it is 0, which is more than any evidence against the finding."""
+    model, processor = _classifier(), _processor(size=(8, 16, 8))
+    with torch.no_grad():
+        model.classifier.weight[1] = -1.0  # the feature map is never negative
+    heat_map = explain_scan(model, processor, _volume(), "nodule")
+    assert heat_map.array.max() == 0
+    assert heat_map.seen == ((6, 14), (3, 27), (7, 17))
+    assert all(first <= at < stop for at, (first, stop) in zip(heat_map.peak, heat_map.seen, strict=True))
+    assert heat_map.peak_value == heat_map.array[6:14, 3:27, 7:17].max() < 0
 
 
 def _write_scan(path, affine):
@@ -438,7 +453,13 @@ def test_paths_that_would_be_wrong_are_refused(tmp_path):
         check_map_path("map.png", "scan.nii.gz")
     scan = tmp_path / "scan.nii.gz"
     with pytest.raises(ValueError, match=r"must not be the scan itself, got .*scan\.nii\.gz"):
-        check_map_path(tmp_path / "other" / ".." / "scan.nii.gz", scan)
+        check_map_path(tmp_path / "." / "scan.nii.gz", scan)
+    with pytest.raises(ValueError, match=r"output must be a file in a folder that exists, got .*no.map\.nii"):
+        check_map_path(tmp_path / "no" / "map.nii", scan)
+    (tmp_path / "folder.nii").mkdir()
+    with pytest.raises(ValueError, match=r"output must be a file in a folder that exists, got .*folder\.nii"):
+        check_map_path(tmp_path / "folder.nii", scan)
+    check_map_path(tmp_path / "map.nii", scan)
     heat_map = HeatMap(np.zeros((2, 2, 2), np.float32), _volume((2, 2, 2)), 0, 0, 0, (1, 1, 1), ((0, 2),) * 3)
     with pytest.raises(ValueError, match="must not be the scan itself"):
         write_heat_map(heat_map, scan, scan)

@@ -28,6 +28,9 @@ def explain(
     """Map the evidence for a finding onto one scan, voxel by voxel."""
     if png is not None:
         require("plots")
+        from radtower.evaluation.heat_map_plot import check_picture_path, plot_heat_map
+
+        check_picture_path(png)
     register_models()
     from radtower.evaluation.heat_maps import (
         check_map_path,
@@ -52,8 +55,6 @@ def explain(
     heat_map = explain_scan(tower, processor, read_volume(scan), asked)
     write_heat_map(heat_map, output, scan)
     if png is not None:
-        from radtower.evaluation.heat_map_plot import plot_heat_map
-
         plot_heat_map(heat_map, name, NOT_FOR_DIAGNOSIS, png)
     if json:
         print_json(_as_json(heat_map, key) | {"scan": str(scan), "model": model, "heat_map": str(output)})
@@ -69,7 +70,7 @@ def _as_json(heat_map: "HeatMap", key: str) -> dict[str, object]:
         "sum_of_contributions": heat_map.total,
         "unit": "contribution of one feature voxel to the logit",
         "feature_voxel_mm": heat_map.feature_mm,
-        "peak": float(heat_map.array[heat_map.peak]),
+        "peak": heat_map.peak_value,
         "peak_ras_mm": heat_map.peak_mm,
         "strongest_feature_voxel": heat_map.strongest,
         "share_of_the_scan_seen": heat_map.seen_share,
@@ -80,17 +81,21 @@ def _as_json(heat_map: "HeatMap", key: str) -> dict[str, object]:
 def _print_summary(heat_map: "HeatMap", title: str, output: Path) -> None:
     """Print what the map says, and what it cannot say."""
     x, y, z = heat_map.peak_mm
+    is_evidence = heat_map.peak_value > 0
     rows = [
         ("score, uncalibrated", f"{heat_map.score:.3f}"),
         ("logit", f"{heat_map.logit:+.3f}"),
         ("of it, sum of the map's feature voxels", f"{heat_map.total:+.3f}"),
-        ("strongest evidence for it", f"{heat_map.array[heat_map.peak]:+.3f}"),
+        ("strongest evidence for it" if is_evidence else "least against it", f"{heat_map.peak_value:+.3f}"),
         ("which lies at (R+, A+, S+)", f"{x:.0f}, {y:.0f}, {z:.0f} mm"),
         ("one feature voxel (Z, Y, X)", " x ".join(f"{mm:.0f}" for mm in heat_map.feature_mm) + " mm"),
         ("share of the scan that the model saw", f"{heat_map.seen_share:.0%}"),
     ]
     print_table(title, ("", "value"), rows)
-    if heat_map.array[heat_map.peak] < heat_map.strongest / 2:
+    if not is_evidence:
+        where = f"{x:.0f}, {y:.0f}, {z:.0f} mm"
+        print(f"There is no evidence for the finding; the least against it lies at {where}.")
+    if heat_map.strongest > 0 and heat_map.peak_value < heat_map.strongest / 2:
         print(f"The strongest feature voxel, {heat_map.strongest:+.3f}, lies in the air around the scan.")
     print(
         f"{output}: contribution to the logit, > 0 for the finding, < 0 against it, 0 outside what was seen."

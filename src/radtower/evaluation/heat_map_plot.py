@@ -13,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from radtower.evaluation.heat_maps import HeatMap
+from radtower.evaluation.heat_maps import HeatMap, check_folder
 
 WINDOWS_HU = {"lung": (-1350.0, 150.0), "soft tissue": (-160.0, 240.0)}  # (low, high)
 LUNG_BELOW_HU = -400.0  # a neighborhood whose median is below is mostly lung
@@ -62,7 +62,11 @@ def plot_heat_map(heat_map: HeatMap, finding: str, note: str, path: str | Path) 
 
     Returns:
         ``path``.
+
+    Raises:
+        ValueError: If the folder of ``path`` is missing, or it does not end in .png.
     """
+    check_picture_path(path)
     extent_mm = [n * mm for n, mm in zip(heat_map.array.shape, heat_map.volume.spacing_mm, strict=True)]
     widths = [extent_mm[plane.columns] for plane in PLANES]
     height = max(extent_mm[plane.rows] for plane in PLANES)
@@ -74,14 +78,7 @@ def plot_heat_map(heat_map: HeatMap, finding: str, note: str, path: str | Path) 
     for column, plane in enumerate(PLANES):
         _draw_plane(figure.add_subplot(grid[0, column]), heat_map, plane, WINDOWS_HU[window], limit)
     _draw_scale(figure, figure.add_subplot(grid[0, 3]), heat_map, limit)
-    low, high = WINDOWS_HU[window]
-    figure.suptitle(
-        f"{finding}: score {heat_map.score:.2f}, uncalibrated (logit {heat_map.logit:+.2f})\n"
-        f"slices through the strongest evidence, at {in_words(heat_map.peak_mm)} of the scanner; "
-        f"{window} window, {low:.0f} to {high:.0f} HU",
-        color=FOREGROUND,
-        fontsize=12,
-    )
+    figure.suptitle(_title(heat_map, finding, window), color=FOREGROUND, fontsize=12)
     figure.supxlabel(
         f"{note} Where the model found its score, not the outline of a lesion. The dotted line is "
         f"the border of what the model saw, {heat_map.seen_share:.0%} of the scan.",
@@ -90,6 +87,13 @@ def plot_heat_map(heat_map: HeatMap, finding: str, note: str, path: str | Path) 
     )
     figure.savefig(path, dpi=110, facecolor=BACKGROUND, metadata={"Software": None})
     return Path(path)
+
+
+def check_picture_path(path: str | Path) -> None:
+    """Refuse a path that :func:`plot_heat_map` would refuse, before the work is done."""
+    check_folder("png", path)
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"png must end in .png, got {path}. Change the ending.")
 
 
 def in_words(position_mm: Sequence[float]) -> str:
@@ -102,6 +106,18 @@ def in_words(position_mm: Sequence[float]) -> str:
     return (
         ", ".join(f"{letter} {abs(value):.0f}" for letter, value in zip(letters, position_mm, strict=True))
         + " mm"
+    )
+
+
+def _title(heat_map: HeatMap, finding: str, window: str) -> str:
+    low, high = WINDOWS_HU[window]
+    if heat_map.peak_value > 0:
+        where = "slices through the strongest evidence, at"
+    else:
+        where = "no evidence for the finding; the least against it lies at"
+    return (
+        f"{finding}: score {heat_map.score:.2f}, uncalibrated (logit {heat_map.logit:+.2f})\n"
+        f"{where} {in_words(heat_map.peak_mm)} of the scanner; {window} window, {low:.0f} to {high:.0f} HU"
     )
 
 

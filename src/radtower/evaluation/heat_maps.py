@@ -24,13 +24,11 @@ from radtower.processing.volume_io import LPS_FROM_RAS, Volume
 Score = Callable[[Tensor], Tensor]  # pooled embedding (1, E) -> the logit to explain, a scalar
 ExplainableModel = CT3DVisionForImageClassification | MedCLIPModel
 Triple = tuple[float, float, float]
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # first voxel and the one after the last
 LAST_STAGE = -1
 MAP_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
-ONE_FILE_FORMATS = (
-    "NIfTI",
-    "NRRD",
-    "MetaImage",
-)  # have a grid of their own; DICOM slices are put in order by us
+# Have a grid of their own; DICOM slices are put in order by us.
+ONE_FILE_FORMATS = ("NIfTI", "NRRD", "MetaImage")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +93,7 @@ class HeatMap:
     total: float
     strongest: float
     feature_mm: Triple
-    seen: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    seen: Box
 
     @property
     def score(self) -> float:
@@ -104,8 +102,13 @@ class HeatMap:
 
     @property
     def peak(self) -> tuple[int, int, int]:
-        """Voxel (Z, Y, X) where most speaks for the finding."""
-        return peak_voxel(self.array)
+        """Voxel (Z, Y, X), of those seen, where most speaks for the finding, or least against it."""
+        return peak_voxel(self.array, self.seen)
+
+    @property
+    def peak_value(self) -> float:
+        """Contribution at the peak; where it is not > 0, nothing in the scan speaks for the finding."""
+        return float(self.array[self.peak])
 
     @property
     def peak_mm(self) -> Triple:
@@ -116,10 +119,7 @@ class HeatMap:
     @property
     def seen_share(self) -> float:
         """Share of the scan's voxels inside the crop."""
-        shares = [
-            (stop - start) / size for (start, stop), size in zip(self.seen, self.array.shape, strict=True)
-        ]
-        return math.prod(shares)
+        return math.prod(stop - start for start, stop in self.seen) / self.array.size
 
 
 def load_explainable(folder: str | Path) -> tuple[ExplainableModel, CT3DImageProcessor]:
@@ -299,7 +299,7 @@ def feature_grid(tower: CT3DVisionModel, stage: int = LAST_STAGE) -> FeatureGrid
 
 def to_scan_grid(
     values: np.ndarray, grid: FeatureGrid, processor: CT3DImageProcessor, volume: Volume, center: Triple
-) -> tuple[np.ndarray, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]]:
+) -> tuple[np.ndarray, Box]:
     """Interpolate a feature map ``(z, y, x)`` at every voxel of the scan that it came from.
 
     Args:
@@ -339,9 +339,13 @@ def to_scan_grid(
     return np.ascontiguousarray(mapped), (seen[0], seen[1], seen[2])
 
 
-def peak_voxel(array: np.ndarray) -> tuple[int, int, int]:
-    """Return the voxel (Z, Y, X) of the maximum; of a plateau, such as at the border, its middle."""
-    highest = np.argwhere(array >= array.max())
+def peak_voxel(array: np.ndarray, seen: Box) -> tuple[int, int, int]:
+    """Return the voxel (Z, Y, X) of the maximum; of a plateau, such as at the border, its middle.
+
+    Only inside ``seen``: outside, the map is 0, which is more than any evidence against a finding.
+    """
+    inside = array[tuple(slice(*pair) for pair in seen)]
+    highest = np.argwhere(inside >= inside.max()) + [first for first, _ in seen]
     middle = highest[((highest - highest.mean(axis=0)) ** 2).sum(axis=1).argmin()]
     z, y, x = middle.tolist()
     return z, y, x
@@ -357,7 +361,7 @@ def write_heat_map(heat_map: HeatMap, path: str | Path, scan: str | Path) -> Non
             their map is in LPS order.
 
     Raises:
-        ValueError: If the ending of ``path`` is unknown, or ``path`` is the scan.
+        ValueError: If the folder of ``path`` is missing, its ending is unknown, or it is the scan.
     """
     check_map_path(path, scan)
     volume = heat_map.volume
@@ -378,9 +382,18 @@ def write_heat_map(heat_map: HeatMap, path: str | Path, scan: str | Path) -> Non
 
 def check_map_path(path: str | Path, scan: str | Path) -> None:
     """Refuse a path that :func:`write_heat_map` would refuse, before the work is done."""
+    check_folder("output", path)
     if not str(path).lower().endswith(MAP_SUFFIXES):
         raise ValueError(
             f"output must end in one of {', '.join(MAP_SUFFIXES)}, got {path}. Change the ending."
         )
     if Path(path).resolve() == Path(scan).resolve():
         raise ValueError(f"output must not be the scan itself, got {path}. Choose another name.")
+
+
+def check_folder(argument: str, path: str | Path) -> None:
+    """Refuse a file that cannot be written because its folder is missing, or it is itself a folder."""
+    if not Path(path).parent.is_dir() or Path(path).is_dir():
+        raise ValueError(
+            f"{argument} must be a file in a folder that exists, got {path}. Create the folder first."
+        )
