@@ -4,6 +4,8 @@ Axes in this file: B batch, C channels, Z Y X voxels (Z is the slice axis), E em
 """
 
 import itertools
+import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -32,6 +34,7 @@ from .modeling_ct3d_blocks import (
 from .modeling_ct3d_import import read_video_resnet
 
 AIR = -1.0  # what the processor makes of air, in every window
+RANGE_TOLERANCE = 0.01  # of values outside [-1, 1]: rounding, not another scale
 
 
 @dataclass
@@ -184,7 +187,8 @@ class CT3DVisionModel(CT3DRecomputation, CT3DVisionPreTrainedModel):
         the device and aggregated as they come.
 
         Args:
-            volume: ``(C, Z, Y, X)`` in [-1, 1], as :class:`CT3DImageProcessor` returns it without its crop.
+            volume: ``(C, Z, Y, X)`` in [-1, 1], as :class:`CT3DImageProcessor` returns it without its crop;
+                -1 is air, and fills what a short axis lacks.
             window_size: Voxels in (Z, Y, X). None: ``config.image_size``, the training crop.
             overlap: Part of a window, in [0, 1), that neighbors share at least.
             aggregation: How window embeddings become one: their mean (``avg``), their maximum per channel
@@ -197,19 +201,23 @@ class CT3DVisionModel(CT3DRecomputation, CT3DVisionPreTrainedModel):
 
         Raises:
             RuntimeError: If the model is in training mode, where windows would share batch statistics.
-            ValueError: If the volume is not 4-D, or a setting is out of its range.
+            TypeError: If ``volume`` is not a tensor, or a number of voxels or windows not a whole one.
+            ValueError: If the volume is not 4-D, has an empty axis or values that are not finite or not in
+                [-1, 1], or a setting is out of its range.
         """
-        if batch_size < 1:
+        if _whole("batch_size", batch_size) < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}. 1 needs the least memory.")
         aggregation = aggregation or self.config.pooling
-        size = _triple(self.config.image_size if window_size is None else window_size)
+        size = _window_triple(self.config.image_size if window_size is None else window_size)
         self._check_windows(volume, size, overlap, aggregation)
         windows = _cut_windows(volume, size, overlap)
         total: torch.Tensor | None = None
         log_mass: torch.Tensor | None = None
         count = 0
         while batch := list(itertools.islice(windows, batch_size)):
-            output = self(torch.stack(batch).to(self.device))
+            stacked = torch.stack(batch)
+            _check_values(stacked)  # here, so that a scan on disk is read once
+            output = self(stacked.to(self.device))
             pooled = output.pooler_output.float()
             count += len(batch)
             if aggregation == "max":
@@ -268,9 +276,15 @@ class CT3DVisionModel(CT3DRecomputation, CT3DVisionPreTrainedModel):
     ) -> None:
         if self.training:
             raise RuntimeError("The model must be in eval mode, got training mode. Call eval().")
+        if not isinstance(volume, torch.Tensor):
+            raise TypeError(f"volume must be a tensor, got {type(volume).__name__}. Use torch.as_tensor.")
         if volume.ndim != 4:
             raise ValueError(
                 f"volume must be (C, Z, Y, X), got shape {tuple(volume.shape)}. Give one scan at a time."
+            )
+        if 0 in volume.shape:
+            raise ValueError(
+                f"volume must have voxels, got shape {tuple(volume.shape)}. Read the scan again."
             )
         if min(size) < 1:
             raise ValueError(f"window_size must be positive, got {size}. Give voxels in (Z, Y, X).")
@@ -377,9 +391,34 @@ def _spread(length: int, window: int, overlap: float) -> list[int]:
     free = length - window
     if free <= 0:
         return [0]
-    step = max(int(window * (1 - overlap)), 1)
+    # 20 * (1 - 0.9) is a little less than 2 in floating point, and not a step of 1.
+    step = max(math.floor(window * (1 - overlap) + 1e-6), 1)
     count = -(-free // step) + 1
     return [round(index * free / (count - 1)) for index in range(count)]
+
+
+def _check_values(windows: torch.Tensor) -> None:
+    """Refuse what the processor never returns, such as HU: the network would give an embedding of it too."""
+    low, high = windows.aminmax()
+    if not (low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # NaN is neither
+        raise ValueError(
+            f"volume must be in [-1, 1], got {low.item():g} to {high.item():g}. "
+            "Use the processor saved with the model."
+        )
+
+
+def _whole(name: str, number: int) -> int:
+    """``number`` as an int, of whatever integer type it is."""
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise TypeError(f"{name} must be whole numbers, got {number!r}. Round it.") from None
+
+
+def _window_triple(sizes: Sequence[int]) -> tuple[int, int, int]:
+    if not isinstance(sizes, Sequence) or len(sizes) != 3:
+        raise ValueError(f"window_size must be (Z, Y, X), got {sizes!r}. Give three numbers of voxels.")
+    return _triple([_whole("window_size", size) for size in sizes])
 
 
 def _triple(sizes: Sequence[int]) -> tuple[int, int, int]:
