@@ -101,6 +101,42 @@ def test_picks_the_one_thin_slice_chest_series(scans, other, body_part):
     assert left.startswith(f"{scans.uid}.{other['uid']} (")
 
 
+@pytest.mark.parametrize("kind", ["REFORMATTED", "MIP", "MINIP", "MIN IP"])
+def test_what_was_computed_from_slices_does_not_win_over_them(scans, kind):
+    folder = scans.dicom_folder(t0008_0008="ORIGINAL\\PRIMARY\\AXIAL")
+    _add_series(scans, "2", num_slices=13, gap_mm=1.0, t0008_0008=f"DERIVED\\SECONDARY\\{kind}")
+    np.testing.assert_array_equal(read_volume(folder).array_hu, scans.hu())
+
+
+@pytest.mark.parametrize("kind", ["MIP", "PROJECTION IMAGE"])
+def test_a_projection_does_not_win_over_a_reformatted_series(scans, kind):
+    folder = scans.dicom_folder(t0008_0008="DERIVED\\SECONDARY\\AXIAL")
+    _add_series(scans, "2", num_slices=13, gap_mm=1.0, t0008_0008=f"DERIVED\\SECONDARY\\{kind}")
+    volume = read_volume(folder)
+    np.testing.assert_array_equal(volume.array_hu, scans.hu())
+    assert volume.source.warnings[0].endswith("projection)")
+
+
+@pytest.mark.parametrize("num_bytes", [0, 100, 130, 138, 200])
+def test_refuses_end_slices_that_were_cut_to_a_stump(scans, num_bytes):
+    folder = scans.dicom_folder()
+    scans.cut(folder / "99.dcm", num_bytes)
+    with pytest.raises(ValueError, match=r"every slice must be whole, got .*99\.dcm\. Copy it again"):
+        read_volume(folder)
+
+
+def test_refuses_a_stump_without_an_ending_among_slices_without_one(scans):
+    folder = scans.dicom_folder()
+    for path in folder.iterdir():
+        path.rename(path.with_suffix(""))
+    (folder / ".hidden").write_bytes(b"")
+    (folder / "notes.txt").write_bytes(b"")
+    assert read_volume(folder).array_hu.shape == scans.shape
+    scans.cut(folder / "99", 0)
+    with pytest.raises(ValueError, match=r"every slice must be whole, got 0 bytes in 99\. Copy it again"):
+        read_volume(folder)
+
+
 def test_frames_that_are_not_ct_do_not_stand_in_the_way_of_a_series(scans):
     folder = scans.dicom_folder()
     scans.enhanced_ct("ct/dose.dcm", sop_class="1.2.840.10008.5.1.4.1.1.7.3", uids=("1.2.5", scans.study_uid))

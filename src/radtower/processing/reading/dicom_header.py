@@ -3,6 +3,7 @@
 Coordinates are DICOM's: LPS, millimeters. Nothing that identifies the patient is looked at.
 """
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +27,8 @@ SLOPE_TAG, INTERCEPT_TAG = "0028|1053", "0028|1052"
 IMAGE_TYPE_TAG, BODY_PART_TAG, KERNEL_TAG = "0008|0008", "0018|0015", "0018|1210"
 CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"  # SOP class of CT slices; the next two are Enhanced CT
 MULTI_FRAME_CT_CLASSES = (f"{CT_CLASS}.1", f"{CT_CLASS}.2")
+PROJECTION = re.compile(r"\bM(IN|AX)?[ _]?IP\b|\bPROJECTION")  # in ImageType: no slices of a body
+META_BYTES = 144  # preamble, magic and the length of what follows of the file meta information
 START_BYTES = 1024  # of a file; the SOP class is among them
 
 
@@ -39,6 +42,8 @@ class SeriesHeader:
     body_part: str
     kernel: str
     is_localizer: bool
+    is_derived: bool = False  # reformatted or otherwise computed from other images
+    is_projection: bool = False  # of maxima or minima
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +87,7 @@ def read_slices(path: Path) -> list[DicomSlice]:
 
 def _read_header(reader: sitk.ImageFileReader, path: Path) -> DicomSlice:
     directions = _numbers(_text(reader, ORIENTATION_TAG), 6)
+    image_type = _text(reader, IMAGE_TYPE_TAG).upper()
     return DicomSlice(
         path=path,
         series=SeriesHeader(
@@ -90,7 +96,9 @@ def _read_header(reader: sitk.ImageFileReader, path: Path) -> DicomSlice:
             modality=_text(reader, MODALITY_TAG),
             body_part=_text(reader, BODY_PART_TAG).upper(),
             kernel=_text(reader, KERNEL_TAG),
-            is_localizer="LOCALIZER" in _text(reader, IMAGE_TYPE_TAG).upper(),
+            is_localizer="LOCALIZER" in image_type,
+            is_derived="DERIVED" in image_type or "SECONDARY" in image_type,
+            is_projection=PROJECTION.search(image_type) is not None,
         ),
         num_samples=int(_text(reader, SAMPLES_TAG) or 1),
         voxel_bytes=bytes_of_pixel(reader.GetPixelID()),
@@ -158,5 +166,6 @@ def _require_not_damaged(path: Path) -> None:
     with path.open("rb") as stream:
         start = stream.read(START_BYTES)
     classes = [f"{name}\0".encode() for name in (CT_CLASS, *MULTI_FRAME_CT_CLASSES)]
-    if start[128:132] == b"DICM" and any(name in start for name in classes):
+    is_cut = 132 <= len(start) < META_BYTES + int.from_bytes(start[META_BYTES - 4 : META_BYTES], "little")
+    if start[128:132] == b"DICM" and (is_cut or any(name in start for name in classes)):
         raise ValueError(f"every slice must be whole, got a truncated file {path.name}. Copy it again.")

@@ -14,6 +14,7 @@ from radtower.processing.reading.stored_scan import StoredScan
 CHEST_WORDS = ("CHEST", "THORA", "LUNG", "TORSO", "TRUNK", "BODY")  # of BodyPartExamined
 MIN_RELATIVE_EXTENT = 0.5  # of the longest series; shorter ones are repeats of a part
 SAME_SPACING = 1.05
+MIN_DICOM_BYTES = 132  # preamble and magic; a shorter file among slices is one that was cut off
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,7 @@ class Series:
         spacing = "" if self.spacing_mm is None else f" of {self.spacing_mm:.2f} mm"
         extra = [part for part in (self.header.body_part, self.header.kernel) if part]
         extra += ["localizer"] if self.header.is_localizer else []
+        extra += ["projection"] if self.header.is_projection else []
         details = ", ".join([self.header.modality, f"{len(self.slices)} slices{spacing}", *extra])
         return f"{self.header.uid} ({details})"
 
@@ -41,6 +43,7 @@ class Series:
         return (
             self.header.modality == "CT"
             and not self.header.is_localizer
+            and not self.header.is_projection
             and all(header.num_samples == 1 for header in self.slices)
             and (not part or any(word in part for word in CHEST_WORDS))
         )
@@ -60,6 +63,7 @@ def read_dicom_folder(
     Raises:
         ValueError: If no or several series match, or the slices are not one regular CT stack.
     """
+    is_archive = name is not None  # with checksums, and without the names of its members
     name = folder if name is None else name
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     with silent_simpleitk():
@@ -69,6 +73,10 @@ def read_dicom_folder(
         raise ValueError(
             f"path must be a folder with DICOM slices, got {name} with {len(files)} files, none of them a "
             "DICOM image. Pass the folder that holds the slices, or the file of another format itself."
+        )
+    if not is_archive:
+        _require_no_stumps(
+            [path for path, some in zip(files, slices_by_file, strict=True) if not some], slices
         )
     chosen, notes = _choose(_group(slices), series_uid)
     num_left_out = sum(not some for some in slices_by_file)
@@ -92,6 +100,17 @@ def read_dicom_file(path: Path, memory_limit_gb: float) -> StoredScan:
             "For single slices, pass the folder that holds them."
         )
     return read_stack(slices, path, memory_limit_gb)
+
+
+def _require_no_stumps(others: list[Path], slices: list[DicomSlice]) -> None:
+    """Refuse files that are too short for DICOM and named like slices: without them a scan looks complete."""
+    endings = {".dcm", *(header.path.suffix.lower() for header in slices)}
+    for path in others:
+        is_like_slice = path.suffix.lower() in endings and not path.name.startswith(".")
+        if is_like_slice and path.stat().st_size < MIN_DICOM_BYTES:
+            raise ValueError(
+                f"every slice must be whole, got {path.stat().st_size} bytes in {path.name}. Copy it again."
+            )
 
 
 def _group(slices: list[DicomSlice]) -> list[Series]:
@@ -131,6 +150,9 @@ def _choose(series: list[Series], series_uid: str | None) -> tuple[Series, tuple
             "with series_uid."
         )
     candidates = [each for each in series if each.is_chest_ct]
+    # What was computed from another series may be thinner, but holds no more than it.
+    originals = [each for each in candidates if not each.header.is_derived]
+    candidates = originals or candidates
     longest_mm = max((each.extent_mm for each in candidates), default=0.0)
     candidates = [each for each in candidates if each.extent_mm >= MIN_RELATIVE_EXTENT * longest_mm]
     thinnest_mm = min((each.spacing_mm for each in candidates if each.spacing_mm is not None), default=0.0)
