@@ -120,6 +120,13 @@ def test_the_header_is_not_applied_to_values_that_are_hounsfield_units(scans):
     )
 
 
+def test_a_header_that_nibabel_applied_to_hounsfield_units_is_undone(scans):
+    volume = read_volume(nib.load(scans.patched("a.nii", 112, "<2f", 1.0, -1024.0)))
+    np.testing.assert_array_equal(volume.array_hu, scans.hu())
+    assert volume.array_hu.dtype == np.int16
+    assert "intercept -1024 of the NIfTI header, not applied" in volume.source.rescale
+
+
 def test_a_dicom_rescale_of_values_that_are_hounsfield_units_is_undone(scans):
     folder = scans.dicom_folder(array=scans.hu() - np.int16(1024), t0028_1053="1", t0028_1052="-1024")
     volume = read_volume(folder)

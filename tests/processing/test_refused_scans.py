@@ -398,6 +398,11 @@ REFUSALS = {
         ValueError,
         r"got \[2\.0, 0\.0, 3\.0\]",
     ),
+    "nibabel image of unknown orientation": (
+        lambda s: nib.load(s.patched("a.nii", 252, "<2h", 0, 0)),
+        ValueError,
+        "got 0 and 0 in the nibabel image: left and right are unknown",
+    ),
     "nibabel image in 2-D": (
         _nibabel(dataobj=np.zeros((6, 7), np.int16)),
         ValueError,
@@ -558,6 +563,13 @@ REFUSALS = {
     # Tables
     "a slope of zero in the table": (_referred(rescale=(0, -1024)), ValueError, r"not 0.*got \(0, -1024\)"),
     "a NaN in the table": (_referred(rescale=(1, np.nan)), ValueError, r"finite slope.*got \(1, nan\)"),
+    "npz with two spacings": (_npz((0.8, 0.7)), ValueError, r"3 numbers \(Z, Y, X\), got \(0\.8, 0\.7\) for"),
+    "npz with zero spacing": (_npz((0, 0.8, 0.8)), ValueError, r"got \(0\.8, 0\.8, 0\).*the table"),
+    "two spacings in the table": (
+        _referred(spacing_mm=(0.8, 0.7)),
+        ValueError,
+        r"3 numbers \(Z, Y, X\), got \(0\.8, 0\.7\)\. Correct the table",
+    ),
     "zero spacing in the table": (_referred(spacing_mm=(0, 1, 1)), ValueError, r"got \(1, 1, 0\).*the table"),
 }
 

@@ -201,6 +201,45 @@ def test_warns_of_an_affine_that_was_never_set(scans):
     assert volume.source.warnings[0].startswith("the affine of the file is the identity")
 
 
+@pytest.mark.parametrize("affine", [np.eye(4), np.diag([-1.0, -1.0, 1.0, 1.0])], ids=["RAS", "LPS"])
+def test_warns_of_the_geometry_that_writers_put_in_where_they_know_none(scans, affine):
+    path = scans.nifti("a.nii", affine=affine)
+    for source in (path, nib.load(path)):
+        (note,) = read_volume(source).source.warnings
+        assert note.startswith("the affine of the file is the identity")
+
+
+def test_reads_a_nibabel_image_of_another_format(scans):
+    volume = read_volume(nib.MGHImage(scans.hu().T, scans.affine.astype(np.float32)))
+    np.testing.assert_array_equal(volume.array_hu, scans.hu())
+    generic = nib.spatialimages.SpatialImage(scans.hu().T, scans.affine)
+    np.testing.assert_array_equal(read_volume(generic).array_hu, scans.hu())
+
+
+def test_reads_a_nibabel_image_in_meters_like_its_file(scans):
+    image = nib.Nifti1Image(scans.hu().T, scans.affine / [[1000], [1000], [1000], [1]])
+    image.header.set_xyzt_units("meter")
+    nib.save(image, scans.folder / "a.nii")
+    for source in (scans.folder / "a.nii", nib.load(scans.folder / "a.nii")):
+        assert read_volume(source).spacing_mm == pytest.approx(scans.spacing_mm, rel=1e-5)
+
+
+def test_reads_a_half_turn_like_nibabel(scans):
+    """The real part of its quaternion is the root of a rounding error."""
+    for angles in np.random.default_rng(0).uniform(-np.pi, np.pi, (60, 2)):
+        axis = np.array([np.cos(angles[0]) * np.cos(angles[1]), np.sin(angles[0]) * np.cos(angles[1])])
+        axis = np.array([*axis, np.sin(angles[1])])
+        affine = np.eye(4)
+        affine[:3, :3] = (2 * np.outer(axis, axis) - np.eye(3)) * [2.0, 1.5, 3.0]
+        affine[:3, 3] = [300.0, -200.0, 100.0]
+        image = nib.Nifti1Image(scans.hu().T, affine)
+        image.set_qform(affine, 1)
+        image.set_sform(None, 0)
+        nib.save(image, scans.folder / "a.nii")
+        volume, expected = read_volume(scans.folder / "a.nii"), read_volume(nib.load(scans.folder / "a.nii"))
+        np.testing.assert_allclose(volume.affine, expected.affine, atol=1e-4)
+
+
 def test_a_volume_prints_what_it_is_and_not_its_voxels(scans):
     volume = read_volume(scans.nifti("a.nii"))
     assert repr(volume) == (

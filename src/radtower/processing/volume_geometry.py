@@ -62,6 +62,10 @@ def with_spacing(
     lps: np.ndarray, spacing_mm: tuple[float, float, float]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the affine with the voxel size (Z, Y, X) of a table, and a note if the file says another."""
+    if len(spacing_mm) != 3:
+        raise ValueError(
+            f"spacing_mm must be 3 numbers (Z, Y, X), got {tuple(spacing_mm)}. Correct the table."
+        )
     require_spacing(tuple(spacing_mm[::-1]), "the table")
     stated = np.linalg.norm(lps[:3, :3], axis=0)
     lps = lps.copy()

@@ -17,7 +17,13 @@ from radtower.processing.hounsfield import to_hounsfield
 from radtower.processing.reading.archive import read_archive
 from radtower.processing.reading.dicom_series import read_dicom_file, read_dicom_folder
 from radtower.processing.reading.functional_groups import is_dicom
-from radtower.processing.reading.nifti import GZIP_MAGIC, read_nifti
+from radtower.processing.reading.nifti import (
+    GZIP_MAGIC,
+    MM_PER_UNIT,
+    identity_notes,
+    read_nifti,
+    require_orientation,
+)
 from radtower.processing.reading.npz import read_npz
 from radtower.processing.reading.sitk_image import read_image_file
 from radtower.processing.reading.stored_scan import (
@@ -26,6 +32,7 @@ from radtower.processing.reading.stored_scan import (
     MEMORY_LIMIT_GB,
     Reading,
     StoredScan,
+    header_readings,
     require_memory,
     require_spacing,
     require_volume,
@@ -238,7 +245,8 @@ def _read_nibabel(image: SpatialImage, memory_limit_gb: float) -> StoredScan:
     require_volume(size, name)
     require_memory(size, image.dataobj.dtype.itemsize, memory_limit_gb, name)
     stored = np.asarray(image.dataobj).reshape(size).copy(order="K")  # the image stays as it is
-    lps = LPS_FROM_RAS @ np.asarray(image.affine, dtype=np.float64)
+    ras, notes = _nibabel_affine(image, name)
+    lps = LPS_FROM_RAS @ ras
     spacing_xyz = np.linalg.norm(lps[:3, :3], axis=0)
     if not np.isfinite(lps).all() or not (spacing_xyz > 0).all():
         raise ValueError(
@@ -251,8 +259,27 @@ def _read_nibabel(image: SpatialImage, memory_limit_gb: float) -> StoredScan:
             f"the axes of the nibabel image must be at right angles, got {axes.round(3).tolist()}. "
             "Resample the scan to a straight grid first."
         )
-    once = Reading(1.0, 0.0, "slope and intercept of the header, applied once by nibabel")
-    return StoredScan(stored.T, lps, "nibabel", name, (once,))
+    return StoredScan(stored.T, lps, "nibabel", name, _nibabel_readings(image), notes)
+
+
+def _nibabel_affine(image: SpatialImage, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the affine to RAS millimeters, and notes, judged like that of a file."""
+    ras = np.array(image.affine, dtype=np.float64)
+    notes = identity_notes(ras)
+    header: Any = getattr(image, "header", None)
+    if "qform_code" in getattr(header, "keys", tuple)():  # the headers of other formats have no such field
+        require_orientation(int(header["qform_code"]), int(header["sform_code"]), name)
+        ras[:3] *= MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    return ras, notes
+
+
+def _nibabel_readings(image: SpatialImage) -> tuple[Reading, ...]:
+    """Return what the values can mean: nibabel has applied the header, which may lie."""
+    slope, intercept = getattr(image.dataobj, "slope", 1.0), getattr(image.dataobj, "inter", 0.0)
+    if (slope, intercept) == (1.0, 0.0):  # none, or an array in memory
+        return (Reading(1.0, 0.0, "slope and intercept of the header, applied once by nibabel"),)
+    once, ignored = header_readings("NIfTI", float(slope), float(intercept), is_applied=True)
+    return once._replace(words=f"{once.words} by nibabel"), ignored
 
 
 def _to_volume(stored: StoredScan, reference: ScanReference) -> Volume:

@@ -61,6 +61,7 @@ IDENTITY_NOTE = (
     "the affine of the file is the identity, as if it was never set: left, right and the voxel size may be "
     "wrong"
 )
+QUATERNION_EPSILON = 3 * float(np.finfo(np.float32).eps)  # of the stored float32; below it, a is rounding
 MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units: meter, millimeter, micrometer
 
 
@@ -251,11 +252,7 @@ def _lps(fields: dict[str, np.ndarray], path: Path) -> tuple[np.ndarray, tuple[s
     mm_per_unit = MM_PER_UNIT.get(int(fields["xyzt_units"]) & 7, 1.0)
     require_spacing(tuple((pixdim[1:4] * mm_per_unit).tolist()), str(path))
     qform_code, sform_code = int(fields["qform_code"]), int(fields["sform_code"])
-    if qform_code <= 0 and sform_code <= 0:
-        raise ValueError(
-            f"qform_code or sform_code must be positive, got {qform_code} and {sform_code} in {path}: left "
-            "and right are unknown. Set the affine of the scan with nibabel's set_sform(affine, 1)."
-        )
+    require_orientation(qform_code, sform_code, str(path))
     ras = np.eye(4)
     ras[:3] = fields["srow"] if sform_code > 0 else _qform(fields, pixdim)
     spacing = np.linalg.norm(ras[:3, :3], axis=0)
@@ -265,17 +262,35 @@ def _lps(fields: dict[str, np.ndarray], path: Path) -> tuple[np.ndarray, tuple[s
         other = _qform(fields, pixdim)[:, :3] if qform_code > 0 else axes * pixdim[1:4]
         _require_same_axes(ras[:3, :3], other, path)
     _require_right_angles(axes, path)
-    notes: tuple[str, ...] = ()
-    if np.array_equal(ras, np.eye(4)):
-        notes = (IDENTITY_NOTE,)
+    notes = identity_notes(ras)
     ras[:3] *= mm_per_unit
     return LPS_FROM_RAS @ ras, notes
+
+
+def identity_notes(ras: np.ndarray) -> tuple[str, ...]:
+    """Return a note if the affine is what writers put in where they know none: the identity of RAS or LPS."""
+    is_unset = np.array_equal(ras, np.eye(4)) or np.array_equal(ras, LPS_FROM_RAS)
+    return (IDENTITY_NOTE,) if is_unset else ()
+
+
+def require_orientation(qform_code: int, sform_code: int, name: str) -> None:
+    """Refuse a header that leaves left and right open.
+
+    Raises:
+        ValueError: If neither code is positive.
+    """
+    if qform_code <= 0 and sform_code <= 0:
+        raise ValueError(
+            f"qform_code or sform_code must be positive, got {qform_code} and {sform_code} in {name}: left "
+            "and right are unknown. Set the affine of the scan with nibabel's set_sform(affine, 1)."
+        )
 
 
 def _qform(fields: dict[str, np.ndarray], pixdim: np.ndarray) -> np.ndarray:
     """Return ``(3, 4)`` RAS; nifti1.h, method 2."""
     b, c, d = fields["quatern"].astype(np.float64).tolist()
-    a = math.sqrt(max(0.0, 1.0 - b * b - c * c - d * d))
+    a_squared = 1.0 - b * b - c * c - d * d
+    a = math.sqrt(a_squared) if a_squared > QUATERNION_EPSILON else 0.0
     rotation = np.array(
         [
             [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],

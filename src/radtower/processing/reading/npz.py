@@ -7,7 +7,13 @@ from typing import IO
 
 import numpy as np
 
-from radtower.processing.reading.stored_scan import StoredScan, require_memory, require_volume, truncated
+from radtower.processing.reading.stored_scan import (
+    StoredScan,
+    require_memory,
+    require_spacing,
+    require_volume,
+    truncated,
+)
 
 NPZ_KEY, NPY_MEMBER = "ct", "ct.npy"
 
@@ -28,6 +34,12 @@ def read_npz(path: Path, spacing_mm: tuple[float, float, float] | None, memory_l
             f"spacing_mm must be given for an npz file, got None for {path}. Pass "
             "ScanReference(path, spacing_mm=(0.8, 0.8, 0.8)) for RAD-ChestCT."
         )
+    if len(spacing_mm) != 3:
+        raise ValueError(
+            f"spacing_mm must be 3 numbers (Z, Y, X), got {tuple(spacing_mm)} for {path}. "
+            "Pass (0.8, 0.8, 0.8) for RAD-ChestCT."
+        )
+    require_spacing(tuple(spacing_mm[::-1]), "the table")
     try:
         with zipfile.ZipFile(path) as archive:
             if NPY_MEMBER not in archive.namelist():
