@@ -129,6 +129,14 @@ def test_preprocess_replaces_volumes_of_other_settings_only_when_told_to(
     assert open_volume_cache(tmp_path / "cache").volume_hu("s1").shape == (6, 6, 6)
 
 
+def test_preprocess_refuses_a_folder_without_a_processor(radtower, manifest, tmp_path):
+    done = radtower("preprocess", manifest, "-o", tmp_path / "cache", "--processor", tmp_path / "typo")
+    assert done.code == 2
+    assert "processor must be a folder with preprocessor_config.json, got " in done.err
+    assert "typo" in done.err
+    assert not (tmp_path / "cache").exists()
+
+
 def test_preprocess_leaves_a_folder_alone_that_is_no_cache(radtower, manifest, processor_folder, tmp_path):
     command = ("preprocess", manifest, "-o", tmp_path, "--processor", processor_folder)
     done = radtower(*command, "--workers", 0)

@@ -223,6 +223,23 @@ def test_touched_and_moved_scans_are_read_once_to_find_them_unchanged(many, tmp_
     assert [name for name, time_ns in _created(folder).items() if time_ns != before[name]] == ["scan-4"]
 
 
+def test_a_damaged_shard_is_set_aside_and_its_volumes_are_made_again(many, tmp_path):
+    folder = tmp_path / "cache"
+    build_volume_cache(many, _processor(), folder, scans_per_shard=3)
+    before = _created(folder)
+    damaged = max((folder / "shards").iterdir(), key=lambda path: len(read_rows(path)))
+    lost = [row.volume_id for row in read_rows(damaged)]
+    damaged.write_bytes(damaged.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=rf"got .*{damaged.name}: .* Run radtower preprocess again"):
+        open_volume_cache(folder)
+    with pytest.warns(UserWarning, match=rf"{damaged.name}: .* Now in .*damaged"):
+        cache = build_volume_cache(many, _processor(), folder, scans_per_shard=3)
+    after = _created(folder)
+    assert sorted(name for name in before if after[name] != before[name]) == sorted(lost)
+    assert (sorted(cache.volumes), cache.failures) == (sorted(many), {})
+    assert [path.name for path in (folder / "damaged").iterdir()] == [damaged.name]
+
+
 def test_what_a_table_says_of_a_scan_counts_as_its_source(many, tmp_path):
     folder = tmp_path / "cache"
     build_volume_cache(many, _processor(), folder)

@@ -1,6 +1,5 @@
 """``radtower doctor`` and ``radtower preprocess``: is a scan usable, and make many of them ready."""
 
-import os
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -75,7 +74,8 @@ def preprocess(  # noqa: PLR0913 -- one option per setting
     workers: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Processes, of each task if there are tasks. 0: none. Without: one per core."
+            min=0,
+            help="Processes, of each task if there are tasks. 0: none. Without: one per usable core.",
         ),
     ] = None,
     replace: Annotated[
@@ -92,14 +92,19 @@ def preprocess(  # noqa: PLR0913 -- one option per setting
     """Read and resample every scan of a manifest once; what is done already is kept."""
     register_models()
     from radtower.data.manifest import read_manifest
+    from radtower.data.preprocessing.worker_pool import available_cores
     from radtower.data.volume_cache import build_volume_cache, open_volume_cache
     from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 
+    if processor is not None and not (processor / "preprocessor_config.json").is_file():
+        raise FileNotFoundError(
+            f"processor must be a folder with preprocessor_config.json, got {processor}. Check the path."
+        )
     image_processor = (
         CT3DImageProcessor() if processor is None else CT3DImageProcessor.from_pretrained(processor)
     )
     scans = read_manifest(manifest).scans()
-    num_workers = (os.cpu_count() or 1) if workers is None else workers
+    num_workers = available_cores() if workers is None else workers
     if executor is None:
         with progress_bar("Preprocessing scans", len(scans)) as on_progress:
             cache = build_volume_cache(

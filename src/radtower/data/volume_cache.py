@@ -134,6 +134,7 @@ def build_volume_cache(
         should_replace: Drop volumes of other settings, instead of refusing the folder.
 
     Raises:
+        BlockingIOError: If another process fills the same cache.
         FileExistsError: If ``folder`` holds something else than a cache, or volumes of other settings.
         ValueError: If no scan could be read.
     """

@@ -4,7 +4,13 @@ import pytest
 import torch
 from datasets import Dataset, concatenate_datasets, load_dataset
 
-from radtower.data.preprocessing.shard_files import VolumeRow, map_volumes, read_rows, write_shard
+from radtower.data.preprocessing.shard_files import (
+    DamagedShardError,
+    VolumeRow,
+    map_volumes,
+    read_rows,
+    write_shard,
+)
 
 SHAPE = (3, 5, 4)
 
@@ -67,6 +73,18 @@ def test_a_write_that_fails_leaves_no_shard(volumes, tmp_path):
     with pytest.raises(OSError, match="disk full"):
         write_shard(tmp_path / "a.arrow", broken())
     assert not (tmp_path / "a.arrow").exists()
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.97])
+def test_a_shard_that_is_not_whole_is_named(shard, kept):
+    content = shard.read_bytes()
+    shard.write_bytes(content[: int(kept * len(content))])
+    for read in (read_rows, map_volumes):
+        with pytest.raises(DamagedShardError, match=r"whole Arrow stream, got .*a\.arrow: "):
+            read(shard)
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.arrow"):
+        read_rows(shard)
 
 
 def test_datasets_maps_shards_with_their_shape(volumes, shard, tmp_path):

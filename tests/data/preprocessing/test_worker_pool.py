@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from radtower.data.preprocessing.worker_pool import LostItem, map_in_processes
+from radtower.data.preprocessing.worker_pool import LostItem, available_cores, map_in_processes
 
 
 class Divide:
@@ -40,6 +40,17 @@ def test_leaving_early_ends_the_processes():
     results.close()
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_counts_the_cores_that_it_was_given():
+    given = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(given)})
+        assert available_cores() == 1
+    finally:
+        os.sched_setaffinity(0, given)
+    assert available_cores() == len(given)
 
 
 def test_says_why_an_item_was_lost():

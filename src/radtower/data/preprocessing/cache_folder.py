@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from radtower.data.preprocessing.cache_lock import filling, tidying
 from radtower.data.preprocessing.provenance import (
     kept_size,
     resampling_differences,
@@ -25,7 +27,13 @@ from radtower.data.preprocessing.provenance import (
     source_stamp,
 )
 from radtower.data.preprocessing.scan_worker import ScanJob, ScanResult, ScanWorker
-from radtower.data.preprocessing.shard_files import VolumeRow, map_volumes, read_rows, write_shard
+from radtower.data.preprocessing.shard_files import (
+    DamagedShardError,
+    VolumeRow,
+    map_volumes,
+    read_rows,
+    write_shard,
+)
 from radtower.data.preprocessing.worker_pool import LostItem, map_in_processes
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.scan_reference import ScanReference
@@ -34,6 +42,7 @@ MARKER_FILE = "volume_cache.json"
 PROCESSOR_FILE = "preprocessor_config.json"
 SHARD_FOLDER = "shards"
 FAILURE_FOLDER = "failures"
+DAMAGED_FOLDER = "damaged"
 STAMP_FOLDER = "stamps"  # what is known besides the rows: stamps of contents that were found unchanged
 SHARD_BYTES = 2**29  # half a gigabyte: few enough files for a whole data set, small enough to move
 INT16 = np.iinfo(np.int16)
@@ -64,7 +73,7 @@ class Part:
 
 
 def prepare_folder(folder: Path, image_processor: CT3DImageProcessor, should_replace: bool = False) -> None:
-    """Make a new cache folder, or go on with one of these settings.
+    """Make a new cache folder, or go on with one of these settings; damaged files are set aside.
 
     Args:
         folder: Where the cache is or goes.
@@ -90,6 +99,7 @@ def prepare_folder(folder: Path, image_processor: CT3DImageProcessor, should_rep
     (folder / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
     (folder / FAILURE_FOLDER).mkdir(exist_ok=True)
     (folder / STAMP_FOLDER).mkdir(exist_ok=True)
+    _set_damaged_aside(folder)
     _write_atomically(folder / MARKER_FILE, json.dumps({"format": 1, "volumes": "int16 HU (Z, Y, X)"}))
     with TemporaryDirectory() as saved:
         image_processor.save_pretrained(saved)
@@ -99,13 +109,33 @@ def prepare_folder(folder: Path, image_processor: CT3DImageProcessor, should_rep
 def stored_volumes(folder: Path, settings: str) -> dict[str, StoredVolume]:
     """Return the volumes of these settings by id, the newest of each; also those that a failure hides."""
     newest: dict[str, StoredVolume] = {}
-    for path in sorted((folder / SHARD_FOLDER).glob("*.arrow")):
-        for position, row in enumerate(read_rows(path)):
+    for path, rows in _rows(folder).items():
+        for position, row in enumerate(rows):
             known = newest.get(row.volume_id)
             is_newer = known is None or row.created_ns > known.row.created_ns
             if row.settings_hash == settings and is_newer:
                 newest[row.volume_id] = StoredVolume(path, position, row)
     return newest
+
+
+def _rows(folder: Path) -> dict[Path, list[VolumeRow]]:
+    """Rows by file; a file that vanishes was merged into another meanwhile, so that we look again."""
+    while True:
+        paths = sorted(path for path in (folder / SHARD_FOLDER).glob("*.arrow") if path.exists())
+        with suppress(FileNotFoundError):
+            return {path: read_rows(path) for path in paths}
+
+
+def _set_damaged_aside(folder: Path) -> None:
+    for path in sorted((folder / SHARD_FOLDER).glob("*.arrow")):
+        try:
+            read_rows(path)
+        except FileNotFoundError:
+            continue  # merged into another meanwhile
+        except DamagedShardError as error:
+            (folder / DAMAGED_FOLDER).mkdir(exist_ok=True)
+            path.replace(folder / DAMAGED_FOLDER / path.name)
+            warnings.warn(f"{error} Now in {folder / DAMAGED_FOLDER}.", stacklevel=3)
 
 
 def usable_volumes(folder: Path, settings: str) -> tuple[dict[str, StoredVolume], dict[str, str]]:
@@ -134,7 +164,7 @@ def preprocess_part(
     scans_per_shard: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Prepare the scans of one part that the folder does not hold yet.
+    """Prepare the scans of one part that the folder does not hold yet; one process does it at a time.
 
     Args:
         scans: All scans, by volume id.
@@ -144,7 +174,23 @@ def preprocess_part(
         num_workers: Processes; 0 works in this one, where being killed ends the run.
         scans_per_shard: None makes shards of half a gigabyte.
         on_progress: Called with the number of our scans that are done, those found done included.
+
+    Raises:
+        BlockingIOError: If another process is at work on the same part.
     """
+    with filling(folder, str(part)):
+        _fill(scans, image_processor, folder, part, num_workers, scans_per_shard, on_progress)
+
+
+def _fill(
+    scans: Mapping[str, ScanReference],
+    image_processor: CT3DImageProcessor,
+    folder: Path,
+    part: Part,
+    num_workers: int,
+    scans_per_shard: int | None,
+    on_progress: Callable[[int], None] | None,
+) -> None:
     settings = settings_hash(image_processor)
     ours = {volume_id: scan for volume_id, scan in scans.items() if part.holds(volume_id)}
     stored, usable = stored_volumes(folder, settings), set(usable_volumes(folder, settings)[0])
@@ -182,13 +228,19 @@ def confirmed_stamps(folder: Path) -> dict[str, str]:
 
 
 def tidy(folder: Path, image_processor: CT3DImageProcessor, scans_per_shard: int | None = None) -> None:
-    """Drop what was replaced and fill up the shards; only while nobody else writes.
+    """Drop what was replaced and fill up the shards, unless another process fills a part: it does so later.
 
     Args:
         folder: The cache.
         image_processor: Volumes of other settings are dropped.
         scans_per_shard: None makes shards of half a gigabyte.
     """
+    with tidying(folder) as is_alone:
+        if is_alone:
+            _tidy(folder, image_processor, scans_per_shard)
+
+
+def _tidy(folder: Path, image_processor: CT3DImageProcessor, scans_per_shard: int | None) -> None:
     shards = folder / SHARD_FOLDER
     for leftover in shards.glob(".*.partial"):
         leftover.unlink()

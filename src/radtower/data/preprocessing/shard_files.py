@@ -17,6 +17,10 @@ from datasets import Array3D, Features, Value
 VOLUME_COLUMN = "volume_hu"
 
 
+class DamagedShardError(ValueError):
+    """A file that is not whole, such as after a copy that was broken off."""
+
+
 @dataclass(frozen=True)
 class VolumeRow:
     """What is known of one stored volume.
@@ -74,19 +78,34 @@ def write_shard(path: Path, volumes: Iterable[tuple[VolumeRow, np.ndarray]]) -> 
 
 
 def read_rows(path: Path) -> list[VolumeRow]:
-    """Return what a shard says of its volumes; touches the small columns only."""
+    """Return what a shard says of its volumes; touches the small columns only.
+
+    Raises:
+        DamagedShardError: If the file is not whole.
+    """
     names = [field.name for field in fields(VolumeRow)]
-    with pa.memory_map(str(path)) as source:
-        return [
-            VolumeRow(**{name: batch.column(name)[0].as_py() for name in names})
-            for batch in pa.ipc.open_stream(source)
-        ]
+    return [VolumeRow(**{name: batch.column(name)[0].as_py() for name in names}) for batch in _batches(path)]
 
 
 def map_volumes(path: Path) -> list[np.ndarray]:
-    """Return the ``(Z, Y, X)`` int16 volumes of a shard, read-only and on disk until they are touched."""
-    batches = list(pa.ipc.open_stream(pa.memory_map(str(path))))
-    return [_array_of(batch.column(VOLUME_COLUMN)) for batch in batches]
+    """Return the ``(Z, Y, X)`` int16 volumes of a shard, read-only and on disk until they are touched.
+
+    Raises:
+        DamagedShardError: If the file is not whole.
+    """
+    return [_array_of(batch.column(VOLUME_COLUMN)) for batch in _batches(path)]
+
+
+def _batches(path: Path) -> list[pa.RecordBatch]:
+    try:
+        return list(pa.ipc.open_stream(pa.memory_map(str(path))))
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DamagedShardError(
+            f"shard must be a whole Arrow stream, got {path}: {error}. Run radtower preprocess again: it "
+            "sets the file aside and makes its volumes again."
+        ) from error
 
 
 def _schema(shape: tuple[int, int, int]) -> pa.Schema:

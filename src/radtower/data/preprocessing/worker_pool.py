@@ -4,6 +4,7 @@
 does that. Here each process holds one item at a time, so that it is known which item was lost.
 """
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -35,6 +36,13 @@ class LostItem:
         if self.exit_code == -signal.SIGKILL:
             return "the worker was killed (SIGKILL), most likely for want of memory. Use fewer workers."
         return f"the worker ended with exit code {self.exit_code}. Read the scan alone to see why."
+
+
+def available_cores() -> int:
+    """Cores that this process may use: a job of Slurm or a container is given fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def map_in_processes(
