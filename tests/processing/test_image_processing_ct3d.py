@@ -272,9 +272,9 @@ def test_takes_numpy_arrays_that_torch_cannot_share(processor):
 
 def test_does_not_change_its_input(processor):
     volume = torch.full((4, 8, 6), 3000.0)
-    volume[0] = -2000.0
+    volume[0] = -1400.0
     processor(volume, SPACING_MM)
-    assert volume.unique().tolist() == [-2000.0, 3000.0]
+    assert volume.unique().tolist() == [-1400.0, 3000.0]
 
 
 def test_keeps_no_graph_of_its_input(processor):
@@ -370,6 +370,17 @@ def test_refuses_a_setting_also_when_it_is_overridden_at_reload(settings, messag
 def test_refuses_an_antialias_that_is_not_a_truth_value(value):
     with pytest.raises(TypeError, match=f"antialias must be true or false, got {value!r}"):
         CT3DImageProcessor(antialias=value)
+
+
+def test_refuses_stored_values_with_padding_below_air():
+    hu = torch.full((6, 12, 12), -1000, dtype=torch.int16)
+    hu[:, 3:9, 3:9] = 40
+    stored = hu + 1024
+    hu[:, 0], stored[:, 0] = -2000, -2000
+    processor = CT3DImageProcessor(size=(4, 4, 4), spacing_mm=(3, 3, 3))
+    assert processor(hu, [3, 3, 3])["pixel_values"].shape == (1, 1, 4, 4, 4)
+    with pytest.raises(ValueError, match="got values from -2000 to 1064, none of them air"):
+        processor(stored, [3, 3, 3])
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ CROPS = ("center", "lung")
 MAX_SPACING_MM = 50.0  # the thickest slices ever used are 10 mm; more is another unit
 # The rule of the package's hounsfield.py: fat ends at about -150.
 AIR_SEEN_BELOW_HU, TISSUE_SEEN_ABOVE_HU = -200.0, -500.0
+PADDING_BELOW_HU, MIN_AIR_FRACTION, NUM_JUDGED = -1500.0, 2e-4, 1 << 16
 CT_RANGE_HU = (-1024.0, 30_710.0)  # 12-bit CT begins at -1024; the extended scale for metal ends at 30710
 
 
@@ -313,7 +314,13 @@ def _checked_volume(array: Any) -> Tensor:
 def _require_hounsfield(volume: Tensor) -> None:
     """Refuse what no scan of a body can be; files and volumes were judged when they were read."""
     low, high = (float(value) for value in torch.aminmax(volume))
-    if low > AIR_SEEN_BELOW_HU:
+    has_air = low <= AIR_SEEN_BELOW_HU
+    if low < PADDING_BELOW_HU:  # a constant outside the field of view says nothing about the scale
+        step = max(1, volume.numel() // NUM_JUDGED) | 1
+        sample = volume.reshape(-1)[::step]
+        rest = sample[sample != low]
+        has_air = int((rest <= AIR_SEEN_BELOW_HU).sum()) >= max(1, MIN_AIR_FRACTION * len(rest))
+    if not has_air:
         raise ValueError(
             f"images must be in Hounsfield units, got values from {low:g} to {high:g}, none of them air, "
             "which is near -1000. Apply RescaleSlope and RescaleIntercept, or undo the normalization, first."
