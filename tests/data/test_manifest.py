@@ -287,6 +287,23 @@ def test_validation_is_held_out_by_patient_and_by_seed():
     assert set(many_patients().frame["split"]) == {"train", "test"}
 
 
+def _held_out(num_patients):
+    ids = [f"train_{number}" for number in range(num_patients)]
+    rows = dict.fromkeys(("volume_id", "study_id", "patient_id", "image_path"), ids)
+    held = hold_out_validation(
+        Manifest(pd.DataFrame({**rows, "report": "", "split": "train"})), 0.05, 0
+    ).frame
+    return set(held["patient_id"][held["split"] == "validation"])
+
+
+def test_a_patient_keeps_its_side_when_others_are_added():
+    few, one_more, many = (_held_out(number) for number in (1000, 1001, 20000))
+    assert few == one_more & {f"train_{number}" for number in range(1000)}
+    assert few == many & {f"train_{number}" for number in range(1000)}
+    assert 30 <= len(few) <= 70  # 50 on average; the standard deviation is 7
+    assert 900 <= len(many) <= 1100
+
+
 @pytest.mark.parametrize(("fraction", "num_held_out"), [(0.001, 1), (0.999, 19)])
 def test_at_least_one_patient_is_held_out_and_one_stays(fraction, num_held_out):
     held = hold_out_validation(many_patients(), fraction, seed=0).frame
@@ -300,7 +317,7 @@ def test_a_fraction_outside_zero_to_one_is_refused(fraction):
 
 
 def test_a_second_validation_split_is_refused():
-    with pytest.raises(ValueError, match="no validation split yet, got 8 rows"):
+    with pytest.raises(ValueError, match="no validation split yet, got 6 rows"):
         hold_out_validation(hold_out_validation(many_patients(), 0.2, seed=0), 0.2, seed=0)
 
 

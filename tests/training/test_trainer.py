@@ -17,10 +17,10 @@ from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder, LLMBiEncoderForSequenceClassification
 from radtower.training.arguments import VisionRun
 from radtower.training.callbacks import JsonLinesLog, StopOnNonFiniteLoss
+from radtower.training.output_folder import last_complete_checkpoint
 from radtower.training.trainer import (
     ContrastiveTrainer,
     SupervisedTrainer,
-    last_complete_checkpoint,
     macro_auroc_of_predictions,
 )
 from radtower.training.weight_average import AVERAGE_FILE

@@ -206,9 +206,13 @@ def hold_out_validation(manifest: Manifest, fraction: float, seed: int) -> Manif
     For data sets with two splits, such as CT-RATE: its second split is the test split of every publication,
     and choosing a checkpoint by it would be training on the test set.
 
+    A patient's side depends on its id and the seed alone, so that it stays when patients are added: a model
+    that goes on training on a larger download has not seen its validation split. The number held out is
+    therefore ``fraction`` of the patients on average only.
+
     Args:
         manifest: With a train split and no validation split.
-        fraction: Of the training patients, rounded, at least one; in (0, 1).
+        fraction: Of the training patients; in (0, 1). At least one is held out, and at least one stays.
         seed: Decides which; the order of the rows does not.
 
     Raises:
@@ -225,15 +229,22 @@ def hold_out_validation(manifest: Manifest, fraction: float, seed: int) -> Manif
         raise ValueError(
             f"a manifest must have no validation split yet, got {num_validation} rows. Use it as it is."
         )
-    patients = np.array(sorted(set(frame["patient_id"][frame["split"] == "train"])), dtype=object)
+    patients = set(frame["patient_id"][frame["split"] == "train"])
     if len(patients) < 2:
         raise ValueError(
             f"the train split must have at least two patients, got {len(patients)}. Add training studies."
         )
-    num_held_out = min(len(patients) - 1, max(1, round(fraction * len(patients))))
-    held_out = np.random.default_rng(seed).permutation(patients)[:num_held_out]
+    places = {patient: _place_of(patient, seed) for patient in patients}
+    ranked = sorted(places, key=places.__getitem__)
+    num_below = sum(place < fraction for place in places.values())
+    held_out = ranked[: min(len(ranked) - 1, max(1, num_below))]
     # A patient is in one split, so those of the train split are in no other.
     return Manifest(frame.assign(split=frame["split"].mask(frame["patient_id"].isin(held_out), "validation")))
+
+
+def _place_of(patient_id: str, seed: int) -> float:
+    """Return a number in [0, 1) that is uniform over patients."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{patient_id}".encode()).digest()[:6]) / 2**48
 
 
 def _read_table(path: Path) -> pd.DataFrame:

@@ -53,6 +53,7 @@ class LabelerRun:
         uncertain: Target of uncertain findings. None masks them.
         not_mentioned: Target of findings the report is silent about. None masks them.
         max_length: Tokens read of a report.
+        should_overwrite: Whether checkpoints that an earlier run left in the output folder are deleted.
     """
 
     manifest: str
@@ -65,6 +66,7 @@ class LabelerRun:
     uncertain: float | None = None
     not_mentioned: float | None = 0.0
     max_length: int = 512
+    should_overwrite: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,7 @@ class VisionRun:
         max_window_shift_hu: Of each end of each window.
         max_noise_hu: Largest standard deviation of the noise.
         flip_probability: Of exchanging left and right.
+        should_overwrite: Whether checkpoints that an earlier run left in the output folder are deleted.
     """
 
     manifest: str
@@ -126,6 +129,7 @@ class VisionRun:
     max_window_shift_hu: float = 0.0
     max_noise_hu: float = 0.0
     flip_probability: float = 0.0
+    should_overwrite: bool = False
 
     def __post_init__(self) -> None:
         if (self.labels is None) == (self.findings is None):
@@ -159,6 +163,7 @@ class ClipRun:
         uncertain: Target of uncertain findings. None masks them.
         not_mentioned: Target of findings the report is silent about. None masks them.
         max_length: Tokens read of a report.
+        should_overwrite: Whether checkpoints that an earlier run left in the output folder are deleted.
     """
 
     manifest: str
@@ -171,6 +176,7 @@ class ClipRun:
     uncertain: float | None = None
     not_mentioned: float | None = 0.0
     max_length: int = 512
+    should_overwrite: bool = False
 
 
 Run = TypeVar("Run", LabelerRun, VisionRun, ClipRun)
@@ -226,7 +232,16 @@ def write_run_record(
     folder: str | Path, run: LabelerRun | VisionRun | ClipRun, arguments: TrainingArguments
 ) -> None:
     """Write ``run.yaml`` beside a model: every setting, the seed, the versions and the commit."""
-    record = {
+    record = run_record(run, arguments) | {
+        "versions": {package: version(package) for package in RECORDED_PACKAGES},
+        "git_commit": _git_commit(),
+    }
+    (Path(folder) / RECORD_FILE).write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
+
+
+def run_record(run: LabelerRun | VisionRun | ClipRun, arguments: TrainingArguments) -> dict[str, Any]:
+    """Return the settings of a run, in the types that YAML has."""
+    return {
         "kind": type(run).__name__,
         "run": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(run).items()},
         "training": {
@@ -248,10 +263,7 @@ def write_run_record(
             )
         }
         | {"lr_scheduler_type": SchedulerType(arguments.lr_scheduler_type).value},
-        "versions": {package: version(package) for package in RECORDED_PACKAGES},
-        "git_commit": _git_commit(),
     }
-    (Path(folder) / RECORD_FILE).write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
 
 
 def _git_commit() -> str | None:

@@ -55,7 +55,8 @@ class StopOnNonFiniteLoss(TrainerCallback):
             if not math.isfinite(value) and not (name == "grad_norm" and args.fp16):
                 raise FloatingPointError(
                     f"{name} must be finite, got {value} at step {state.global_step}. "
-                    "Resume from the last checkpoint with a lower learning_rate or max_grad_norm."
+                    "Resume from the last checkpoint with a lower max_grad_norm, or start again with a lower "
+                    "learning_rate."
                 )
 
 

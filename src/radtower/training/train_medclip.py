@@ -66,8 +66,9 @@ def train_medclip(
         train_dataset=dataset,
         processing_class=model.processor,
         callbacks=list(callbacks),
+        run=run,
     )
-    trainer.train()
+    trainer.train(arguments.resume_from_checkpoint)
     return trainer.save_model_folder(run)
 
 

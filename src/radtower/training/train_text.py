@@ -56,6 +56,7 @@ def train_labeler(
         data_collator=ReportCollator(encoder.tokenizer, run.max_length),
         processing_class=encoder.tokenizer,
         callbacks=list(callbacks),
+        run=run,
         optimizers=(labeler_optimizer(model, arguments, run.head_learning_rate), None),
     )
     trainer.train(arguments.resume_from_checkpoint)

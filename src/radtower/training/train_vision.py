@@ -65,6 +65,7 @@ def train_vision(
         eval_dataset=evaluation,
         processing_class=cache.image_processor,
         callbacks=list(callbacks),
+        run=run,
         loss_function=loss_of(run.loss, targets),
         ema_decay=run.ema_decay,
         layer_lr_decay=run.layer_lr_decay,

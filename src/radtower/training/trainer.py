@@ -10,24 +10,38 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedConfig, PrinterCallback, Trainer
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.trainer_utils import TrainOutput
 
 from radtower.evaluation.metrics import macro_auroc
 from radtower.modeling.losses import UNKNOWN_LABEL
 from radtower.training.arguments import ClipRun, LabelerRun, VisionRun, write_run_record
 from radtower.training.callbacks import JsonLinesLog, SetDatasetEpoch, StopOnNonFiniteLoss
 from radtower.training.layer_rates import layer_groups
+from radtower.training.output_folder import (
+    delete_checkpoints,
+    last_complete_checkpoint,
+    require_no_checkpoints,
+    require_same_model,
+    require_same_run,
+)
 from radtower.training.weight_average import WeightAverage
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class RadTowerTrainer(Trainer):
-    """Logs to a file, stops on a diverged loss, and leaves the temperature out of weight decay."""
+    """Logs to a file, stops on a diverged loss, and leaves the temperature out of weight decay.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        run: Settings that are recorded in every checkpoint, and compared when it is resumed. None records and
+            compares the model and the processor only.
+    """
+
+    def __init__(
+        self, *args: Any, run: LabelerRun | VisionRun | ClipRun | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self.run = run
         self.add_callback(StopOnNonFiniteLoss)
         self.add_callback(JsonLinesLog)
         self.add_callback(SetDatasetEpoch)
@@ -45,10 +59,12 @@ class RadTowerTrainer(Trainer):
         come while one is written.
 
         Raises:
-            ValueError: If there is no complete checkpoint to resume from, or not one whole batch to train on.
+            ValueError: If there is no complete checkpoint to resume from, it is of another run, a new run
+                would begin among checkpoints of another, or there is not one whole batch to train on.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(last_complete_checkpoint(str(self.args.output_dir)))
+        self._require_own_folder(resume_from_checkpoint or None)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, WeightAverage):
                 callback.resume_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
@@ -60,6 +76,30 @@ class RadTowerTrainer(Trainer):
                 f"{self.args.train_batch_size}. Make the batches smaller."
             )
         return output
+
+    def _require_own_folder(self, checkpoint: str | None) -> None:
+        should_overwrite = self.run is not None and self.run.should_overwrite
+        if checkpoint is None:
+            if not should_overwrite:
+                require_no_checkpoints(str(self.args.output_dir))
+            elif self.is_world_process_zero():
+                delete_checkpoints(str(self.args.output_dir))
+            self.accelerator.wait_for_everyone()
+            return
+        if should_overwrite:
+            raise ValueError(
+                f"should_overwrite must be false where a run is resumed, got {should_overwrite}. "
+                "Choose one of the two."
+            )
+        require_same_model(checkpoint, self.accelerator.unwrap_model(self.model), self.processing_class)
+        if self.run is not None:
+            require_same_run(checkpoint, self.run, self.args)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights of a checkpoint, and beside them which run they are of."""
+        super().save_model(output_dir, _internal_call)
+        if self.run is not None and self.args.should_save:
+            write_run_record(output_dir or str(self.args.output_dir), self.run, self.args)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Return every batch: ``dataloader_drop_last`` is for training, and would leave out patients here."""
@@ -210,21 +250,3 @@ def _forget_where_towers_came_from(config: PreTrainedConfig) -> None:
         if isinstance(part, PreTrainedConfig):
             part._name_or_path = ""
             _forget_where_towers_came_from(part)
-
-
-def last_complete_checkpoint(folder: str | Path) -> Path:
-    """Return the latest checkpoint in a training folder whose writing was not cut short.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    found = {
-        int(path.parent.name.rpartition("-")[2]): path.parent
-        for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-[0-9]*/{TRAINER_STATE_NAME}")
-    }
-    if not found:
-        raise ValueError(
-            f"output_dir must hold a complete checkpoint to resume from, got none in {folder}. "
-            "Start without resume_from_checkpoint, and with a save_strategy."
-        )
-    return found[max(found)]
