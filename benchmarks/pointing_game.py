@@ -1,6 +1,6 @@
 """Does the heat map point at the lesion? The pointing game on phantoms: every method, stage and pooling.
 
-    python benchmarks/pointing_game.py --output /tmp/pointing_game
+    python benchmarks/pointing_game.py --output DIR
 
 Pointing game (Zhang et al. 2016, arXiv 1608.00507): a map wins whose maximum lies on the finding. Here: the
 box of one voxel of the last feature map (48 x 40 x 40 mm), centered on the maximum, touches the lesion. The
