@@ -58,6 +58,24 @@ def test_rad_chestct_becomes_a_manifest(radtower, tmp_path):
     assert _cells(done.out, "train ") == ["train", "1", "1", "1"]
 
 
+def test_a_manifest_that_would_leak_does_not_replace_a_good_one(radtower, tmp_path):
+    summary = "NoteAcc_DEID,MRN_DEID,Set_Assigned,Subset_Assigned\n"
+    for name, subset in (("trn00001", "imgtrain"), ("tst00001", "imgtest")):
+        np.savez(tmp_path / f"{name}.npz", ct=np.zeros((2, 2, 2), np.int16))
+        summary += f"{name},mrn1,{subset},{subset}\n"
+        columns = {f"{finding}*lung": [1] for finding in set(finding_abnormalities().values())}
+        table = pd.DataFrame({"NoteAcc_DEID": [name], **columns})
+        table.to_csv(tmp_path / f"{subset}_Abnormality_and_Location_Labels.csv", index=False)
+    (tmp_path / "Summary_3630.csv").write_text(summary)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "m.csv").write_text("the good one")
+    done = radtower("manifest", "rad-chestct", tmp_path, "-o", tmp_path / "out" / "m.csv")
+    assert done.code == 2
+    assert "a patient must be in one split, got 1 patients in several" in done.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["m.csv"]
+    assert (tmp_path / "out" / "m.csv").read_text() == "the good one"
+
+
 def test_a_validation_split_is_held_out_of_any_manifest(radtower, manifest, tmp_path):
     done = radtower("manifest", "split", manifest, "-o", tmp_path / "three.csv", "--validation", 0.3)
     assert done.code == 0

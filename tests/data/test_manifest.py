@@ -160,6 +160,13 @@ def test_truth_refuses_a_finding_without_a_column(tmp_path):
         read(tmp_path, make_frame(pleural_effusion=[0, 0, 0])).truth(FINDINGS)
 
 
+def test_truth_refuses_two_columns_of_one_finding(tmp_path):
+    name = FINDINGS.findings[0].name
+    frame = make_frame(**{finding.key: [0, 0, 0] for finding in FINDINGS.findings}, **{name: [1, 1, 1]})
+    with pytest.raises(ValueError, match=rf"one by key and one by name for \['{FINDINGS.findings[0].key}'\]"):
+        read(tmp_path, frame).truth(FINDINGS)
+
+
 def make_volumes(**columns: list) -> pd.DataFrame:
     """Two reconstructions of study s1, one of s2."""
     base = {

@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from radtower.data.layouts.downloaded_set import DownloadedSet
+    from radtower.data.manifest import Manifest
 
 manifest_app = typer.Typer(no_args_is_help=True, help="Turn a downloaded data set into a manifest.")
 Output = Annotated[Path, typer.Option("--output", "-o", help="manifest.csv or .parquet")]
@@ -66,27 +67,38 @@ def split(
     seed: Seed = 0,
 ) -> None:
     """Hold out a validation split, by patient."""
-    from radtower.data.manifest import hold_out_validation, read_manifest, write_manifest
+    from radtower.data.manifest import hold_out_validation, read_manifest
 
-    held_out = hold_out_validation(read_manifest(manifest), validation, seed)
-    write_manifest(held_out, output)
+    _write_checked(hold_out_validation(read_manifest(manifest), validation, seed), output)
     _print_splits(output)
 
 
 def _write(found: "DownloadedSet", output: Path, validation: float | None, seed: int) -> None:
-    from radtower.data.manifest import hold_out_validation, write_manifest
+    from radtower.data.manifest import hold_out_validation
 
     manifest = found.manifest
     if validation is not None:
         manifest = hold_out_validation(manifest, validation, seed)
-    write_manifest(manifest, output)
+    _write_checked(manifest, output)
     lists = ", ".join(found.exclusion_lists) or "no exclusion list"
     print(f"{found.num_excluded} volumes excluded ({lists}); {found.num_not_downloaded} not downloaded")
     _print_splits(output)
 
 
+def _write_checked(manifest: "Manifest", output: Path) -> None:
+    """Write it where it replaces an earlier one only if it can be read back, which checks it."""
+    from radtower.data.manifest import read_manifest, write_manifest
+
+    partial = output.with_name(f".partial-{output.name}")  # in the same folder: paths are relative to it
+    try:
+        write_manifest(manifest, partial)
+        read_manifest(partial)
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def _print_splits(path: Path) -> None:
-    """Read the file back, which checks it, and say what is in it."""
     from radtower.cli.output import print_table
     from radtower.data.manifest import read_manifest
 

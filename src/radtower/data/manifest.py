@@ -64,8 +64,14 @@ class Manifest:
 
         Raises:
             KeyError: If a finding has no column.
-            ValueError: If a column holds anything else; -1 is refused.
+            ValueError: If a finding has two columns, or one holds anything else; -1 is refused.
         """
+        doubled = [f.key for f in findings.findings if f.key != f.name and {f.key, f.name} <= set(self.frame)]
+        if doubled:
+            raise ValueError(
+                f"the manifest must have one column per finding, got one by key and one by name for "
+                f"{doubled}. Remove one of them."
+            )
         columns = {f.key: f.key if f.key in self.frame else f.name for f in findings.findings}
         missing = [key for key, column in columns.items() if column not in self.frame]
         if missing:
