@@ -61,7 +61,7 @@ def _folders_imported_by(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             parts = (node.module or "").split(".")
-            if node.level == 2:
+            if node.level >= 2:  # a sibling file of that name is no folder of the table
                 folders.add(parts[0])
             elif node.level == 0 and parts[0] == "radtower":
                 folders |= set(parts[1:2]) or {alias.name for alias in node.names}

@@ -13,8 +13,9 @@ from transformers import (
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from radtower.configuration.configuration_medclip import MedCLIPConfig
+from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEncoderForSequenceClassification
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification, CT3DVisionModel
-from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder, LLMBiEncoderForSequenceClassification
+from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.processing_medclip import MedCLIPProcessor

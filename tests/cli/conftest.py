@@ -12,7 +12,8 @@ import torch
 from radtower.cli import main
 from radtower.demo.cohort import write_volume as write_phantom
 from radtower.demo.phantom import make_phantom
-from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder, LLMBiEncoderForSequenceClassification
+from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEncoderForSequenceClassification
+from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.volume_io import Volume, VolumeSource, affine_from_spacing, write_volume

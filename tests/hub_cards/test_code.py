@@ -101,6 +101,9 @@ CODE_FILES = {
         "losses.py",
         "modeling_latent_attention.py",
         "modeling_llm_biencoder.py",
+        "modeling_llm_biencoder_heads.py",
+        "modeling_llm_import.py",
+        "modeling_text_inputs.py",
     ],
     "medclip": [
         "configuration_ct3d.py",
@@ -115,7 +118,9 @@ CODE_FILES = {
         "modeling_ct3d_winograd.py",
         "modeling_latent_attention.py",
         "modeling_llm_biencoder.py",
+        "modeling_llm_import.py",
         "modeling_medclip.py",
+        "modeling_text_inputs.py",
         "processing_medclip.py",
     ],
 }

@@ -160,7 +160,9 @@ def test_ships_the_model_and_nothing_else(make_model_folder, make_results, tmp_p
         "modeling_ct3d_winograd.py",
         "modeling_latent_attention.py",
         "modeling_llm_biencoder.py",
+        "modeling_llm_import.py",
         "modeling_medclip.py",
+        "modeling_text_inputs.py",
         "processing_medclip.py",
         "processor_config.json",
         "tokenizer.json",
@@ -211,7 +213,7 @@ TEXT = {
                 "config.json": TEXT
                 | {
                     "AutoModelForSequenceClassification": (
-                        "modeling_llm_biencoder.LLMBiEncoderForSequenceClassification"
+                        "modeling_llm_biencoder_heads.LLMBiEncoderForSequenceClassification"
                     )
                 }
             },

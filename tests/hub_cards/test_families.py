@@ -17,7 +17,7 @@ def test_refuses_a_model_that_is_not_ours():
 def test_names_classes_and_files_that_exist(model_type):
     family = FAMILIES[model_type]
     assert (TEMPLATES / family.template).is_file()
-    files = {path.stem: path for path in PACKAGE.glob("*/*.py")}
+    files = {path.stem: path for path in PACKAGE.glob("*/**/*.py")}
     for reference in (family.auto_map | family.processor_auto_map).values():
         module, name = reference.split(".")
         classes = {n.name for n in ast.parse(files[module].read_text()).body if isinstance(n, ast.ClassDef)}

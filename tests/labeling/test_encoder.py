@@ -4,7 +4,8 @@ from safetensors.torch import load_file, save_file
 
 from radtower.labeling.encoder import EncoderLabeler
 from radtower.labeling.findings import Status
-from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder, LLMBiEncoderForSequenceClassification
+from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEncoderForSequenceClassification
+from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 
 REPORTS = ["There is no nodule", "effusion"]
 

@@ -5,14 +5,8 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
-from radtower.training.arguments import (
-    ClipRun,
-    LabelerRun,
-    VisionRun,
-    parse_recipe,
-    read_recipe,
-    write_run_record,
-)
+from radtower.training.arguments import parse_recipe, read_recipe, write_run_record
+from radtower.training.runs import ClipRun, LabelerRun, VisionRun
 
 VISION = {"manifest": "m.csv", "labels": "l.parquet", "cache": "c"}
 CLIP = {"manifest": "m.csv", "cache": "c", "vision": "v", "text": "t"}

@@ -10,8 +10,8 @@ from radtower.configuration.configuration_ct3d import CT3DVisionConfig
 from radtower.labeling.label_table import LabelRow, write_labels
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
-from radtower.training.arguments import ClipRun, LabelerRun, VisionRun
 from radtower.training.output_folder import require_same_model, require_same_run
+from radtower.training.runs import ClipRun, LabelerRun, VisionRun
 from radtower.training.train_medclip import train_medclip
 from radtower.training.train_text import train_labeler
 from radtower.training.train_vision import train_vision

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
-from radtower.training.arguments import ClipRun, LabelerRun, VisionRun, parse_recipe, read_recipe
+from radtower.training.arguments import parse_recipe, read_recipe
+from radtower.training.runs import ClipRun, LabelerRun, VisionRun
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 KINDS = {"clip": ClipRun, "labeler": LabelerRun, "vision": VisionRun}

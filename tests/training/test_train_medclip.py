@@ -10,7 +10,7 @@ from radtower.data.volume_cache import open_volume_cache
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
-from radtower.training.arguments import ClipRun
+from radtower.training.runs import ClipRun
 from radtower.training.train_medclip import encode_unique_reports, train_medclip
 
 

@@ -6,8 +6,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from radtower.labeling.encoder import EncoderLabeler
-from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder, LLMBiEncoderForSequenceClassification
-from radtower.training.arguments import LabelerRun
+from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEncoderForSequenceClassification
+from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
+from radtower.training.runs import LabelerRun
 from radtower.training.train_text import freeze_lower_layers, train_labeler
 
 

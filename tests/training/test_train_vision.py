@@ -14,8 +14,8 @@ from radtower.data.datasets import StudyTargets
 from radtower.data.preprocessing.provenance import processor_hash
 from radtower.data.volume_cache import open_volume_cache
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification, CT3DVisionModel
-from radtower.training.arguments import VisionRun
 from radtower.training.callbacks import OnStep
+from radtower.training.runs import VisionRun
 from radtower.training.train_vision import loss_of, train_vision
 
 

@@ -12,12 +12,13 @@ from radtower.data.augmentation import VolumeAugmentation
 from radtower.data.collation import ReportCollator
 from radtower.data.datasets import StudyDataset
 from radtower.data.volume_cache import open_volume_cache
+from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEncoderForSequenceClassification
 from radtower.modeling.losses import asymmetric_loss, masked_binary_cross_entropy
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
-from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder, LLMBiEncoderForSequenceClassification
-from radtower.training.arguments import VisionRun
+from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.training.callbacks import JsonLinesLog, StopOnNonFiniteLoss
 from radtower.training.output_folder import last_complete_checkpoint
+from radtower.training.runs import VisionRun
 from radtower.training.trainer import (
     ContrastiveTrainer,
     SupervisedTrainer,

@@ -18,7 +18,8 @@ Recipe = Annotated[Path, typer.Argument(help="YAML recipe; every field can be ov
 def labeler(context: typer.Context, recipe: Recipe) -> None:
     """Fine-tune an LLM into a labeler of reports."""
     register_models()
-    from radtower.training.arguments import LabelerRun, parse_recipe, read_recipe
+    from radtower.training.arguments import parse_recipe, read_recipe
+    from radtower.training.runs import LabelerRun
     from radtower.training.train_text import train_labeler
 
     run, arguments = parse_recipe({**read_recipe(recipe), **parse_flags(context.args)}, LabelerRun)
@@ -29,7 +30,8 @@ def labeler(context: typer.Context, recipe: Recipe) -> None:
 def vision(context: typer.Context, recipe: Recipe) -> None:
     """Train the 3D tower on silver labels."""
     register_models()
-    from radtower.training.arguments import VisionRun, parse_recipe, read_recipe
+    from radtower.training.arguments import parse_recipe, read_recipe
+    from radtower.training.runs import VisionRun
     from radtower.training.train_vision import train_vision
 
     run, arguments = parse_recipe({**read_recipe(recipe), **parse_flags(context.args)}, VisionRun)
@@ -40,7 +42,8 @@ def vision(context: typer.Context, recipe: Recipe) -> None:
 def clip(context: typer.Context, recipe: Recipe) -> None:
     """Align an image tower with a text tower."""
     register_models()
-    from radtower.training.arguments import ClipRun, parse_recipe, read_recipe
+    from radtower.training.arguments import parse_recipe, read_recipe
+    from radtower.training.runs import ClipRun
     from radtower.training.train_medclip import train_medclip
 
     run, arguments = parse_recipe({**read_recipe(recipe), **parse_flags(context.args)}, ClipRun)

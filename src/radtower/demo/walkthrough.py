@@ -35,8 +35,9 @@ from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.report_text import normalize_report, report_sha256
 from radtower.processing.volume_io import read_volume
-from radtower.training.arguments import DEFAULTS, ClipRun, LabelerRun, VisionRun
+from radtower.training.arguments import DEFAULTS
 from radtower.training.callbacks import OnStep
+from radtower.training.runs import ClipRun, LabelerRun, VisionRun
 from radtower.training.train_medclip import train_medclip
 from radtower.training.train_text import train_labeler
 from radtower.training.train_vision import train_vision

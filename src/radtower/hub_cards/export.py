@@ -115,7 +115,7 @@ def _is_export(folder: Path) -> bool:
     if not config.is_file() or "auto_map" not in json.loads(config.read_text(encoding="utf-8")):
         return False
     folders = ("configuration", "modeling", "processing")
-    known = {"README.md"} | {path.name for name in folders for path in (PACKAGE / name).glob("*.py")}
+    known = {"README.md"} | {path.name for name in folders for path in (PACKAGE / name).rglob("*.py")}
     return all(
         path.is_file() and (path.name in known or any(path.match(pattern) for pattern in SHIPPED_PATTERNS))
         for path in folder.iterdir()

@@ -41,12 +41,15 @@ FAMILIES = {
         install="torch transformers pillow",
     ),
     "llm_biencoder": Family(
-        model_files=("modeling/modeling_llm_biencoder.py",),
+        model_files=(
+            "modeling/modeling_llm_biencoder.py",
+            "modeling/llm_biencoder/modeling_llm_biencoder_heads.py",
+        ),
         auto_map={
             "AutoConfig": "configuration_llm_biencoder.LLMBiEncoderConfig",
             "AutoModel": "modeling_llm_biencoder.LLMBiEncoder",
             "AutoModelForSequenceClassification": (
-                "modeling_llm_biencoder.LLMBiEncoderForSequenceClassification"
+                "modeling_llm_biencoder_heads.LLMBiEncoderForSequenceClassification"
             ),
         },
         processor_auto_map={},

@@ -5,15 +5,12 @@ Axes in this file: B texts, T tokens, E embedding, F findings.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoTokenizer,
     BatchEncoding,
@@ -21,15 +18,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.logging import tqdm
 
 from ..configuration.configuration_llm_biencoder import LLMBiEncoderConfig
-from .losses import masked_binary_cross_entropy
+from .llm_biencoder.modeling_llm_import import read_llm
+from .llm_biencoder.modeling_text_inputs import as_texts, text_inputs
 from .modeling_latent_attention import LatentAttentionPooling, masked_mean
-
-# Wrapping one of these would nest an encoder in an encoder, with a fresh random head around a trained one.
-OWN_MODEL_TYPES = ("ct3d_vision", "llm_biencoder", "medclip")
 
 
 class LLMBiEncoderPreTrainedModel(PreTrainedModel):
@@ -110,31 +105,7 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
             ValueError: If ``path`` holds a model of this package, weights of the decoder are missing, or
                 ``num_hidden_layers`` is not in 1..depth.
         """
-        source: dict[str, Any] = {"pretrained_model_name_or_path": str(path)}
-        if str(path).endswith(".gguf"):
-            source = {"pretrained_model_name_or_path": str(Path(path).parent), "gguf_file": Path(path).name}
-        model_type = AutoConfig.from_pretrained(**source).model_type
-        if model_type in OWN_MODEL_TYPES:
-            raise ValueError(
-                f"path must hold a causal language model, got one of ours, {model_type}. "
-                "Load it with AutoModel.from_pretrained."
-            )
-        decoder, report = AutoModel.from_pretrained(**source, dtype=dtype, output_loading_info=True)
-        if report["missing_keys"]:
-            raise ValueError(
-                f"path must hold every weight of the decoder, got {len(report['missing_keys'])} missing, "
-                f"such as {sorted(report['missing_keys'])[0]}. Point to a complete causal language model."
-            )
-        if num_hidden_layers is not None:
-            if not 1 <= num_hidden_layers <= len(decoder.layers):
-                raise ValueError(
-                    f"num_hidden_layers must be between 1 and {len(decoder.layers)}, got "
-                    f"{num_hidden_layers}. Leave it out to keep every layer."
-                )
-            decoder.layers = decoder.layers[:num_hidden_layers]
-            decoder.config.num_hidden_layers = num_hidden_layers
-            if getattr(decoder.config, "layer_types", None):  # one entry per layer: Qwen3, Gemma 3
-                decoder.config.layer_types = decoder.config.layer_types[:num_hidden_layers]
+        decoder, tokenizer = read_llm(path, num_hidden_layers, dtype)
         text_config = decoder.config.to_dict()
         # The weights are plain now: with this field left, reloading would look for the GGUF file again.
         text_config.pop("quantization_config", None)
@@ -142,7 +113,7 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
             LLMBiEncoderConfig(text_config=text_config, **config), dtype=dtype
         )
         encoder.model.load_state_dict(decoder.state_dict())
-        encoder.tokenizer = AutoTokenizer.from_pretrained(**source)
+        encoder.tokenizer = tokenizer
         return encoder.eval()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -255,60 +226,8 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
                 ``max_length`` is below 1.
         """
         max_length = self.config.max_length if max_length is None else max_length
-        if max_length < 1:
-            raise ValueError(
-                f"max_length must be at least 1, got {max_length}. Leave it out for the default."
-            )
-        if separator == "":
-            raise ValueError("separator must not be empty, got ''. Leave it out for the configuration's.")
-        parts = [_split_once(text, separator) for text in as_texts(texts)]
-        empty = [row for row, (_, text) in enumerate(parts) if not text.strip()]
-        if empty or not parts:
-            raise ValueError(
-                f"texts must not be empty, got nothing to encode at positions {empty}. Remove them."
-            )
-        inputs = self.tokenizer(
-            ["".join(part) for part in parts],
-            max_length=max_length,
-            truncation=True,
-            padding=True,
-            return_offsets_mapping=True,
-            return_tensors="pt",
-        )
-        offsets = inputs.pop("offset_mapping")
-        inputs.pop("token_type_ids", None)
-        if separator is not None:
-            inputs["embed_mask"] = self._embed_mask(parts, offsets, inputs["attention_mask"], max_length)
+        inputs = text_inputs(self.tokenizer, texts, max_length, separator, self.config.mask_mode)
         return inputs.to(self.device)
-
-    def _embed_mask(
-        self,
-        parts: list[tuple[str, str]],
-        offsets: torch.Tensor,
-        attention_mask: torch.Tensor,
-        max_length: int,
-    ) -> torch.Tensor:
-        if self.config.mask_mode == "exact":
-            boundaries = torch.tensor([len(instruction) for instruction, _ in parts])[:, None]
-            starts, ends = offsets.unbind(dim=-1)
-            # A token that straddles the boundary counts as text: its first word may be the "no".
-            mask = attention_mask * (ends > boundaries) * (ends > starts)
-        else:
-            counts = self.tokenizer(
-                [text for _, text in parts],
-                max_length=max_length,
-                truncation=True,
-                add_special_tokens=False,
-            )["input_ids"]
-            from_the_end = attention_mask.flip(1).cumsum(1).flip(1)
-            mask = attention_mask * (from_the_end <= torch.tensor([len(ids) for ids in counts])[:, None])
-        lost = (mask.sum(dim=1) == 0).nonzero().flatten().tolist()
-        if lost:
-            raise ValueError(
-                f"an instruction must leave room for its text, got none left at positions {lost}. "
-                "Shorten the instruction or raise max_length."
-            )
-        return mask
 
     @torch.no_grad()
     def encode_text(self, texts: str | Sequence[str], max_length: int | None = None) -> torch.Tensor:
@@ -379,109 +298,3 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         ]
         embeds = torch.cat([batch.pooler_output for batch in batches])
         return embeds[torch.tensor(order, device=embeds.device).argsort()]
-
-
-@dataclass
-class LLMBiEncoderClassifierOutput(ModelOutput):
-    """Scores of the findings, and where in the text they come from.
-
-    Args:
-        loss: Scalar, only with labels.
-        logits: ``(B, F)``, before the sigmoid.
-        token_weights: ``(B, F, T)``, attention of each finding over the tokens; rows sum to 1.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    token_weights: torch.Tensor | None = None
-
-
-class FindingAttention(nn.Module):
-    """One learned query per finding attends to the tokens; its own weights score what it found.
-
-    Args:
-        width: Size of the hidden states.
-        num_findings: Number F of findings.
-    """
-
-    def __init__(self, width: int, num_findings: int) -> None:
-        super().__init__()
-        self.query = nn.Linear(width, num_findings, bias=False)
-        self.score = nn.Linear(width, num_findings)
-
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(B, T, E)`` and its ``(B, T)`` mask -> logits ``(B, F)`` and token weights ``(B, F, T)``."""
-        affinity = self.query(hidden).float() / hidden.shape[-1] ** 0.5
-        affinity = affinity.masked_fill(mask[..., None] == 0, float("-inf"))
-        weights = affinity.softmax(dim=1)
-        # Scoring every token and averaging the scores equals scoring the average: the layer is affine.
-        logits = (weights * self.score(hidden).float()).sum(dim=1)
-        return logits, weights.transpose(1, 2)
-
-
-class LLMBiEncoderForSequenceClassification(LLMBiEncoderPreTrainedModel):
-    """Report in, one logit per finding out; the findings are ``config.id2label``.
-
-    Args:
-        config: Decoder and direction; ``id2label`` gives the findings. The pooling is not used.
-    """
-
-    def __init__(self, config: LLMBiEncoderConfig) -> None:
-        super().__init__(config)
-        self.encoder = LLMBiEncoder(config, add_pooling_layer=False)
-        assert config.num_labels is not None  # transformers fills id2label
-        self.finding_attention = FindingAttention(config.hidden_size, config.num_labels)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Token embedding of the decoder."""
-        return self.encoder.get_input_embeddings()
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-    ) -> LLMBiEncoderClassifierOutput:
-        """Score every finding.
-
-        Args:
-            input_ids: ``(B, T)``.
-            attention_mask: ``(B, T)``, 1 for real tokens. None means no padding.
-            labels: ``(B, F)`` in [0, 1], -100 where unknown. None skips the loss.
-
-        Returns:
-            ``logits``, ``token_weights`` and ``loss``, see :class:`LLMBiEncoderClassifierOutput`.
-        """
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        hidden = self.encoder(input_ids, attention_mask).last_hidden_state
-        logits, token_weights = self.finding_attention(hidden, attention_mask)
-        loss = None if labels is None else masked_binary_cross_entropy(logits, labels)
-        return LLMBiEncoderClassifierOutput(loss=loss, logits=logits, token_weights=token_weights)
-
-
-def as_texts(texts: str | Sequence[str]) -> list[str]:
-    """One text or several -> a list; a lone string must never be taken for a sequence of letters.
-
-    Raises:
-        TypeError: If an entry is not a string.
-    """
-    if isinstance(texts, str):
-        return [texts]
-    listed = list(texts)
-    for position, text in enumerate(listed):
-        if not isinstance(text, str):
-            raise TypeError(
-                f"texts must be strings, got {type(text).__name__} at position {position}. "
-                "Decode bytes, and leave out missing reports."
-            )
-    return listed
-
-
-def _split_once(text: str, separator: str | None) -> tuple[str, str]:
-    """Instruction and text; no separator means no instruction."""
-    if separator is None or separator not in text:
-        return "", text
-    instruction, _, rest = text.partition(separator)
-    return instruction, rest

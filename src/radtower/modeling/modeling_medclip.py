@@ -17,9 +17,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutpu
 from transformers.utils.logging import tqdm
 
 from ..configuration.configuration_medclip import MedCLIPConfig
+from .llm_biencoder.modeling_text_inputs import as_texts
 from .losses import masked_binary_cross_entropy, symmetric_info_nce
 from .modeling_ct3d import CT3DVisionModel
-from .modeling_llm_biencoder import LLMBiEncoder, as_texts
+from .modeling_llm_biencoder import LLMBiEncoder
 
 OWN_FAMILIES: dict[str, type[PreTrainedModel]] = {
     "ct3d_vision": CT3DVisionModel,

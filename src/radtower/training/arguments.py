@@ -6,24 +6,19 @@ A recipe is a flat YAML file: the fields of one run class below and of ``transfo
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import yaml
 from transformers import HfArgumentParser, SchedulerType, TrainingArguments
 
+from radtower.training.runs import AnyRun
+
 RECORD_FILE = "run.yaml"
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-4 as text
-AUGMENTATION_STRENGTHS = (
-    "max_rotation_degrees",
-    "max_scaling",
-    "max_window_shift_hu",
-    "max_noise_hu",
-    "flip_probability",
-)
 RECORDED_PACKAGES = ("radtower", "torch", "transformers")
 
 # What differs from transformers' defaults: nothing is sent anywhere, samples keep their columns, and a
@@ -37,149 +32,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelerRun:
-    """Fine-tune an LLM into a labeler of reports.
-
-    Args:
-        manifest: Table of studies with their reports.
-        gold: CSV with ``study_id`` and one status column per finding.
-        llm: Model folder, Hub id, or ``.gguf`` file to start from.
-        num_hidden_layers: Keep only the lowest layers of the LLM. None keeps all.
-        num_frozen_layers: Lowest layers that are not trained; the token embedding goes with them.
-        bidirectional: Whether tokens see the whole report. False keeps the direction of pre-training.
-        head_learning_rate: Of the finding attention, which starts from nothing. None takes the one of the
-            LLM.
-        uncertain: Target of uncertain findings. None masks them.
-        not_mentioned: Target of findings the report is silent about. None masks them.
-        max_length: Tokens read of a report.
-        should_overwrite: Whether checkpoints that an earlier run left in the output folder are deleted.
-    """
-
-    manifest: str
-    gold: str
-    llm: str
-    num_hidden_layers: int | None = None
-    num_frozen_layers: int = 0
-    bidirectional: bool = True
-    head_learning_rate: float | None = None
-    uncertain: float | None = None
-    not_mentioned: float | None = 0.0
-    max_length: int = 512
-    should_overwrite: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisionRun:
-    """Train the 3D tower on labels of findings: silver ones of the reports, or those of a data set.
-
-    Args:
-        manifest: Table of volumes.
-        cache: Folder of ``radtower preprocess``, whose processor settings are used.
-        labels: ``labels.parquet``; its findings are the classifier's. None takes the labels that the manifest
-            has per finding.
-        findings: Findings set, or a YAML file, that names those columns. None with ``labels``.
-        uncertain: Target of uncertain findings. None masks them.
-        not_mentioned: Target of findings the report is silent about. None masks them.
-        loss: ``bce``; ``balanced_bce``, where the present labels of a finding weigh as much as the absent
-            ones; or ``asymmetric``, which lets easy negatives go.
-        ema_decay: Of the average of the weights that is evaluated and saved. None averages nothing.
-        layer_lr_decay: Learning rate of each stage, relative to the one above it. None is the same for all.
-        pretrained: ``.safetensors`` with the weights of a video ResNet or of MedicalNet to start from; see
-            :meth:`CT3DVisionModel.from_video_resnet`. None starts from nothing.
-        pretrained_stem: Whether its first convolution is kept (``fold``) or a new one is made (``replace``,
-            the published recipe).
-        block_type: See :class:`CT3DVisionConfig`, as are the next five. None takes its default, or what the
-            ``pretrained`` weights say.
-        hidden_sizes: Output channels per stage, or None as before.
-        layers: Residual blocks per stage, or None as before.
-        stem_kernel_size: Kernel of the first convolution, (Z, Y, X), or None as before.
-        stem_stride: Its stride, (Z, Y, X), or None as before.
-        pooling: ``avg``, ``max`` or ``gated``.
-        should_augment: Whether training volumes differ from epoch to epoch: a crop at random from what the
-            cache keeps around it, and what the next five add; see :class:`VolumeAugmentation`.
-        max_rotation_degrees: About each axis.
-        max_scaling: Zoom by up to this fraction.
-        max_window_shift_hu: Of each end of each window.
-        max_noise_hu: Largest standard deviation of the noise.
-        flip_probability: Of exchanging left and right.
-        should_overwrite: Whether checkpoints that an earlier run left in the output folder are deleted.
-    """
-
-    manifest: str
-    cache: str
-    labels: str | None = None
-    findings: str | None = None
-    uncertain: float | None = None
-    not_mentioned: float | None = 0.0
-    loss: Literal["bce", "balanced_bce", "asymmetric"] = "bce"
-    ema_decay: float | None = None
-    layer_lr_decay: float | None = None
-    pretrained: str | None = None
-    pretrained_stem: Literal["fold", "replace"] = "replace"
-    block_type: Literal["basic", "r2plus1d", "mc3", "bottleneck"] | None = None
-    hidden_sizes: tuple[int, ...] | None = None
-    layers: tuple[int, ...] | None = None
-    stem_kernel_size: tuple[int, ...] | None = None
-    stem_stride: tuple[int, ...] | None = None
-    pooling: Literal["avg", "max", "gated"] = "avg"
-    should_augment: bool = False
-    max_rotation_degrees: float = 0.0
-    max_scaling: float = 0.0
-    max_window_shift_hu: float = 0.0
-    max_noise_hu: float = 0.0
-    flip_probability: float = 0.0
-    should_overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if (self.labels is None) == (self.findings is None):
-            raise ValueError(
-                f"either labels or findings must be given, got labels={self.labels!r} and "
-                f"findings={self.findings!r}. Name the findings where the labels are in the manifest."
-            )
-        strengths = {name: getattr(self, name) for name in AUGMENTATION_STRENGTHS}
-        if not self.should_augment and any(strengths.values()):
-            raise ValueError(
-                f"should_augment must be true where something is varied, got {strengths}. "
-                "Set it, or all of them to 0."
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipRun:
-    """Align an image tower with a text tower.
-
-    The text tower is frozen, so each report is encoded once before training.
-
-    Args:
-        manifest: Table of studies with their reports.
-        cache: Folder of ``radtower preprocess``, whose processor settings are used.
-        vision: Model folder of the image tower.
-        text: Model folder of the text tower.
-        labels: ``labels.parquet`` for the shared finding head. None trains without one.
-        should_reset_vision: Whether to keep only the shape of ``vision`` and draw new weights: the
-            comparison without supervised pre-training.
-        projection_dim: Size of the shared space.
-        uncertain: Target of uncertain findings. None masks them.
-        not_mentioned: Target of findings the report is silent about. None masks them.
-        max_length: Tokens read of a report.
-        should_overwrite: Whether checkpoints that an earlier run left in the output folder are deleted.
-    """
-
-    manifest: str
-    cache: str
-    vision: str
-    text: str
-    labels: str | None = None
-    should_reset_vision: bool = False
-    projection_dim: int = 512
-    uncertain: float | None = None
-    not_mentioned: float | None = 0.0
-    max_length: int = 512
-    should_overwrite: bool = False
-
-
-Run = TypeVar("Run", LabelerRun, VisionRun, ClipRun)
+Run = TypeVar("Run", bound=AnyRun)
 
 
 def parse_recipe(settings: Mapping[str, Any], run_class: type[Run]) -> tuple[Run, TrainingArguments]:
@@ -228,9 +81,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     }
 
 
-def write_run_record(
-    folder: str | Path, run: LabelerRun | VisionRun | ClipRun, arguments: TrainingArguments
-) -> None:
+def write_run_record(folder: str | Path, run: AnyRun, arguments: TrainingArguments) -> None:
     """Write ``run.yaml`` beside a model: every setting, the seed, the versions and the commit."""
     record = run_record(run, arguments) | {
         "versions": {package: version(package) for package in RECORDED_PACKAGES},
@@ -239,7 +90,7 @@ def write_run_record(
     (Path(folder) / RECORD_FILE).write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
 
 
-def run_record(run: LabelerRun | VisionRun | ClipRun, arguments: TrainingArguments) -> dict[str, Any]:
+def run_record(run: AnyRun, arguments: TrainingArguments) -> dict[str, Any]:
     """Return the settings of a run, in the types that YAML has."""
     return {
         "kind": type(run).__name__,

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from radtower.training.arguments import RECORD_FILE, ClipRun, LabelerRun, VisionRun, run_record
+from radtower.training.arguments import RECORD_FILE, run_record
+from radtower.training.runs import AnyRun
 
 CHECKPOINTS = f"{PREFIX_CHECKPOINT_DIR}-[0-9]*"
 MAX_SHOWN = 4  # differences in a message
@@ -100,9 +101,7 @@ def require_same_model(checkpoint: str | Path, model: PreTrainedModel, processor
             _require_equal(checkpoint, then, now)
 
 
-def require_same_run(
-    checkpoint: str | Path, run: LabelerRun | VisionRun | ClipRun, arguments: TrainingArguments
-) -> None:
+def require_same_run(checkpoint: str | Path, run: AnyRun, arguments: TrainingArguments) -> None:
     """Refuse to go on with a run of other settings, except where data lie, how long, and how it is measured.
 
     Raises:

@@ -17,7 +17,7 @@ from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.processing_medclip import MedCLIPProcessor
 from radtower.processing.report_text import normalize_report
-from radtower.training.arguments import ClipRun
+from radtower.training.runs import ClipRun
 from radtower.training.trainer import ContrastiveTrainer
 
 

@@ -11,9 +11,10 @@ from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfi
 from radtower.data.collation import ReportCollator
 from radtower.data.manifest import read_manifest
 from radtower.data.targets import TargetPolicy
-from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder, LLMBiEncoderForSequenceClassification
+from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEncoderForSequenceClassification
+from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.processing.report_text import normalize_report
-from radtower.training.arguments import LabelerRun
+from radtower.training.runs import LabelerRun
 from radtower.training.trainer import SupervisedTrainer
 
 

@@ -20,7 +20,7 @@ from radtower.data.volume_cache import VolumeCache, open_volume_cache
 from radtower.modeling.losses import asymmetric_loss, masked_binary_cross_entropy
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
-from radtower.training.arguments import AUGMENTATION_STRENGTHS, VisionRun
+from radtower.training.runs import AUGMENTATION_STRENGTHS, VisionRun
 from radtower.training.trainer import LossFunction, SupervisedTrainer
 
 # Fields of the configuration that a run, or pre-trained weights, may set.

@@ -14,7 +14,7 @@ from transformers.trainer_utils import TrainOutput
 
 from radtower.evaluation.metrics import macro_auroc
 from radtower.modeling.losses import UNKNOWN_LABEL
-from radtower.training.arguments import ClipRun, LabelerRun, VisionRun, write_run_record
+from radtower.training.arguments import write_run_record
 from radtower.training.callbacks import JsonLinesLog, SetDatasetEpoch, StopOnNonFiniteLoss
 from radtower.training.layer_rates import layer_groups
 from radtower.training.output_folder import (
@@ -24,6 +24,7 @@ from radtower.training.output_folder import (
     require_same_model,
     require_same_run,
 )
+from radtower.training.runs import AnyRun
 from radtower.training.weight_average import WeightAverage
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -37,9 +38,7 @@ class RadTowerTrainer(Trainer):
             compares the model and the processor only.
     """
 
-    def __init__(
-        self, *args: Any, run: LabelerRun | VisionRun | ClipRun | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, run: AnyRun | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.run = run
         self.add_callback(StopOnNonFiniteLoss)
@@ -114,7 +113,7 @@ class RadTowerTrainer(Trainer):
         """Return what weight decay applies to; it would pull the logarithm of the temperature toward 1."""
         return [name for name in super().get_decay_parameter_names(model) if "logit_scale" not in name]
 
-    def save_model_folder(self, run: LabelerRun | VisionRun | ClipRun) -> Path:
+    def save_model_folder(self, run: AnyRun) -> Path:
         """Save model, processor and ``run.yaml`` to ``output_dir``.
 
         ``Trainer.save_model`` would add ``training_args.bin``, a pickle.
@@ -199,7 +198,7 @@ class SupervisedTrainer(RadTowerTrainer):
         if self.average is not None and self.args.should_save:
             self.average.save(output_dir or str(self.args.output_dir))
 
-    def save_model_folder(self, run: LabelerRun | VisionRun | ClipRun) -> Path:
+    def save_model_folder(self, run: AnyRun) -> Path:
         """Save model, processor and ``run.yaml``; the weights are the average, if there is one.
 
         With ``load_best_model_at_end`` it is the average of the best checkpoint.

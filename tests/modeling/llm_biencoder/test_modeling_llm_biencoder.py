@@ -15,8 +15,9 @@ from transformers import (
 )
 
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
+from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEncoderForSequenceClassification
 from radtower.modeling.losses import masked_binary_cross_entropy
-from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder, LLMBiEncoderForSequenceClassification
+from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 
 SEP = "!@#$%^&*()"
 # Equal weights give outputs that differ in the last bits: a loaded file is aligned otherwise in memory.
