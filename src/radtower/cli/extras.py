@@ -9,6 +9,8 @@ EXTRAS = {
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "label": ("openai",),
     "plots": ("matplotlib",),
+    "st": ("sentence_transformers",),
+    "text": ("bm25s",),
 }
 
 
