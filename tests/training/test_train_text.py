@@ -9,7 +9,8 @@ from radtower.labeling.encoder import EncoderLabeler
 from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEncoderForSequenceClassification
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.training.runs import LabelerRun
-from radtower.training.train_text import freeze_lower_layers, train_labeler
+from radtower.training.text.frozen_trunk import freeze_lower_layers
+from radtower.training.train_text import train_labeler
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEn
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.processing.report_text import normalize_report
 from radtower.training.runs import LabelerRun
+from radtower.training.text.frozen_trunk import freeze_lower_layers
 from radtower.training.trainer import SupervisedTrainer
 
 
@@ -79,23 +80,6 @@ def labeler_optimizer(
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], weight_decay=arguments.weight_decay
     )
-
-
-def freeze_lower_layers(encoder: LLMBiEncoder, num_layers: int) -> None:
-    """Stop training the token embedding and the lowest decoder layers; 0 trains everything.
-
-    Raises:
-        ValueError: If there are fewer layers.
-    """
-    layers = encoder.model.layers
-    if not 0 <= num_layers <= len(layers):
-        raise ValueError(
-            f"num_frozen_layers must be between 0 and {len(layers)}, got {num_layers}. "
-            "Keep more layers, or freeze fewer."
-        )
-    if num_layers:
-        encoder.get_input_embeddings().requires_grad_(False)
-        layers[:num_layers].requires_grad_(False)
 
 
 def _gold_samples(run: LabelerRun) -> tuple[list[dict[str, str | torch.Tensor]], list[str]]:
