@@ -1,0 +1,133 @@
+"""``radtower reports`` and ``radtower label``: tables of reports, pairs for training, silver labels."""
+
+from collections import Counter
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from radtower.cli.extras import register_models, require
+from radtower.cli.output import print_failures, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+reports_app = typer.Typer(no_args_is_help=True, help="Make tables of reports, and pairs for training.")
+Table = Annotated[Path, typer.Option("--output", "-o", help="CSV or parquet.")]
+
+
+class Backend(StrEnum):
+    """Who labels."""
+
+    ENCODER = "encoder"
+    ENDPOINT = "endpoint"
+
+
+def label(  # noqa: PLR0913 -- one argument per flag
+    reports: Annotated[Path, typer.Argument(help="CSV or parquet with an id and a text column.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="labels.parquet")],
+    model: Annotated[str, typer.Option(help="Folder of a trained labeler, or the endpoint's model name.")],
+    backend: Annotated[Backend, typer.Option(help="Who labels.")] = Backend.ENCODER,
+    findings: Annotated[str, typer.Option(help="Findings set, or a YAML file.")] = "ct_rate_18",
+    base_url: Annotated[str | None, typer.Option(help="Address of the endpoint.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the key.")] = None,
+    id_column: Annotated[str, typer.Option(help="Column of report ids.")] = "study_id",
+    text_column: Annotated[str, typer.Option(help="Column of report texts.")] = "report",
+) -> None:
+    """Label reports with a fine-tuned encoder or an OpenAI-compatible endpoint."""
+    register_models()
+    from radtower.data.report_table import read_reports
+    from radtower.labeling.findings import load_findings
+    from radtower.labeling.label_table import write_labels
+    from radtower.labeling.labeler import LabelerBackend, label_reports
+
+    findings_set = load_findings(findings)
+    labeler: LabelerBackend
+    if backend is Backend.ENCODER:
+        from radtower.labeling.encoder import EncoderLabeler
+
+        encoder = EncoderLabeler(model)
+        labeler, findings_set = encoder, findings_set.subset(encoder.keys)
+    else:
+        require("label")
+        from radtower.labeling.endpoint import EndpointLabeler
+
+        if base_url is None:
+            raise ValueError("--base-url must be given for an endpoint, got none. Add its address.")
+        labeler = EndpointLabeler(base_url, model, findings_set, api_key_env=api_key_env)
+    pairs = read_reports(reports, id_column, text_column)
+    with progress_bar("Labeling reports", len(pairs)) as on_progress:
+        rows = label_reports(pairs, labeler, findings_set, on_progress=on_progress)
+    write_labels(rows, output)
+    failures = {row.report_id: row.error for row in rows if row.error is not None}
+    print(f"{len(rows) - len(failures)} of {len(rows)} unique reports labeled in {output}")
+    print_failures(failures)
+    if failures:
+        raise typer.Exit(1)
+
+
+@reports_app.command()
+def openi(reports: Annotated[Path, typer.Argument(help="reports.csv of Open-i.")], output: Table) -> None:
+    """Write the report table of Open-i, with its fixed split."""
+    from radtower.data.layouts.report_sets import read_openi_reports
+
+    _write_table(read_openi_reports(reports), output)
+
+
+@reports_app.command("ct-rate")
+def ct_rate(
+    reports: Annotated[Path, typer.Argument(help="train.csv of CT-CLIP's text classifier.")],
+    volume_names: Annotated[
+        Path, typer.Option(help="map_train_classifier.csv, which says whose report it is.")
+    ],
+    output: Table,
+) -> None:
+    """Write the report table of the 800 hand-labeled CT reports, with its fixed split."""
+    from radtower.data.layouts.report_sets import read_ct_rate_reports
+
+    _write_table(read_ct_rate_reports(reports, volume_names), output)
+
+
+@reports_app.command()
+def pairs(
+    table: Annotated[Path, typer.Argument(help="Report table, or a manifest with reports.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="parquet, JSONL or CSV.")],
+) -> None:
+    """Write pairs for contrastive training."""
+    from radtower.data.reports.pair_building import build_pairs
+    from radtower.data.reports.pairs import write_pairs
+    from radtower.data.reports.report_corpus import read_report_table
+
+    built = build_pairs(read_report_table(table))
+    write_pairs(built, output)
+    counts = Counter(zip(built["source"], built["split"], strict=True))
+    print_table(
+        str(output),
+        ("source", "split", "pairs"),
+        [(source, split, str(count)) for (source, split), count in sorted(counts.items())],
+    )
+
+
+def _write_table(frame: "DataFrame", output: Path) -> None:
+    from radtower.data.reports.report_corpus import read_report_table, write_report_table
+
+    write_report_table(frame, output)
+    table = read_report_table(output)
+    rows = [
+        (
+            str(name),
+            str(len(part)),
+            str(part["patient_id"].nunique()),
+            str(((part["findings"] != "") & (part["impression"] != "")).sum()),
+        )
+        for name, part in table.frame.groupby("split")
+    ]
+    title = f"{output}: {len(table.label_names)} label columns"
+    print_table(title, ("split", "studies", "patients", "with both sections"), rows)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command()(label)
+    app.add_typer(reports_app, name="reports")

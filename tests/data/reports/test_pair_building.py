@@ -1,0 +1,102 @@
+"""Pairs from a report table: what is paired, and which rows are no negatives of each other."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from radtower.data.reports.pair_building import build_pairs, canonical_text, is_normal_impression
+from radtower.data.reports.report_corpus import ReportTable
+
+ROWS = [  # findings, impression, labels
+    ("Heart is large.", "1. Cardiomegaly.", (1, 0)),
+    ("Big heart.", "cardiomegaly", (1, 0)),
+    ("Clear.", "No acute disease.", (0, 1)),
+    ("Nothing.", "Normal chest.", (-100, -100)),
+    ("Something.", "Cardiomegaly", (-100, -100)),
+    ("", "No findings given.", (0, 0)),
+]
+
+
+@pytest.fixture
+def table() -> ReportTable:
+    findings, impressions, labels = zip(*ROWS, strict=True)
+    frame = pd.DataFrame(
+        {
+            "study_id": [f"s{row}" for row in range(len(ROWS))],
+            "patient_id": [f"p{row}" for row in range(len(ROWS))],
+            "split": ["train", "test"] * 3,
+            "source": "corpus",
+            "findings": findings,
+            "impression": impressions,
+            "report": [" ".join(pair) for pair in zip(findings, impressions, strict=True)],
+        }
+    )
+    return ReportTable(frame, np.array(labels, dtype=np.float32), ("cardiomegaly", "normal"))
+
+
+def test_findings_are_paired_with_their_impression(table):
+    pairs = build_pairs(table)
+    assert pairs["query"].tolist() == [row[0] for row in ROWS[:5]]
+    assert pairs["positive"].tolist() == [row[1] for row in ROWS[:5]]
+    assert set(pairs["source"]) == {"corpus/findings_impression"}
+    assert pairs["study_id"].tolist() == ["s0", "s1", "s2", "s3", "s4"]
+    assert pairs["split"].tolist() == ["train", "test", "train", "test", "train"]
+
+
+def test_equal_labels_and_equal_texts_share_a_key(table):
+    by_label = build_pairs(table)["label_key"].tolist()
+    assert by_label[:4] == ["labels:cardiomegaly", "labels:cardiomegaly", "normal", "normal"]
+    by_text = build_pairs(table, "text")["label_key"].tolist()
+    assert by_text[0] == by_text[1] == by_text[4] == by_label[4]
+    assert by_text[2:4] == ["normal", "normal"]
+    assert by_text[0] not in ("normal", by_label[0])
+
+
+def test_refuses_what_gives_no_pair(table):
+    with pytest.raises(ValueError, match="one of labels, text, got 'label'"):
+        build_pairs(table, "label")
+    with pytest.raises(ValueError, match="got none among 1"):
+        build_pairs(table.rows(np.array([False] * 5 + [True])))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "No acute cardiopulmonary abnormality.",
+        "1. No acute radiographic cardiopulmonary process.",
+        "Clear lungs. No acute cardiopulmonary abnormality. .",
+        "No acute or active cardiac, pulmonary or pleural disease.",
+        "Negative chest x-XXXX.",
+        "There is no evidence of acute cardiopulmonary disease",
+        "Thorax CT examination within normal limits",
+        "Normal chest",
+        "1. No acute disease. 2. Normal chest radiograph.",
+    ],
+)
+def test_boilerplate_says_normal(text):
+    assert is_normal_impression(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ".",
+        "No acute disease. Cardiomegaly.",
+        "Emphysema without acute disease.",
+        "No change.",
+        "No pneumothorax.",
+        "Hyperexpanded but clear lungs.",
+        "Acute cardiopulmonary disease.",
+        "Cardiomegaly within normal limits",
+    ],
+)
+def test_anything_more_is_not_normal(text):
+    assert not is_normal_impression(text)
+
+
+def test_canonical_text_drops_case_numbering_and_punctuation_only():
+    assert canonical_text("1. No acute disease. 2) Clear.") == canonical_text("no acute disease; clear")
+    assert canonical_text("A 1.5 cm nodule.") == "a 1.5 cm nodule"
+    assert canonical_text("A 2.5 cm nodule.") != canonical_text("A 1.5 cm nodule.")
+    assert canonical_text("T12 fracture") != canonical_text("T1 fracture")
