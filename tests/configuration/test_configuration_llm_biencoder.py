@@ -15,6 +15,14 @@ def test_survives_a_round_trip_through_json(tmp_path):
         "max_length": 77,
         "separator": "<sep>",
         "mask_mode": "legacy_suffix",
+        "instruction_template": "Instruct: {instruction}\nQuery:",
+        "hard_prompt": "Read:",
+        "hard_prompt_ids": [7, 8],
+        "num_soft_tokens": 3,
+        "soft_prompt": "Describe the scan",
+        "text_prefix": " Report:",
+        "embedding_dim": 24,
+        "normalize": True,
     }
     LLMBiEncoderConfig(text_config={"model_type": "qwen3", "hidden_size": 48}, **settings).save_pretrained(
         tmp_path
@@ -72,6 +80,43 @@ def test_asks_for_divisible_heads_only_where_there_are_heads():
     assert config.num_latent_heads == 5
 
 
+def test_matryoshka_narrows_the_embedding_and_not_the_decoder():
+    decoder = LlamaConfig(hidden_size=48, num_attention_heads=6)
+    config = LLMBiEncoderConfig(text_config=decoder, num_latent_heads=6, embedding_dim=20)
+    assert (config.hidden_size, config.decoder_width) == (20, 48)
+
+
+@pytest.mark.parametrize("size", [0, 49])
+def test_refuses_an_embedding_wider_than_the_decoder_or_empty(size):
+    decoder = LlamaConfig(hidden_size=48, num_attention_heads=6)
+    with pytest.raises(
+        StrictDataclassClassValidationError, match=f"between 1 and the decoder width 48, got {size}"
+    ):
+        LLMBiEncoderConfig(text_config=decoder, pooling="mean", embedding_dim=size)
+
+
+def test_counts_the_tokens_of_the_prompt():
+    config = LLMBiEncoderConfig(hard_prompt="Read:", hard_prompt_ids=[7, 8], num_soft_tokens=3)
+    assert config.num_prompt_tokens == 5
+    assert LLMBiEncoderConfig().num_prompt_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hard_prompt": "Read:"}, "with its tokens, got 'Read:' and hard_prompt_ids None"),
+        ({"hard_prompt_ids": [7]}, r"with its tokens, got '' and hard_prompt_ids \[7\]"),
+        ({"soft_prompt": "Read"}, "with its number of tokens, got 'Read' and num_soft_tokens 0"),
+        ({"num_soft_tokens": -1}, "num_soft_tokens must not be negative, got -1"),
+        ({"num_soft_tokens": 9, "max_length": 9}, "room for a text, got 9 with 9 prompt tokens"),
+        ({"instruction_template": "Query:"}, r"must contain \{instruction\}, got 'Query:'"),
+    ],
+)
+def test_refuses_a_prompt_that_could_not_be_read(fields, message):
+    with pytest.raises(StrictDataclassClassValidationError, match=message):
+        LLMBiEncoderConfig(**fields)
+
+
 def test_refuses_an_empty_separator():
     with pytest.raises(StrictDataclassClassValidationError, match="separator must not be empty, got ''"):
         LLMBiEncoderConfig(separator="")
@@ -89,6 +134,14 @@ def test_refuses_an_empty_separator():
         ("max_length", None),
         ("separator", 7),
         ("mask_mode", "suffix"),
+        ("instruction_template", None),
+        ("hard_prompt", None),
+        ("hard_prompt_ids", ["7"]),
+        ("num_soft_tokens", 2.5),
+        ("soft_prompt", 3),
+        ("text_prefix", None),
+        ("embedding_dim", "64"),
+        ("normalize", "yes"),
     ],
 )
 def test_refuses_a_field_of_the_wrong_type(name, value):

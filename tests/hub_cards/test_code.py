@@ -103,6 +103,7 @@ CODE_FILES = {
         "modeling_llm_biencoder.py",
         "modeling_llm_biencoder_heads.py",
         "modeling_llm_import.py",
+        "modeling_soft_prompt.py",
         "modeling_text_inputs.py",
     ],
     "medclip": [
@@ -120,6 +121,7 @@ CODE_FILES = {
         "modeling_llm_biencoder.py",
         "modeling_llm_import.py",
         "modeling_medclip.py",
+        "modeling_soft_prompt.py",
         "modeling_text_inputs.py",
         "processing_medclip.py",
     ],

@@ -10,7 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 @strict
 class LLMBiEncoderConfig(PreTrainedConfig):
-    """Shape and reading rules of an :class:`LLMBiEncoder`.
+    r"""Shape and reading rules of an :class:`LLMBiEncoder`.
 
     Everything here changes the vector of a text, so everything here ships with the weights.
 
@@ -28,10 +28,23 @@ class LLMBiEncoderConfig(PreTrainedConfig):
         separator: What stands between an instruction and the text it is about.
         mask_mode: Which tokens are pooled after a separator: ``exact`` (every token that overlaps the text)
             or ``legacy_suffix`` (the last n tokens, n counted on the text alone, as the public code does).
+        instruction_template: What an instruction becomes before it is put in front of a text. Qwen3-Embedding
+            was trained with ``"Instruct: {instruction}\nQuery:"``.
+        hard_prompt: Fixed words in front of every text, of which ``hard_prompt_ids`` are the tokens. Both are
+            written by :meth:`LLMBiEncoder.set_prompt`, as is ``soft_prompt``.
+        hard_prompt_ids: Tokens of ``hard_prompt``. None without one.
+        num_soft_tokens: Trained vectors between the hard prompt and the text (QwenCLIP, arXiv 2511.13876).
+        soft_prompt: The sentence that the trained vectors started from; "" for random ones.
+        text_prefix: Words in front of every text, tokenized with it: whatever the tokenizer puts at the start
+            comes before them. No part of the prompt is pooled, this one included.
+        embedding_dim: Leading numbers of the pooled vector that are kept, for weights trained so (Matryoshka,
+            arXiv 2205.13147). None keeps all.
+        normalize: Whether pooled vectors are scaled to length 1, after the cut.
 
     Raises:
         StrictDataclassClassValidationError: If ``num_latent_heads`` does not divide the width of the decoder,
-            or a size is not positive. ``@strict`` wraps the ValueError below in it.
+            a size is not positive or does not fit the decoder, a prompt comes without its tokens or leaves no
+            room, or the template has no place for the instruction. ``@strict`` wraps the ValueErrors in it.
     """
 
     model_type = "llm_biencoder"
@@ -48,6 +61,14 @@ class LLMBiEncoderConfig(PreTrainedConfig):
     max_length: int = 512
     separator: str = "!@#$%^&*()"
     mask_mode: Literal["exact", "legacy_suffix"] = "exact"
+    instruction_template: str = "{instruction}"
+    hard_prompt: str = ""
+    hard_prompt_ids: list[int] | None = None
+    num_soft_tokens: int = 0
+    soft_prompt: str = ""
+    text_prefix: str = ""
+    embedding_dim: int | None = None
+    normalize: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -57,20 +78,63 @@ class LLMBiEncoderConfig(PreTrainedConfig):
         self.text_config.is_causal = not self.bidirectional  # type: ignore[union-attr]
 
     @property
-    def hidden_size(self) -> int:
-        """Size of the pooled embedding."""
+    def decoder_width(self) -> int:
+        """Size of a token state."""
         assert isinstance(self.text_config, PreTrainedConfig)  # __post_init__ resolved it
         width: int = self.text_config.hidden_size
         return width
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of the pooled embedding."""
+        return self.decoder_width if self.embedding_dim is None else self.embedding_dim
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Hard and soft tokens in front of every text; ``max_length`` counts them."""
+        return len(self.hard_prompt_ids or []) + self.num_soft_tokens
 
     def validate_head(self) -> None:
         for name in ("num_latents", "num_latent_heads", "max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}. Use 1 or more.")
-        if self.pooling == "latent_attention" and self.hidden_size % self.num_latent_heads:
+        if self.pooling == "latent_attention" and self.decoder_width % self.num_latent_heads:
             raise ValueError(
-                f"num_latent_heads must divide the decoder width {self.hidden_size}, got "
+                f"num_latent_heads must divide the decoder width {self.decoder_width}, got "
                 f"{self.num_latent_heads}. Choose a divisor."
             )
+        if self.embedding_dim is not None and not 1 <= self.embedding_dim <= self.decoder_width:
+            raise ValueError(
+                f"embedding_dim must be between 1 and the decoder width {self.decoder_width}, got "
+                f"{self.embedding_dim}. Leave it out to keep every number."
+            )
+
+    def validate_reading(self) -> None:
         if not self.separator:
             raise ValueError("separator must not be empty, got ''. Use a string no report contains.")
+        if "{instruction}" not in self.instruction_template:
+            raise ValueError(
+                f"instruction_template must contain {{instruction}}, got {self.instruction_template!r}. "
+                "Mark where the instruction belongs."
+            )
+
+    def validate_prompt(self) -> None:
+        if self.num_soft_tokens < 0:
+            raise ValueError(
+                f"num_soft_tokens must not be negative, got {self.num_soft_tokens}. Use 0 for none."
+            )
+        if bool(self.hard_prompt) != bool(self.hard_prompt_ids):
+            raise ValueError(
+                f"hard_prompt must come with its tokens, got {self.hard_prompt!r} and hard_prompt_ids "
+                f"{self.hard_prompt_ids}. Call set_prompt of the loaded encoder, which knows the tokenizer."
+            )
+        if self.soft_prompt and not self.num_soft_tokens:
+            raise ValueError(
+                f"soft_prompt must come with its number of tokens, got {self.soft_prompt!r} and "
+                "num_soft_tokens 0. Call set_prompt of the loaded encoder, which knows the tokenizer."
+            )
+        if self.num_prompt_tokens >= self.max_length:
+            raise ValueError(
+                f"max_length must leave room for a text, got {self.max_length} with {self.num_prompt_tokens} "
+                "prompt tokens. Raise it or shorten the prompt."
+            )

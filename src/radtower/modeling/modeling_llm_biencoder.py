@@ -19,17 +19,20 @@ from transformers import (
 )
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import can_return_tuple
 from transformers.utils.logging import tqdm
 
 from ..configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from .llm_biencoder.modeling_llm_import import read_llm
-from .llm_biencoder.modeling_text_inputs import as_texts, text_inputs
+from .llm_biencoder.modeling_soft_prompt import SoftPrompt, insert_prompt, take_tokens
+from .llm_biencoder.modeling_text_inputs import as_texts, pad_rows, token_rows
 from .modeling_latent_attention import LatentAttentionPooling, masked_mean
 
 
 class LLMBiEncoderPreTrainedModel(PreTrainedModel):
     """What the models of this family share."""
 
+    config: LLMBiEncoderConfig
     config_class = LLMBiEncoderConfig
     base_model_prefix = "encoder"
     main_input_name = "input_ids"
@@ -40,6 +43,8 @@ class LLMBiEncoderPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = ["soft_prompt"]
+    _no_split_modules = ["LatentAttentionPooling"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -49,13 +54,16 @@ class LLMBiEncoderPreTrainedModel(PreTrainedModel):
             if module.variant == "prenorm":
                 for parameter in module.output_parameters():
                     init.zeros_(parameter)
+        if isinstance(module, SoftPrompt):
+            decoder_config: Any = self.config.text_config
+            init.normal_(module.weight, std=getattr(decoder_config, "initializer_range", 0.02))
 
 
 class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
     """Text in, one vector out (LLM2Vec4CXR, arXiv 2509.15234).
 
     ``model`` is the plain decoder and ``latent_attn`` the pooling head, under the names of the public
-    weights. Vectors are not normalized.
+    weights. Vectors are not normalized unless the configuration says so.
 
     Args:
         config: Decoder, direction and pooling.
@@ -76,8 +84,11 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         self.latent_attn: LatentAttentionPooling | None = None
         if add_pooling_layer and config.pooling == "latent_attention":
             self.latent_attn = LatentAttentionPooling(
-                config.hidden_size, config.num_latents, config.num_latent_heads, config.latent_variant
+                config.decoder_width, config.num_latents, config.num_latent_heads, config.latent_variant
             )
+        self.soft_prompt: SoftPrompt | None = None
+        if config.num_soft_tokens:
+            self.soft_prompt = SoftPrompt(config.num_soft_tokens, config.decoder_width)
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self.post_init()
 
@@ -124,34 +135,70 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         """Replace the token embedding of the decoder."""
         self.model.set_input_embeddings(value)
 
+    @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         embed_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
-        """Encode a batch of token ids.
+        """Encode a batch of token ids; the prompt of the configuration is put in front of every text.
 
         Args:
             input_ids: ``(B, T)``.
             attention_mask: ``(B, T)``, 1 for real tokens, padded on either side. None means no padding.
                 Never derive it from the ids: in some models the pad token is also the last real one.
             embed_mask: ``(B, T)``, 1 for the tokens to pool. None pools every real token.
+            inputs_embeds: ``(B, T, E)``, token embeddings in place of ``input_ids``.
 
         Returns:
-            ``last_hidden_state`` ``(B, T, E)`` and ``pooler_output`` ``(B, E)`` in float32, not normalized.
+            ``last_hidden_state`` ``(B, T, E)`` of the given tokens, not of the prompt, and ``pooler_output``
+            in float32: ``(B, E)``, or what ``embedding_dim`` leaves of it.
 
         Raises:
-            ValueError: If a row has no token to pool.
+            ValueError: If not exactly one of ``input_ids`` and ``inputs_embeds`` is given, or a row has no
+                token to pool.
         """
+        tokens = input_ids if inputs_embeds is None else inputs_embeds
+        if tokens is None or (input_ids is not None and inputs_embeds is not None):
+            raise ValueError(
+                "forward must have one of input_ids and inputs_embeds, got "
+                f"{'neither' if tokens is None else 'both'}. Pass the ids, or embeddings in their place."
+            )
         if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        hidden = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state
+            attention_mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
+        hidden = self._token_states(input_ids, inputs_embeds, attention_mask)
         mask = attention_mask if embed_mask is None else embed_mask * attention_mask
         pooled = self._pool(hidden, mask) if self.should_pool else None
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
+
+    def _token_states(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        attention_mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Run prompt and texts through the decoder; gives the states of the texts."""
+        if not self.config.num_prompt_tokens:
+            return self._decode(attention_mask, input_ids=input_ids, inputs_embeds=inputs_embeds)
+        embed = self.get_input_embeddings()
+        if inputs_embeds is None:
+            inputs_embeds = embed(input_ids)
+        ids = self.config.hard_prompt_ids or []
+        prompt = embed(torch.tensor(ids, dtype=torch.long, device=attention_mask.device))
+        if self.soft_prompt is not None:
+            prompt = self.soft_prompt(prompt)
+        embeds, mask, places = insert_prompt(prompt, inputs_embeds, attention_mask)
+        return take_tokens(self._decode(mask, inputs_embeds=embeds), places)
+
+    def _decode(self, attention_mask: torch.Tensor, **tokens: torch.Tensor | None) -> torch.Tensor:
+        # Counted over real tokens: a decoder with absolute positions must not see the side of the padding.
+        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        hidden: torch.Tensor = self.model(
+            **tokens, attention_mask=attention_mask, position_ids=positions, use_cache=False, return_dict=True
+        ).last_hidden_state
+        return hidden
 
     def _pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         empty = (mask.sum(dim=1) == 0).nonzero().flatten().tolist()
@@ -161,15 +208,17 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
                 "Remove empty texts, and check that something follows the separator."
             )
         if self.latent_attn is not None:
-            return self.latent_attn(hidden, mask)
-        if self.config.pooling == "mean":
-            return masked_mean(hidden, mask)
-        positions = torch.arange(mask.shape[1], device=mask.device)
-        if self.config.pooling == "last_token":
-            index = (mask * positions).argmax(dim=1)
+            pooled = self.latent_attn(hidden, mask)
+        elif self.config.pooling == "mean":
+            pooled = masked_mean(hidden, mask)
         else:
-            index = mask.argmax(dim=1)
-        return hidden[torch.arange(len(hidden), device=hidden.device), index].float()
+            is_pooled = (mask != 0).long()
+            positions = torch.arange(mask.shape[1], device=mask.device)
+            last = self.config.pooling == "last_token"
+            index = (is_pooled * positions if last else is_pooled).argmax(dim=1)
+            pooled = hidden[torch.arange(len(hidden), device=hidden.device), index].float()
+        pooled = pooled[:, : self.config.embedding_dim]
+        return F.normalize(pooled, dim=-1) if self.config.normalize else pooled
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -206,33 +255,77 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         if self._tokenizer is not None:
             self._tokenizer.save_pretrained(save_directory)
 
+    @torch.no_grad()
+    def set_prompt(self, hard_prompt: str = "", soft_prompt: str = "", text_prefix: str = "") -> None:
+        r"""Put a prompt in front of every text: fixed words, trained vectors, words read with the text.
+
+        QwenCLIP (arXiv 2511.13876) has ``"Instruct: "``, a sentence of the task and ``"\nQuery:"``. Call it
+        after loading: what stood there before is replaced, trained vectors included.
+
+        Args:
+            hard_prompt: Fixed words; "" for none. No special token is added.
+            soft_prompt: Sentence whose token embeddings the trained vectors start from, one each.
+            text_prefix: See :class:`LLMBiEncoderConfig`; "" for none.
+
+        Raises:
+            ValueError: If the prompt leaves no room for a text.
+        """
+        hard_ids, soft_ids = (
+            self.tokenizer(words, add_special_tokens=False).input_ids if words else []
+            for words in (hard_prompt, soft_prompt)
+        )
+        if len(hard_ids) + len(soft_ids) >= self.config.max_length:
+            raise ValueError(
+                f"prompt must leave room for a text, got {len(hard_ids)} hard and {len(soft_ids)} soft "
+                f"tokens with max_length {self.config.max_length}. Shorten it or raise config.max_length."
+            )
+        self.config.hard_prompt, self.config.hard_prompt_ids = hard_prompt, hard_ids or None
+        self.config.soft_prompt, self.config.num_soft_tokens = soft_prompt, len(soft_ids)
+        self.config.text_prefix = text_prefix
+        self.soft_prompt = None
+        if soft_ids:
+            embeds = self.get_input_embeddings()(torch.tensor(soft_ids, device=self.device))
+            self.soft_prompt = SoftPrompt(*embeds.shape).to(self.device)
+            self.soft_prompt.weight.copy_(embeds)
+
     def tokenize(
-        self, texts: str | Sequence[str], max_length: int | None = None, separator: str | None = None
+        self,
+        texts: str | Sequence[str],
+        max_length: int | None = None,
+        separator: str | None = None,
+        instruction: str | None = None,
     ) -> BatchEncoding:
         """Turn texts into the inputs of :meth:`forward`, padded to the longest.
 
         Args:
             texts: One text or several.
-            max_length: Tokens kept; the end is cut. None takes the configuration's.
+            max_length: Tokens kept, the prompt included; the end of a text is cut. None takes the
+                configuration's.
             separator: Splits each text once into an instruction and what is pooled; the separator itself is
-                not read. None pools everything.
+                not read. None pools everything but the text prefix.
+            instruction: One for all texts, put into ``config.instruction_template``; not pooled.
 
         Returns:
-            ``input_ids``, ``attention_mask`` and, with a separator, ``embed_mask``, on the model's device.
+            ``input_ids``, ``attention_mask`` and, where not all is pooled, ``embed_mask``, on the model's
+            device. After a separator or an instruction special tokens are not pooled, but for those that the
+            tokenizer puts behind a text where the last token is pooled.
 
         Raises:
             TypeError: If a text is not a string.
-            ValueError: If a text or the separator is empty, an instruction alone fills ``max_length``, or
-                ``max_length`` is below 1.
+            ValueError: If a text or the separator is empty, separator and instruction come together, an
+                instruction leaves no room for its text, or a text is longer than the decoder has positions.
         """
-        max_length = self.config.max_length if max_length is None else max_length
-        inputs = text_inputs(self.tokenizer, texts, max_length, separator, self.config.mask_mode)
-        return inputs.to(self.device)
+        rows = token_rows(self.tokenizer, texts, self.config, max_length, separator, instruction)
+        return pad_rows(self.tokenizer, rows).to(self.device)
+
+    def _embed(self, inputs: BatchEncoding) -> torch.Tensor:
+        pooled: torch.Tensor = self(**inputs, return_dict=True).pooler_output
+        return pooled
 
     @torch.no_grad()
     def encode_text(self, texts: str | Sequence[str], max_length: int | None = None) -> torch.Tensor:
-        """Encode whole texts in one batch: ``(B, E)``, not normalized; special tokens are pooled too."""
-        return self(**self.tokenize(texts, max_length)).pooler_output
+        """Encode whole texts in one batch: ``(B, E)``; special tokens are pooled too."""
+        return self._embed(self.tokenize(texts, max_length))
 
     @torch.no_grad()
     def encode_with_separator(
@@ -246,10 +339,10 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
             max_length: Tokens kept. None takes the configuration's.
 
         Returns:
-            ``(B, E)``, not normalized.
+            ``(B, E)``.
         """
         separator = self.config.separator if separator is None else separator
-        return self(**self.tokenize(texts, max_length, separator)).pooler_output
+        return self._embed(self.tokenize(texts, max_length, separator))
 
     def compute_similarities(
         self,
@@ -259,7 +352,12 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         max_length: int | None = None,
     ) -> torch.Tensor:
         """Cosine similarity of one query with each candidate: ``(N,)`` in [-1, 1]."""
-        texts = [query_text, *as_texts(candidate_texts)]
+        candidates = as_texts(candidate_texts)
+        if not candidates:
+            raise ValueError(
+                "candidate_texts must not be empty, got []. Pass at least one text to compare with."
+            )
+        texts = [query_text, *candidates]
         embeds = F.normalize(self.encode_with_separator(texts, separator, max_length), dim=-1)
         return embeds[1:] @ embeds[0]
 
@@ -288,13 +386,15 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}. Use 1 on a small machine.")
         texts = as_texts(texts)
-        separator = None if instruction is None else self.config.separator
-        whole = texts if instruction is None else [f"{instruction}{separator}{text}" for text in texts]
-        order = sorted(range(len(whole)), key=lambda row: len(whole[row]))
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         starts = range(0, max(1, len(order)), batch_size)  # no text at all: let tokenize refuse it
         batches = [
-            self(**self.tokenize([whole[row] for row in order[start : start + batch_size]], None, separator))
+            self._embed(
+                self.tokenize(
+                    [texts[row] for row in order[start : start + batch_size]], instruction=instruction
+                )
+            )
             for start in tqdm(starts, desc="Encoding texts", unit="batch", disable=not show_progress)
         ]
-        embeds = torch.cat([batch.pooler_output for batch in batches])
+        embeds = torch.cat(batches)
         return embeds[torch.tensor(order, device=embeds.device).argsort()]

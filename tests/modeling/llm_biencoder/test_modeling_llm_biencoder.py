@@ -644,7 +644,9 @@ def test_refuses_what_is_no_text_and_settings_that_mean_nothing(tiny_text_config
     model.tokenizer = tiny_tokenizer
     with pytest.raises(TypeError, match="strings, got NoneType at position 1"):
         model.encode_text(["no effusion", None])
-    with pytest.raises(ValueError, match="max_length must be at least 1, got 0"):
+    with pytest.raises(
+        ValueError, match="max_length must be at least 2, prompt and special tokens included, got 0"
+    ):
         model.encode_text("no effusion", max_length=0)
     with pytest.raises(ValueError, match="separator must not be empty, got ''"):
         model.encode_with_separator("no effusion", separator="")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers.modeling_outputs import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
 from ...configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from ..losses import masked_binary_cross_entropy
@@ -63,13 +64,15 @@ class LLMBiEncoderForSequenceClassification(LLMBiEncoderPreTrainedModel):
         super().__init__(config)
         self.encoder = LLMBiEncoder(config, add_pooling_layer=False)
         assert config.num_labels is not None  # transformers fills id2label
-        self.finding_attention = FindingAttention(config.hidden_size, config.num_labels)
+        self.num_labels = config.num_labels
+        self.finding_attention = FindingAttention(config.decoder_width, config.num_labels)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
         """Token embedding of the decoder."""
         return self.encoder.get_input_embeddings()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -88,7 +91,7 @@ class LLMBiEncoderForSequenceClassification(LLMBiEncoderPreTrainedModel):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        hidden = self.encoder(input_ids, attention_mask).last_hidden_state
+        hidden = self.encoder(input_ids, attention_mask, return_dict=True).last_hidden_state
         logits, token_weights = self.finding_attention(hidden, attention_mask)
         loss = None if labels is None else masked_binary_cross_entropy(logits, labels)
         return LLMBiEncoderClassifierOutput(loss=loss, logits=logits, token_weights=token_weights)

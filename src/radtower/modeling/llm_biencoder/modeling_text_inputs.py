@@ -3,79 +3,132 @@
 Axes in this file: B texts, T tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 
 import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from ...configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 
-def text_inputs(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: str | Sequence[str],
-    max_length: int,
-    separator: str | None,
-    mask_mode: str,
-) -> BatchEncoding:
-    """Turn texts into the inputs of the encoder, padded to the longest.
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One text as tokens, without padding.
 
     Args:
-        tokenizer: Of the encoder; pads on either side.
-        texts: One text or several.
-        max_length: Tokens kept; the end is cut.
-        separator: Splits each text once into an instruction and what is pooled; the separator itself is
-            not read. None pools everything.
-        mask_mode: ``exact`` or ``legacy_suffix``; see :class:`LLMBiEncoderConfig`.
+        input_ids: Token ids, special tokens included.
+        embed_mask: 1 for the tokens to pool, as long as ``input_ids``. None pools all.
+    """
 
-    Returns:
-        ``input_ids``, ``attention_mask`` and, with a separator, ``embed_mask``, each ``(B, T)``.
+    input_ids: list[int]
+    embed_mask: list[int] | None
+
+
+def token_rows(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: str | Sequence[str],
+    config: LLMBiEncoderConfig,
+    max_length: int | None = None,
+    separator: str | None = None,
+    instruction: str | None = None,
+) -> list[TokenRow]:
+    """Turn texts into rows of tokens: text prefix, instruction, text.
+
+    Args:
+        tokenizer: Of the encoder; a fast one, which knows where in the text a token comes from.
+        texts: One text or several.
+        config: Prompt, instruction template, mask mode and pooling.
+        max_length: Tokens kept, the prompt included; the end of a text is cut. None takes the
+            configuration's.
+        separator: Splits each text once into an instruction and what is pooled; the separator itself is
+            not read. None pools everything but the text prefix.
+        instruction: One for all texts, put into the template of the configuration; not pooled.
 
     Raises:
-        TypeError: If a text is not a string.
-        ValueError: If a text or the separator is empty, an instruction alone fills ``max_length``, or
-            ``max_length`` is below 1.
+        TypeError: If a text is not a string, or the tokenizer is not a fast one.
+        ValueError: If a text or the separator is empty, separator and instruction come together, an
+            instruction leaves no room for its text, or a text is longer than the decoder has positions.
     """
-    if max_length < 1:
-        raise ValueError(f"max_length must be at least 1, got {max_length}. Leave it out for the default.")
+    max_length = config.max_length if max_length is None else max_length
     if separator == "":
         raise ValueError("separator must not be empty, got ''. Leave it out for the configuration's.")
-    parts = [_split_once(text, separator) for text in as_texts(texts)]
-    empty = [row for row, (_, text) in enumerate(parts) if not text.strip()]
+    if separator is not None and instruction is not None:
+        raise ValueError(
+            f"separator must not come with an instruction, got {separator!r} and {instruction!r}. "
+            "Pass the bare texts with the instruction, or texts that hold theirs with the separator."
+        )
+    _check_tokenizer(tokenizer, config, max_length)
+    parts = [_split(text, config, separator, instruction) for text in as_texts(texts)]
+    empty = [row for row, (whole, text) in enumerate(parts) if _is_empty(whole, text, config)]
     if empty or not parts:
         raise ValueError(f"texts must not be empty, got nothing to encode at positions {empty}. Remove them.")
+    room = max_length - config.num_prompt_tokens
     inputs = tokenizer(
-        ["".join(part) for part in parts],
-        max_length=max_length,
+        [config.text_prefix + whole for whole, _ in parts],
+        max_length=room,
         truncation=True,
-        padding=True,
         return_offsets_mapping=True,
-        return_tensors="pt",
+        return_special_tokens_mask=True,
     )
-    offsets = inputs.pop("offset_mapping")
-    inputs.pop("token_type_ids", None)
-    if separator is None:
-        return inputs
-    if mask_mode == "exact":
-        mask = inputs["attention_mask"] * _overlaps_text(parts, offsets)
+    _check_positions(inputs["input_ids"], config)
+    if separator is None and instruction is None and not config.text_prefix:
+        return [TokenRow(ids, None) for ids in inputs["input_ids"]]
+    if config.mask_mode == "exact":
+        masks = [
+            _overlaps_text(offsets, len(config.text_prefix) + len(whole) - len(text))
+            for offsets, (whole, text) in zip(inputs["offset_mapping"], parts, strict=True)
+        ]
     else:
-        mask = inputs["attention_mask"] * _is_suffix(tokenizer, parts, inputs["attention_mask"], max_length)
-    lost = (mask.sum(dim=1) == 0).nonzero().flatten().tolist()
+        masks = _suffixes(tokenizer, [text for _, text in parts], inputs["input_ids"], room)
+    lost = [row for row, mask in enumerate(masks) if not any(mask)]
     if lost:
         raise ValueError(
             f"an instruction must leave room for its text, got none left at positions {lost}. "
             "Shorten the instruction or raise max_length."
         )
-    inputs["embed_mask"] = mask
-    return inputs
+    if config.pooling == "last_token":
+        masks = [_with_end(*row) for row in zip(masks, inputs["special_tokens_mask"], strict=True)]
+    return [TokenRow(ids, mask) for ids, mask in zip(inputs["input_ids"], masks, strict=True)]
+
+
+def pad_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[TokenRow]) -> BatchEncoding:
+    """Pad rows to the longest, on the side of the tokenizer.
+
+    Returns:
+        ``input_ids``, ``attention_mask`` and, where rows have one, ``embed_mask``, each ``(B, T)``.
+    """
+    width = max(len(row.input_ids) for row in rows)
+    pad_id = tokenizer.pad_token_id or 0  # any id will do: the mask hides it
+
+    def stack(values: Sequence[list[int]], padding: int) -> torch.Tensor:
+        filled = [[padding] * (width - len(row)) for row in values]
+        if tokenizer.padding_side == "left":
+            return torch.tensor([pad + row for pad, row in zip(filled, values, strict=True)])
+        return torch.tensor([row + pad for pad, row in zip(filled, values, strict=True)])
+
+    inputs = {
+        "input_ids": stack([row.input_ids for row in rows], pad_id),
+        "attention_mask": stack([[1] * len(row.input_ids) for row in rows], 0),
+    }
+    masks = [row.embed_mask for row in rows if row.embed_mask is not None]
+    if masks:
+        inputs["embed_mask"] = stack(masks, 0)
+    return BatchEncoding(inputs)
 
 
 def as_texts(texts: str | Sequence[str]) -> list[str]:
     """One text or several -> a list; a lone string must never be taken for a sequence of letters.
 
     Raises:
-        TypeError: If an entry is not a string.
+        TypeError: If ``texts`` is nothing to iterate over in order, or an entry is not a string.
     """
     if isinstance(texts, str):
         return [texts]
+    if isinstance(texts, Mapping | Set) or not hasattr(texts, "__iter__"):
+        raise TypeError(
+            f"texts must be a string or several in order, got {type(texts).__name__}. Pass a list of strings."
+        )
     listed = list(texts)
     for position, text in enumerate(listed):
         if not isinstance(text, str):
@@ -86,31 +139,75 @@ def as_texts(texts: str | Sequence[str]) -> list[str]:
     return listed
 
 
-def _overlaps_text(parts: list[tuple[str, str]], offsets: torch.Tensor) -> torch.Tensor:
-    """Mask ``(B, T)`` of the tokens that reach into the text."""
-    boundaries = torch.tensor([len(instruction) for instruction, _ in parts])[:, None]
-    starts, ends = offsets.unbind(dim=-1)
-    # A token that straddles the boundary counts as text: its first word may be the "no".
-    return (ends > boundaries) * (ends > starts)
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: LLMBiEncoderConfig, max_length: int) -> None:
+    if not tokenizer.is_fast:
+        raise TypeError(
+            f"tokenizer must be a fast one, got {type(tokenizer).__name__}. "
+            "Only fast tokenizers say where in the text a token comes from."
+        )
+    if tokenizer.truncation_side != "right":
+        raise ValueError(
+            f"tokenizer must cut texts on the right, got truncation_side {tokenizer.truncation_side!r}. "
+            "Set tokenizer.truncation_side = 'right': on the left it would cut the instruction."
+        )
+    least = config.num_prompt_tokens + tokenizer.num_special_tokens_to_add() + 1
+    if max_length < least:
+        raise ValueError(
+            f"max_length must be at least {least}, prompt and special tokens included, got {max_length}. "
+            "Leave it out for the configuration's."
+        )
 
 
-def _is_suffix(
-    tokenizer: PreTrainedTokenizerBase,
-    parts: list[tuple[str, str]],
-    attention_mask: torch.Tensor,
-    max_length: int,
-) -> torch.Tensor:
-    """Mask ``(B, T)`` of the last n tokens, n counted on the text alone, as the public code does."""
-    counts = tokenizer(
-        [text for _, text in parts], max_length=max_length, truncation=True, add_special_tokens=False
-    )["input_ids"]
-    from_the_end = attention_mask.flip(1).cumsum(1).flip(1)
-    return from_the_end <= torch.tensor([len(ids) for ids in counts])[:, None]
+def _check_positions(rows: list[list[int]], config: LLMBiEncoderConfig) -> None:
+    """Past its last position a decoder computes on, and means nothing."""
+    num_positions = getattr(config.text_config, "max_position_embeddings", None)
+    longest = max(len(ids) for ids in rows) + config.num_prompt_tokens
+    if num_positions is not None and longest > num_positions:
+        raise ValueError(
+            f"max_length must be at most {num_positions}, the positions of the decoder, got a text of "
+            f"{longest} tokens. Lower max_length."
+        )
 
 
-def _split_once(text: str, separator: str | None) -> tuple[str, str]:
-    """Instruction and text; no separator means no instruction."""
+def _split(
+    text: str, config: LLMBiEncoderConfig, separator: str | None, instruction: str | None
+) -> tuple[str, str]:
+    """What is read, without the text prefix, and the part of it that is pooled."""
+    if instruction is not None:
+        return config.instruction_template.replace("{instruction}", instruction) + text, text
     if separator is None or separator not in text:
-        return "", text
-    instruction, _, rest = text.partition(separator)
-    return instruction, rest
+        return text, text
+    if config.mask_mode == "exact":
+        before, _, rest = text.partition(separator)
+        return before + rest, rest
+    # The public code reads every part and counts the tokens of the second, be there a third or not.
+    pieces = text.split(separator)
+    return "".join(pieces), pieces[1]
+
+
+def _is_empty(whole: str, text: str, config: LLMBiEncoderConfig) -> bool:
+    # The public code pools all tokens where the text has none.
+    return not (text if config.mask_mode == "exact" else whole).strip()
+
+
+def _overlaps_text(offsets: Sequence[tuple[int, int]], boundary: int) -> list[int]:
+    """Mask of the tokens that reach into the text, which begins at character ``boundary``."""
+    # A token that straddles the boundary counts as text: its first word may be the "no".
+    return [int(end > boundary and end > start) for start, end in offsets]
+
+
+def _suffixes(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], rows: list[list[int]], max_length: int
+) -> list[list[int]]:
+    """Masks of the last n tokens, n counted on the text alone, as the public code does; n = 0 means all."""
+    alone = tokenizer(texts, max_length=max_length, truncation=True, add_special_tokens=False)["input_ids"]
+    counts = [len(text) or len(ids) for text, ids in zip(alone, rows, strict=True)]
+    return [
+        [int(place >= len(ids) - n) for place in range(len(ids))] for ids, n in zip(rows, counts, strict=True)
+    ]
+
+
+def _with_end(mask: list[int], is_special: list[int]) -> list[int]:
+    """Add the special tokens that the tokenizer put behind the text: models pooled there were trained so."""
+    num_behind = next(count for count, special in enumerate([*reversed(is_special), 0]) if not special)
+    return mask[: len(mask) - num_behind] + [1] * num_behind
