@@ -160,6 +160,7 @@ def test_ships_the_model_and_nothing_else(make_model_folder, make_results, tmp_p
         "modeling_ct3d_winograd.py",
         "modeling_latent_attention.py",
         "modeling_llm_biencoder.py",
+        "modeling_llm_files.py",
         "modeling_llm_import.py",
         "modeling_medclip.py",
         "modeling_soft_prompt.py",

@@ -23,7 +23,13 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.logging import tqdm
 
 from ..configuration.configuration_llm_biencoder import LLMBiEncoderConfig
-from .llm_biencoder.modeling_llm_import import read_llm
+from .llm_biencoder.modeling_llm_import import (
+    check_fields,
+    find_llm,
+    merged_fields,
+    read_decoder,
+    read_tokenizer,
+)
 from .llm_biencoder.modeling_soft_prompt import SoftPrompt, insert_prompt, take_tokens
 from .llm_biencoder.modeling_text_inputs import as_texts, pad_rows, token_rows
 from .modeling_latent_attention import LatentAttentionPooling, masked_mean
@@ -101,30 +107,46 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         dtype: torch.dtype = torch.float32,
         **config: Any,
     ) -> "LLMBiEncoder":
-        """Wrap a causal language model; its tokenizer comes along.
+        """Make an encoder of a language model; its tokenizer comes along. No code of a source is run.
+
+        What ``path`` may be: a causal language model; a ``.gguf`` file, which is dequantized; the public
+        LLM2Vec4CXR layout, a flat Llama configuration with ``model.*`` and ``latent_attn.*`` in one
+        checkpoint. Of the last one the head is loaded, too, unless ``pooling`` names one without parameters.
+        ``AutoModel.from_pretrained`` cannot do the same: such a folder calls itself ``llama``, and
+        transformers would leave the head out without an error.
 
         Args:
-            path: Model folder, Hub id, or a ``.gguf`` file, which is dequantized.
+            path: Model folder, Hub id, or a ``.gguf`` file.
             num_hidden_layers: Keep only the lowest layers. None keeps all.
             dtype: Precision of the weights.
-            **config: Fields of :class:`LLMBiEncoderConfig`.
+            **config: Fields of :class:`LLMBiEncoderConfig`; they overrule what the source says.
 
         Returns:
-            The encoder, with a freshly initialized pooling head where the pooling has one.
+            The encoder; without a stored head, its pooling head is freshly initialized where it has one.
 
         Raises:
-            ValueError: If ``path`` holds a model of this package, weights of the decoder are missing, or
-                ``num_hidden_layers`` is not in 1..depth.
+            FileNotFoundError: If ``path`` reads like a local folder and is none.
+            TypeError: If ``config`` has a field that does not exist.
+            ValueError: If ``path`` holds a model of this package or a pickle, weights are missing, unknown or
+                of the wrong shape, or ``num_hidden_layers`` is not in 1..depth.
         """
-        decoder, tokenizer = read_llm(path, num_hidden_layers, dtype)
+        check_fields(config)
+        source = find_llm(path)
+        settings = merged_fields(source, config)
+        # Before the weights are read: a mistaken setting should not cost minutes.
+        LLMBiEncoderConfig(text_config=source.config, **settings)
+        decoder, head = read_decoder(source, num_hidden_layers, dtype)
         text_config = decoder.config.to_dict()
-        # The weights are plain now: with this field left, reloading would look for the GGUF file again.
-        text_config.pop("quantization_config", None)
+        # With the first, reloading would look for the GGUF file again; with the second, for remote code.
+        for name in ("quantization_config", "auto_map", "_name_or_path"):
+            text_config.pop(name, None)
         encoder: LLMBiEncoder = cls._from_config(
-            LLMBiEncoderConfig(text_config=text_config, **config), dtype=dtype
+            LLMBiEncoderConfig(text_config=text_config, **settings), dtype=dtype
         )
         encoder.model.load_state_dict(decoder.state_dict())
-        encoder.tokenizer = tokenizer
+        if encoder.latent_attn is not None and head:
+            encoder.latent_attn.load_state_dict(head)
+        encoder.tokenizer = read_tokenizer(source)
         return encoder.eval()
 
     def get_input_embeddings(self) -> nn.Module:

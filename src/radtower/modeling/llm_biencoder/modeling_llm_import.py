@@ -1,53 +1,233 @@
-"""Read a causal language model as the decoder of a report encoder, strictly."""
+"""Read a language model as the decoder of a report encoder, strictly, whatever layout it comes in."""
 
+import dataclasses
+import difflib
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ...configuration.configuration_llm_biencoder import LLMBiEncoderConfig
+from ..modeling_latent_attention import LatentAttentionPooling
+from .modeling_llm_files import local_folder, read_tensors, tensor_shapes, weight_files
 
 # Wrapping one of these would nest an encoder in an encoder, with a fresh random head around a trained one.
 OWN_MODEL_TYPES = ("ct3d_vision", "llm_biencoder", "medclip")
+HEAD_PREFIX = "latent_attn."
+PUBLIC_ARCHITECTURE = "LLM2Vec4CXRModel"
+# Heads that an encoder has no use for: of the language model, of a classifier, of BERT.
+DROPPED_PREFIXES = ("lm_head.", "score.", "cls.", "pooler.")
+# Fields of the configuration that the caller may set beside those declared, all of PreTrainedConfig.
+INHERITED_FIELDS = ("num_labels",)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.txt")
 
 
-def read_llm(
-    path: str | os.PathLike[str], num_hidden_layers: int | None, dtype: torch.dtype
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Read the decoder, without its language-model head, and the tokenizer.
+@dataclass(frozen=True, kw_only=True)
+class LLMSource:
+    """Where the parts of an encoder lie; found without reading a weight.
 
     Args:
-        path: Model folder, Hub id, or a ``.gguf`` file, which is dequantized.
-        num_hidden_layers: Keep only the lowest layers. None keeps all.
-        dtype: Precision of the weights.
+        folder: Holds configuration and weights of the decoder.
+        config: Of the decoder.
+        gguf_file: Name of a GGUF file in ``folder``; None for safetensors.
+        tokenizer_folder: Holds the tokenizer.
+        fields: What the source says about the encoder, as fields of :class:`LLMBiEncoderConfig`.
+        files: Weights of the public LLM2Vec4CXR layout, head included; empty for any other layout.
+    """
+
+    folder: Path
+    config: PreTrainedConfig
+    gguf_file: str | None = None
+    tokenizer_folder: Path
+    fields: dict[str, Any] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+
+
+def check_fields(fields: dict[str, Any]) -> None:
+    """Refuse what is no field of :class:`LLMBiEncoderConfig`, which would otherwise be stored and ignored.
 
     Raises:
-        ValueError: If ``path`` holds a model of this package, weights of the decoder are missing, or
-            ``num_hidden_layers`` is not in 1..depth.
+        TypeError: If a field is unknown, or comes from the language model.
     """
-    source: dict[str, Any] = {"pretrained_model_name_or_path": str(path)}
+    declared = [entry.name for entry in dataclasses.fields(LLMBiEncoderConfig)]
+    known = sorted({*declared, *INHERITED_FIELDS} - {"text_config"})
+    for name in fields:
+        if name == "text_config":
+            raise TypeError("fields must not hold text_config, got one. It is read from path: leave it out.")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+            advice = f"Did you mean {close[0]}?" if close else f"Use one of {', '.join(known)}."
+            raise TypeError(f"fields must belong to LLMBiEncoderConfig, got {name!r}. {advice}")
+
+
+def find_llm(path: str | os.PathLike[str]) -> LLMSource:
+    """Find the parts of a language model and what it says about its use.
+
+    Args:
+        path: Model folder, Hub id, or a ``.gguf`` file.
+
+    Raises:
+        FileNotFoundError: If ``path`` reads like a local folder and is none.
+        ValueError: If it holds a model of this package, pickled weights, or a head of which tensors are
+            missing, unknown or of the wrong shape.
+    """
     if str(path).endswith(".gguf"):
-        source = {"pretrained_model_name_or_path": str(Path(path).parent), "gguf_file": Path(path).name}
-    model_type = AutoConfig.from_pretrained(**source).model_type
-    if model_type in OWN_MODEL_TYPES:
+        folder, gguf_file = local_folder(Path(path).expanduser().parent), Path(path).name
+        config = AutoConfig.from_pretrained(folder, gguf_file=gguf_file)
+        return LLMSource(folder=folder, config=config, gguf_file=gguf_file, tokenizer_folder=folder)
+    folder = local_folder(path)
+    # Local code only: a public folder may name a remote file, which is never run.
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if config.model_type in OWN_MODEL_TYPES:
         raise ValueError(
-            f"path must hold a causal language model, got one of ours, {model_type}. "
+            f"path must hold a causal language model, got one of ours, {config.model_type}. "
             "Load it with AutoModel.from_pretrained."
         )
-    decoder, report = AutoModel.from_pretrained(**source, dtype=dtype, output_loading_info=True)
-    if report["missing_keys"]:
+    source = LLMSource(folder=folder, config=config, tokenizer_folder=folder)
+    files = weight_files(folder)
+    shapes = tensor_shapes(files)
+    if PUBLIC_ARCHITECTURE in (config.architectures or []) or any(n.startswith(HEAD_PREFIX) for n in shapes):
+        check_public_layout(shapes, config)
+        fields = {
+            "bidirectional": True,
+            "pooling": "latent_attention",
+            "latent_variant": "v0",
+            "num_latents": shapes[HEAD_PREFIX + "latents"][0],
+        }
+        source = dataclasses.replace(source, fields=fields, files=files)
+    return source
+
+
+def check_public_layout(shapes: dict[str, torch.Size], config: PreTrainedConfig) -> None:
+    """Compare a checkpoint of the LLM2Vec4CXR layout with the decoder and the head it must hold.
+
+    Args:
+        shapes: Of every tensor: the decoder under ``model.`` (or no prefix, as in the first releases) and the
+            head under ``latent_attn.``.
+        config: Of the decoder.
+
+    Raises:
+        ValueError: If a tensor is missing, unknown or of the wrong shape.
+    """
+    num_latents = next(iter(shapes.get(HEAD_PREFIX + "latents", ())), 0)
+    prefix = "model." if any(name.startswith("model.") for name in shapes) else ""
+    with torch.device("meta"):
+        decoder = AutoModel.from_config(config)
+        head = LatentAttentionPooling(config.hidden_size, num_latents, 1, "v0")
+    expected = {prefix + name: tensor.shape for name, tensor in decoder.state_dict().items()}
+    expected |= {HEAD_PREFIX + name: tensor.shape for name, tensor in head.state_dict().items()}
+    wrong = {
+        "missing": sorted(expected.keys() - shapes.keys()),
+        "unknown": sorted(shapes.keys() - expected.keys()),
+        "of another shape": sorted(
+            name for name in expected.keys() & shapes.keys() if shapes[name] != expected[name]
+        ),
+    }
+    found = [f"{len(names)} {kind}, such as {names[0]}" for kind, names in wrong.items() if names]
+    if found:
         raise ValueError(
-            f"path must hold every weight of the decoder, got {len(report['missing_keys'])} missing, "
-            f"such as {sorted(report['missing_keys'])[0]}. Point to a complete causal language model."
+            f"path must hold the {len(expected)} tensors of decoder and latent attention, got "
+            f"{'; '.join(found)}. Download the folder again, or point to another model."
         )
+
+
+def merged_fields(source: LLMSource, fields: dict[str, Any]) -> dict[str, Any]:
+    """Combine what the source says about the encoder with what the caller says, who wins.
+
+    A pooling without parameters, named by the caller, leaves a stored head behind: that is how the authors
+    of LLM2Vec4CXR evaluated it.
+
+    Raises:
+        ValueError: If the caller asks for another latent attention than the stored one.
+    """
+    combined = source.fields | fields
+    if source.files and combined["pooling"] == "latent_attention":
+        for name in ("latent_variant", "num_latents"):
+            if combined[name] != source.fields[name]:
+                raise ValueError(
+                    f"{name} must be that of the stored head, {source.fields[name]!r}, got "
+                    f"{combined[name]!r}. Leave it out, or choose another pooling to load without the head."
+                )
+    return combined
+
+
+def read_decoder(
+    source: LLMSource, num_hidden_layers: int | None, dtype: torch.dtype
+) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
+    """Read the decoder, without its language-model head, and the weights of a stored pooling head.
+
+    Args:
+        source: Where they lie.
+        num_hidden_layers: Keep only the lowest layers. None keeps all.
+        dtype: Precision of the decoder.
+
+    Returns:
+        The decoder and the state dict of the head, empty where there is none.
+
+    Raises:
+        ValueError: If weights are missing or unknown, or ``num_hidden_layers`` is not in 1..depth.
+    """
+    head: dict[str, torch.Tensor] = {}
+    if source.files:
+        decoder = AutoModel.from_config(source.config, dtype=dtype)
+        tensors = read_tensors(source.files)
+        for name in [name for name in tensors if name.startswith(HEAD_PREFIX)]:
+            head[name.removeprefix(HEAD_PREFIX)] = tensors.pop(name)
+        decoder.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
+    else:
+        decoder = _read_plain(source, dtype)
     if num_hidden_layers is not None:
-        if not 1 <= num_hidden_layers <= len(decoder.layers):
+        _cut(decoder, num_hidden_layers)
+    return decoder, head
+
+
+def _read_plain(source: LLMSource, dtype: torch.dtype) -> PreTrainedModel:
+    gguf = {"gguf_file": source.gguf_file} if source.gguf_file else {"use_safetensors": True}
+    decoder: PreTrainedModel
+    decoder, report = AutoModel.from_pretrained(
+        source.folder, dtype=dtype, output_loading_info=True, trust_remote_code=False, **gguf
+    )
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith(DROPPED_PREFIXES))
+    unknown = sorted(name for name in report["unexpected_keys"] if not name.startswith(DROPPED_PREFIXES))
+    for names, kind in ((missing, "missing"), (unknown, "unknown")):
+        if names:
             raise ValueError(
-                f"num_hidden_layers must be between 1 and {len(decoder.layers)}, got "
-                f"{num_hidden_layers}. Leave it out to keep every layer."
+                f"path must hold the weights of the decoder and no other, got {len(names)} {kind}, "
+                f"such as {names[0]}. Point to a complete causal language model."
             )
-        decoder.layers = decoder.layers[:num_hidden_layers]
-        decoder.config.num_hidden_layers = num_hidden_layers
-        if getattr(decoder.config, "layer_types", None):  # one entry per layer: Qwen3, Gemma 3
-            decoder.config.layer_types = decoder.config.layer_types[:num_hidden_layers]
-    return decoder, AutoTokenizer.from_pretrained(**source)
+    return decoder
+
+
+def _cut(decoder: PreTrainedModel, num_hidden_layers: int) -> None:
+    """Drop the upper layers."""
+    layers = decoder.layers
+    assert isinstance(layers, nn.ModuleList)  # of every causal family of transformers
+    if not 1 <= num_hidden_layers <= len(layers):
+        raise ValueError(
+            f"num_hidden_layers must be between 1 and {len(layers)}, got "
+            f"{num_hidden_layers}. Leave it out to keep every layer."
+        )
+    decoder.layers = layers[:num_hidden_layers]
+    decoder.config.num_hidden_layers = num_hidden_layers
+    if getattr(decoder.config, "layer_types", None):  # one entry per layer: Qwen3, Gemma 3
+        decoder.config.layer_types = decoder.config.layer_types[:num_hidden_layers]
+
+
+def read_tokenizer(source: LLMSource) -> PreTrainedTokenizerBase:
+    """Read the tokenizer of the source."""
+    gguf = {"gguf_file": source.gguf_file} if source.gguf_file else {}
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        source.tokenizer_folder, trust_remote_code=False, **gguf
+    )
+    return tokenizer
