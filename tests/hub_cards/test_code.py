@@ -99,6 +99,7 @@ CODE_FILES = {
     "llm_biencoder": [
         "configuration_llm_biencoder.py",
         "losses.py",
+        "modeling_attention_direction.py",
         "modeling_latent_attention.py",
         "modeling_llm_biencoder.py",
         "modeling_llm_biencoder_heads.py",
@@ -114,6 +115,7 @@ CODE_FILES = {
         "image_processing_ct3d.py",
         "image_processing_resampling.py",
         "losses.py",
+        "modeling_attention_direction.py",
         "modeling_ct3d.py",
         "modeling_ct3d_blocks.py",
         "modeling_ct3d_import.py",

@@ -154,6 +154,7 @@ def test_ships_the_model_and_nothing_else(make_model_folder, make_results, tmp_p
         "image_processing_resampling.py",
         "losses.py",
         "model.safetensors",
+        "modeling_attention_direction.py",
         "modeling_ct3d.py",
         "modeling_ct3d_blocks.py",
         "modeling_ct3d_import.py",

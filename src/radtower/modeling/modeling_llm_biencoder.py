@@ -23,6 +23,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.logging import tqdm
 
 from ..configuration.configuration_llm_biencoder import LLMBiEncoderConfig
+from .llm_biencoder.modeling_attention_direction import check_attention_direction
 from .llm_biencoder.modeling_llm_import import (
     check_fields,
     find_llm,
@@ -126,6 +127,7 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
 
         Raises:
             FileNotFoundError: If ``path`` reads like a local folder and is none.
+            RuntimeError: If a layer attends in the other direction, see :meth:`check_direction`.
             TypeError: If ``config`` has a field that does not exist.
             ValueError: If ``path`` holds a model of this package or a pickle, weights are missing, unknown or
                 of the wrong shape, or ``num_hidden_layers`` is not in 1..depth.
@@ -147,7 +149,16 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         if encoder.latent_attn is not None and head:
             encoder.latent_attn.load_state_dict(head)
         encoder.tokenizer = read_tokenizer(source)
+        encoder.check_direction()
         return encoder.eval()
+
+    def check_direction(self) -> None:
+        """See by experiment that every layer attends as ``config.bidirectional`` says: a few short texts.
+
+        Raises:
+            RuntimeError: If a layer attends in the other direction.
+        """
+        check_attention_direction(self.model, is_causal=not self.config.bidirectional)
 
     def get_input_embeddings(self) -> nn.Module:
         """Token embedding of the decoder."""
