@@ -28,9 +28,10 @@ FAMILIES = {
     "gemma3": Gemma3TextConfig(**SIZES, **SLIDING, layer_types=["sliding_attention", "full_attention"]),
     "gemma3 sliding": Gemma3TextConfig(**SIZES, **SLIDING, layer_types=["sliding_attention"] * 2),
 }
-# Families with sliding and full layers show both kinds of mask to the slow backend.
+# It compiles, and deprecated parts of PyTorch take part in that.
+FLEX_MARKS = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 BACKENDS = [(family, attention) for family in FAMILIES for attention in ("eager", "sdpa")] + [
-    pytest.param(family, "flex_attention", marks=pytest.mark.slow) for family in ("llama", "gemma3")
+    pytest.param(family, "flex_attention", marks=FLEX_MARKS) for family in ("llama", "gemma3")
 ]
 
 
@@ -42,7 +43,6 @@ def _encoder(family: str, attention: str = "sdpa", **fields) -> LLMBiEncoder:
 
 
 @torch.no_grad()
-@pytest.mark.filterwarnings("ignore:_compile flag on create_block_mask:DeprecationWarning")  # transformers' call
 @pytest.mark.parametrize("is_bidirectional", [True, False])
 @pytest.mark.parametrize(("family", "attention"), BACKENDS)
 def test_a_later_token_changes_the_first_one_exactly_if_bidirectional(family, attention, is_bidirectional):
