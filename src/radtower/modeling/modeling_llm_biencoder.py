@@ -104,6 +104,7 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         cls,
         path: str | os.PathLike[str],
         *,
+        adapters: Sequence[str | os.PathLike[str]] = (),
         num_hidden_layers: int | None = None,
         dtype: torch.dtype = torch.float32,
         **config: Any,
@@ -112,12 +113,16 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
 
         What ``path`` may be: a causal language model; a ``.gguf`` file, which is dequantized; the public
         LLM2Vec4CXR layout, a flat Llama configuration with ``model.*`` and ``latent_attn.*`` in one
-        checkpoint. Of the last one the head is loaded, too, unless ``pooling`` names one without parameters.
+        checkpoint; a LoRA folder, which names one of these as its base and is merged into it.
+
+        Of the public layout the head is loaded, too, unless ``pooling`` names one without parameters.
         ``AutoModel.from_pretrained`` cannot do the same: such a folder calls itself ``llama``, and
         transformers would leave the head out without an error.
 
         Args:
-            path: Model folder, Hub id, or a ``.gguf`` file.
+            path: Folder, Hub id, or ``.gguf`` file.
+            adapters: LoRA folders or Hub ids, merged on top in this order, as LLM2Vec chains them; what they
+                name as their base is not looked at.
             num_hidden_layers: Keep only the lowest layers. None keeps all.
             dtype: Precision of the weights.
             **config: Fields of :class:`LLMBiEncoderConfig`; they overrule what the source says.
@@ -130,10 +135,11 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
             RuntimeError: If a layer attends in the other direction, see :meth:`check_direction`.
             TypeError: If ``config`` has a field that does not exist.
             ValueError: If ``path`` holds a model of this package or a pickle, weights are missing, unknown or
-                of the wrong shape, or ``num_hidden_layers`` is not in 1..depth.
+                of the wrong shape, an adapter is not plain LoRA or does not fit, or ``num_hidden_layers``
+                is not in 1..depth.
         """
         check_fields(config)
-        source = find_llm(path)
+        source = find_llm(path, adapters)
         settings = merged_fields(source, config)
         # Before the weights are read: a mistaken setting should not cost minutes.
         LLMBiEncoderConfig(text_config=source.config, **settings)

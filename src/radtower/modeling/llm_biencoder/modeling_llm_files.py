@@ -78,7 +78,7 @@ def weight_files(folder: Path, name: str = "model") -> list[Path]:
                     "Download the rest."
                 )
         return shards
-    for pickled in sorted(folder.glob("*model*.bin")):
+    for pickled in sorted([*folder.glob(f"{name}*.bin"), *folder.glob(f"pytorch_{name}*.bin")]):
         raise ValueError(
             f"path must hold safetensors weights, got {pickled}, a pickle, which is never loaded. Convert it "
             "once, with weights = torch.load(path, weights_only=True) and safetensors.torch.save_file("

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from transformers import (
 from ...configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from ..modeling_latent_attention import LatentAttentionPooling
 from .modeling_llm_files import local_folder, read_tensors, tensor_shapes, weight_files
+from .modeling_llm_lora import base_of, is_adapter, merge_adapter
 
 # Wrapping one of these would nest an encoder in an encoder, with a fresh random head around a trained one.
 OWN_MODEL_TYPES = ("ct3d_vision", "llm_biencoder", "medclip")
@@ -44,6 +46,7 @@ class LLMSource:
         tokenizer_folder: Holds the tokenizer.
         fields: What the source says about the encoder, as fields of :class:`LLMBiEncoderConfig`.
         files: Weights of the public LLM2Vec4CXR layout, head included; empty for any other layout.
+        adapters: LoRA folders, merged in this order.
     """
 
     folder: Path
@@ -52,6 +55,7 @@ class LLMSource:
     tokenizer_folder: Path
     fields: dict[str, Any] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
+    adapters: list[Path] = field(default_factory=list)
 
 
 def check_fields(fields: dict[str, Any]) -> None:
@@ -71,22 +75,41 @@ def check_fields(fields: dict[str, Any]) -> None:
             raise TypeError(f"fields must belong to LLMBiEncoderConfig, got {name!r}. {advice}")
 
 
-def find_llm(path: str | os.PathLike[str]) -> LLMSource:
+def find_llm(path: str | os.PathLike[str], adapters: Sequence[str | os.PathLike[str]] = ()) -> LLMSource:
     """Find the parts of a language model and what it says about its use.
 
     Args:
-        path: Model folder, Hub id, or a ``.gguf`` file.
+        path: Model folder, Hub id, a ``.gguf`` file, or a LoRA adapter, which names its base model.
+        adapters: LoRA adapters on top, in this order.
 
     Raises:
-        FileNotFoundError: If ``path`` reads like a local folder and is none.
+        FileNotFoundError: If a path reads like a local folder and is none.
         ValueError: If it holds a model of this package, pickled weights, or a head of which tensors are
-            missing, unknown or of the wrong shape.
+            missing, unknown or of the wrong shape; if one of ``adapters`` is none.
     """
+    source = _find(path)
+    for adapter in adapters:
+        folder = local_folder(adapter)
+        if not is_adapter(folder):
+            raise ValueError(f"adapters must be LoRA folders, got {folder}. Pass a model as path.")
+        source = _add_adapter(source, folder)
+    return source
+
+
+def _add_adapter(source: LLMSource, folder: Path) -> LLMSource:
+    has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
+    tokenizer_folder = folder if has_tokenizer else source.tokenizer_folder
+    return dataclasses.replace(source, adapters=[*source.adapters, folder], tokenizer_folder=tokenizer_folder)
+
+
+def _find(path: str | os.PathLike[str]) -> LLMSource:
     if str(path).endswith(".gguf"):
         folder, gguf_file = local_folder(Path(path).expanduser().parent), Path(path).name
         config = AutoConfig.from_pretrained(folder, gguf_file=gguf_file)
         return LLMSource(folder=folder, config=config, gguf_file=gguf_file, tokenizer_folder=folder)
     folder = local_folder(path)
+    if is_adapter(folder):
+        return _add_adapter(_find(base_of(folder)), folder)
     # Local code only: a public folder may name a remote file, which is never run.
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if config.model_type in OWN_MODEL_TYPES:
@@ -176,7 +199,8 @@ def read_decoder(
         The decoder and the state dict of the head, empty where there is none.
 
     Raises:
-        ValueError: If weights are missing or unknown, or ``num_hidden_layers`` is not in 1..depth.
+        ValueError: If weights are missing or unknown, an adapter does not fit, or ``num_hidden_layers`` is
+            not in 1..depth.
     """
     head: dict[str, torch.Tensor] = {}
     if source.files:
@@ -187,6 +211,8 @@ def read_decoder(
         decoder.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
     else:
         decoder = _read_plain(source, dtype)
+    for folder in source.adapters:
+        merge_adapter(decoder, folder)
     if num_hidden_layers is not None:
         _cut(decoder, num_hidden_layers)
     return decoder, head
