@@ -8,7 +8,7 @@ import yaml
 
 from radtower.cli.extras import register_models
 
-train_app = typer.Typer(no_args_is_help=True, help="Train a labeler, an image tower or a dual tower.")
+train_app = typer.Typer(no_args_is_help=True, help="Train a text encoder, a labeler, an image tower or a dual tower.")
 # Fields of the recipe as flags: --learning_rate 1e-4. The recipe's own classes check them.
 FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 Recipe = Annotated[Path, typer.Argument(help="YAML recipe; every field can be overridden as --field value.")]
@@ -24,6 +24,18 @@ def labeler(context: typer.Context, recipe: Recipe) -> None:
 
     run, arguments = parse_recipe({**read_recipe(recipe), **parse_flags(context.args)}, LabelerRun)
     print(f"Saved {train_labeler(run, arguments)}")
+
+
+@train_app.command("text-contrastive", context_settings=FLAGS)
+def text_contrastive(context: typer.Context, recipe: Recipe) -> None:
+    """Train an LLM into a report encoder on pairs of texts."""
+    register_models()
+    from radtower.training.arguments import parse_recipe, read_recipe
+    from radtower.training.runs import TextContrastiveRun
+    from radtower.training.text.train_contrastive import train_contrastive
+
+    run, arguments = parse_recipe({**read_recipe(recipe), **parse_flags(context.args)}, TextContrastiveRun)
+    print(f"Saved {train_contrastive(run, arguments)}")
 
 
 @train_app.command(context_settings=FLAGS)

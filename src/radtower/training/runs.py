@@ -45,6 +45,52 @@ class LabelerRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextContrastiveRun:
+    """Train an LLM into an encoder whose vectors are close where texts mean the same.
+
+    Args:
+        pairs: Table of pairs with their hard negatives; see ``radtower reports pairs``.
+        llm: Model folder, Hub id, or ``.gguf`` file to start from.
+        num_hidden_layers: Keep only the lowest layers of the LLM. None keeps all.
+        num_frozen_layers: Lowest layers that are not trained; the token embedding goes with them.
+        bidirectional: Whether tokens see the whole text. False keeps the direction of pre-training.
+        pooling: ``mean``, ``latent_attention`` (which starts out as the mean), ``last_token`` or ``first_token``.
+        max_length: Tokens read of a text, the instruction included.
+        scale: Inverse temperature of the similarities, > 0.
+        is_symmetric: Whether positives look for their queries, too.
+        num_negatives: Hard negatives per pair, drawn anew in each epoch.
+        matryoshka_dims: Sizes of the vector that are trained to be used alone. Empty trains the whole only.
+        matryoshka_weights: One per size. None is 1 for all.
+        attention_dropout: While training; what tells a text from itself in SimCSE.
+        chunk_size: Texts of similar length that are encoded together; it changes speed and memory only.
+        should_overwrite: Whether checkpoints that an earlier run left in the output folder are deleted.
+    """
+
+    pairs: str
+    llm: str
+    num_hidden_layers: int | None = None
+    num_frozen_layers: int = 0
+    bidirectional: bool = True
+    pooling: Literal["latent_attention", "mean", "last_token", "first_token"] = "mean"
+    max_length: int = 512
+    scale: float = 20.0
+    is_symmetric: bool = True
+    num_negatives: int = 1
+    matryoshka_dims: tuple[int, ...] = ()
+    matryoshka_weights: tuple[float, ...] | None = None
+    attention_dropout: float = 0.0
+    chunk_size: int = 16
+    should_overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.scale > 0 and self.chunk_size >= 1):
+            raise ValueError(
+                f"scale must be above 0 and chunk_size at least 1, got {self.scale} and {self.chunk_size}. "
+                "Usual are 20 and 16."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class VisionRun:
     """Train the 3D tower on labels of findings: silver ones of the reports, or those of a data set.
 
@@ -154,4 +200,4 @@ class ClipRun:
     should_overwrite: bool = False
 
 
-AnyRun = LabelerRun | VisionRun | ClipRun
+AnyRun = LabelerRun | TextContrastiveRun | VisionRun | ClipRun

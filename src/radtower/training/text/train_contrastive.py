@@ -1,0 +1,92 @@
+"""Train a report encoder on pairs of texts, and save it as a model folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback, TrainingArguments, set_seed
+
+from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
+from radtower.data.reports.pairs import read_pairs
+from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
+from radtower.training.runs import TextContrastiveRun
+from radtower.training.text.contrastive_batches import PairDataset
+from radtower.training.text.contrastive_collation import PairCollator
+from radtower.training.text.contrastive_trainer import ContrastiveLoss, ContrastiveTextTrainer
+from radtower.training.train_text import freeze_lower_layers
+
+
+def train_contrastive(
+    run: TextContrastiveRun, arguments: TrainingArguments, callbacks: Sequence[TrainerCallback] = ()
+) -> Path:
+    """Train on the ``train`` split of the pairs, and save the model folder.
+
+    Args:
+        run: Data, model and loss.
+        arguments: Optimization; ``output_dir`` is the model folder.
+        callbacks: Further hooks.
+
+    Returns:
+        The model folder.
+
+    Raises:
+        ValueError: If a source does not fill a batch, more layers are frozen than there are, a pair is a text
+            with itself and nothing tells the two apart, or the pairs have no row of a split that is needed.
+    """
+    set_seed(arguments.seed)
+    # Processes encode different numbers of chunks; a broadcast per chunk would wait forever for the others.
+    arguments.ddp_broadcast_buffers = False
+    encoder = LLMBiEncoder.from_llm(
+        run.llm,
+        num_hidden_layers=run.num_hidden_layers,
+        pooling=run.pooling,
+        latent_variant="prenorm",
+        bidirectional=run.bidirectional,
+        max_length=run.max_length,
+    )
+    assert isinstance(encoder.config, LLMBiEncoderConfig)
+    set_attention_dropout(encoder, run.attention_dropout)
+    freeze_lower_layers(encoder, run.num_frozen_layers)
+    train = PairDataset(read_pairs(run.pairs, "train"), run.num_negatives, arguments.seed)
+    if train.has_pairs_of_one_text() and not run.attention_dropout:
+        raise ValueError(
+            f"attention_dropout must be above 0 where a text is its own positive, got {run.attention_dropout}. "
+            "SimCSE tells the two apart by dropout: set it to 0.1, or leave such pairs out."
+        )
+    validation = None
+    if arguments.do_eval:
+        validation = PairDataset(read_pairs(run.pairs, "validation"), run.num_negatives, arguments.seed)
+    trainer = ContrastiveTextTrainer(
+        encoder,
+        arguments,
+        train_dataset=train,
+        eval_dataset=validation,
+        data_collator=PairCollator(encoder.tokenizer, encoder.config, run.chunk_size),
+        processing_class=encoder.tokenizer,
+        callbacks=list(callbacks),
+        run=run,
+        contrastive_loss=ContrastiveLoss(
+            scale=run.scale,
+            is_symmetric=run.is_symmetric,
+            dims=run.matryoshka_dims,
+            dim_weights=run.matryoshka_weights,
+        ),
+    )
+    trainer.train(arguments.resume_from_checkpoint)
+    return trainer.save_model_folder(run)
+
+
+def set_attention_dropout(encoder: LLMBiEncoder, probability: float) -> None:
+    """Drop attention weights while the encoder is in training mode; its configuration stays as it is.
+
+    Raises:
+        ValueError: If the probability is not in [0, 1), or no layer of this decoder has attention dropout.
+    """
+    layers: list[torch.nn.Module] = [m for m in encoder.model.modules() if hasattr(m, "attention_dropout")]
+    if not 0 <= probability < 1 or (probability and not layers):
+        raise ValueError(
+            f"attention_dropout must be in [0, 1), and 0 for a decoder without it, got {probability} for "
+            f"{len(layers)} layers that have it. Use lora_dropout, or another decoder."
+        )
+    for layer in layers:
+        layer.attention_dropout = probability  # type: ignore[assignment]
