@@ -17,9 +17,7 @@ def _dense(queries, documents, positives, scale, is_ignored):
     """The equation in float64, one query at a time."""
     terms = []
     for row, positive in enumerate(positives.tolist()):
-        cosines = [
-            (queries[row] @ d) / (queries[row].norm() * d.norm()) for d in documents
-        ]
+        cosines = [(queries[row] @ d) / (queries[row].norm() * d.norm()) for d in documents]
         exponents = [
             torch.exp(scale * cosine)
             for column, cosine in enumerate(cosines)

@@ -8,7 +8,9 @@ import yaml
 
 from radtower.cli.extras import register_models
 
-train_app = typer.Typer(no_args_is_help=True, help="Train a text encoder, a labeler, an image tower or a dual tower.")
+train_app = typer.Typer(
+    no_args_is_help=True, help="Train a text encoder, a labeler, an image tower or a dual tower."
+)
 # Fields of the recipe as flags: --learning_rate 1e-4. The recipe's own classes check them.
 FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 Recipe = Annotated[Path, typer.Argument(help="YAML recipe; every field can be overridden as --field value.")]

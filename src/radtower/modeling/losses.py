@@ -198,7 +198,7 @@ def matryoshka_info_nce(
     dims: Sequence[int],
     weights: Sequence[float] | None = None,
 ) -> torch.Tensor:
-    """Sum :func:`info_nce` over the first ``dims`` numbers of the vectors, so that each cut can be used alone.
+    """Sum :func:`info_nce` over the first ``dims`` numbers of the vectors, so that each can be used alone.
 
     Source: Kusupati et al. 2022, equation 1, arXiv 2205.13147.
 
@@ -244,8 +244,8 @@ def cosine_similarities(query_embeds: torch.Tensor, document_embeds: torch.Tenso
     """
     if query_embeds.ndim != 2 or query_embeds.shape[1:] != document_embeds.shape[1:]:
         raise ValueError(
-            f"query_embeds and document_embeds must be (Q, E) and (D, E), got {tuple(query_embeds.shape)} and "
-            f"{tuple(document_embeds.shape)}. Encode both with one model."
+            f"query_embeds and document_embeds must be (Q, E) and (D, E), got {tuple(query_embeds.shape)} "
+            f"and {tuple(document_embeds.shape)}. Encode both with one model."
         )
     return F.normalize(query_embeds, dim=-1) @ F.normalize(document_embeds, dim=-1).T
 
@@ -254,7 +254,7 @@ def shares_key(row_keys: torch.Tensor, column_keys: torch.Tensor) -> torch.Tenso
     """Tell which texts are the same in some respect, and so no negatives of each other.
 
     Args:
-        row_keys: ``(Q, K)`` int64: hashes of a text, its label set and so on; 0 is no key, and equals nothing.
+        row_keys: ``(Q, K)`` int64: hashes of a text, its labels and so on; 0 is no key, and equals nothing.
         column_keys: ``(D, K)``.
 
     Returns:

@@ -24,7 +24,18 @@ INCIDENTAL = {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtyp
 # The Trainer copies these from the tokenizer when it begins to train.
 INCIDENTAL |= {"bos_token_id", "eos_token_id", "pad_token_id"}
 # Where things lie may differ: a cluster copies a cache to the disk of the node.
-PLACES = {"manifest", "cache", "labels", "gold", "llm", "pairs", "vision", "text", "pretrained", "should_overwrite"}
+PLACES = {
+    "manifest",
+    "cache",
+    "labels",
+    "gold",
+    "llm",
+    "pairs",
+    "vision",
+    "text",
+    "pretrained",
+    "should_overwrite",
+}
 # What the Trainer takes from the settings when it resumes, so that a run can be prolonged or calmed.
 ADJUSTABLE = {
     "num_train_epochs",

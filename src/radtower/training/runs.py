@@ -54,7 +54,7 @@ class TextContrastiveRun:
         num_hidden_layers: Keep only the lowest layers of the LLM. None keeps all.
         num_frozen_layers: Lowest layers that are not trained; the token embedding goes with them.
         bidirectional: Whether tokens see the whole text. False keeps the direction of pre-training.
-        pooling: ``mean``, ``latent_attention`` (which starts out as the mean), ``last_token`` or ``first_token``.
+        pooling: ``mean``, ``latent_attention`` (which starts as the mean), ``last_token`` or ``first_token``.
         max_length: Tokens read of a text, the instruction included.
         scale: Inverse temperature of the similarities, > 0.
         is_symmetric: Whether positives look for their queries, too.

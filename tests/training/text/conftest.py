@@ -33,7 +33,7 @@ def _rows(source: str, start: int) -> list[dict[str, object]]:
 
 @pytest.fixture(scope="session")
 def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve training pairs and six of validation, of two sources, each with two hard negatives. Read-only."""
+    """Twelve training pairs and six of validation, of two sources, with hard negatives. Read-only."""
     path = tmp_path_factory.mktemp("pairs") / "pairs.parquet"
     write_pairs(pd.DataFrame(_rows("chest", 0) + _rows("abdomen", 100)), path)
     return path

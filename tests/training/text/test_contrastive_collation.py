@@ -28,7 +28,14 @@ def _vectors(encoder, batch, side):
 def test_each_text_has_the_vector_it_has_alone(encoder, chunk_size):
     batch = PairCollator(encoder.tokenizer, encoder.config, chunk_size)(PAIRS)
     queries = encoder.encode_text([pair.query for pair in PAIRS])
-    documents = ["no nodule", "effusion present", "no nodule", "nodule present", "no effusion", "nodule present"]
+    documents = [
+        "no nodule",
+        "effusion present",
+        "no nodule",
+        "nodule present",
+        "no effusion",
+        "nodule present",
+    ]
     torch.testing.assert_close(_vectors(encoder, batch, "query"), queries, rtol=1e-5, atol=1e-5)
     expected = torch.cat([encoder.encode_text(text) for text in documents])
     torch.testing.assert_close(_vectors(encoder, batch, "document"), expected, rtol=1e-5, atol=1e-5)

@@ -27,9 +27,15 @@ def _log(folder):
 def test_saves_an_encoder_whose_frozen_layers_are_those_of_the_llm(run, make_arguments):
     folder = train_contrastive(replace(run, num_frozen_layers=1), make_arguments())
     encoder = LLMBiEncoder.from_pretrained(folder)
-    assert (encoder.config.pooling, encoder.config.max_length, encoder.config.bidirectional) == ("mean", 48, True)
+    assert (encoder.config.pooling, encoder.config.max_length, encoder.config.bidirectional) == (
+        "mean",
+        48,
+        True,
+    )
     llm = AutoModelForCausalLM.from_pretrained(run.llm).model.state_dict()
-    changed = {name for name, value in encoder.model.state_dict().items() if not torch.equal(value, llm[name])}
+    changed = {
+        name for name, value in encoder.model.state_dict().items() if not torch.equal(value, llm[name])
+    }
     assert changed == {name for name in llm if not name.startswith(("embed_tokens.", "layers.0."))}
     ids = [AutoTokenizer.from_pretrained(path)("no nodule")["input_ids"] for path in (folder, run.llm)]
     assert ids[0] == ids[1]
@@ -42,7 +48,11 @@ def test_learns_which_texts_belong_together(run, make_arguments, pairs_file):
     folder = train_contrastive(run, arguments)
     table = read_pairs(pairs_file, "train")
     for name, expected in ((run.llm, 0), (folder, 12)):
-        encoder = LLMBiEncoder.from_llm(name, pooling="mean") if name == run.llm else LLMBiEncoder.from_pretrained(name)
+        encoder = (
+            LLMBiEncoder.from_llm(name, pooling="mean")
+            if name == run.llm
+            else LLMBiEncoder.from_pretrained(name)
+        )
         queries = encoder.encode(list(table["query"]))
         answers = encoder.encode(list(table["positive"]))
         wrong = torch.stack([encoder.encode(list(names)) for names in table["negatives"]], dim=1)
@@ -96,7 +106,9 @@ def test_each_setting_changes_what_is_trained(run, make_arguments, changes):
 def test_the_size_of_the_chunks_changes_nothing_else(run, make_arguments):
     settings = {"max_steps": 1, "learning_rate": 0.0}
     losses = [
-        _log(train_contrastive(replace(run, chunk_size=size), make_arguments(f"m{size}", **settings)))[0]["loss"]
+        _log(train_contrastive(replace(run, chunk_size=size), make_arguments(f"m{size}", **settings)))[0][
+            "loss"
+        ]
         for size in (1, 2, 16)
     ]
     assert losses == pytest.approx([losses[0]] * 3, abs=1e-5)
@@ -130,7 +142,7 @@ def test_simcse_needs_dropout_that_is_on(run, make_arguments, tmp_path):
     table = read_pairs(run.pairs)
     write_pairs(table.assign(positive=table["query"]), tmp_path / "same.parquet")
     same = replace(run, pairs=str(tmp_path / "same.parquet"), num_negatives=0)
-    with pytest.raises(ValueError, match="where a text is its own positive, got 0.0"):
+    with pytest.raises(ValueError, match=r"where a text is its own positive, got 0\.0\."):
         train_contrastive(same, make_arguments())
     settings = {"max_steps": 1, "learning_rate": 0.0}
     entry = _log(train_contrastive(replace(same, attention_dropout=0.3), make_arguments("on", **settings)))[0]
@@ -185,6 +197,6 @@ def test_attention_dropout_must_be_a_probability(tiny_llm_folder, probability):
 
 @pytest.mark.parametrize("changes", [{"scale": 0.0}, {"chunk_size": 0}], ids=str)
 def test_refuses_a_loss_without_scale_and_chunks_without_texts(run, changes):
-    name, value = next(iter(changes.items()))
+    value = next(iter(changes.values()))
     with pytest.raises(ValueError, match=rf"got .*{value}"):
         replace(run, **changes)

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import Dataset, Sampler
 
+COLUMNS = ("query", "positive", "negatives", "instruction", "label_key")
+
 Place = tuple[int, int]
 """Epoch and row: the hard negatives of a row change from epoch to epoch, in every worker alike."""
 
@@ -57,14 +59,10 @@ class PairDataset(Dataset[Pair]):
         self.epoch = 0
         self.sources: list[str] = [str(source) for source in table["source"]]
         self._pairs = [
-            Pair(
-                row.query,
-                row.positive,
-                tuple(row.negatives),
-                _text_or_none(row.instruction),
-                _text_or_none(row.label_key),
+            Pair(query, positive, tuple(negatives), _text_or_none(instruction), _text_or_none(label_key))
+            for query, positive, negatives, instruction, label_key in zip(
+                *(table[name] for name in COLUMNS), strict=True
             )
-            for row in table.itertuples()
         ]
 
     def set_epoch(self, epoch: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
-from radtower.modeling.llm_biencoder.modeling_text_inputs import text_inputs
+from radtower.modeling.llm_biencoder.modeling_text_inputs import pad_rows, token_rows
 from radtower.processing.report_text import normalize_report
 from radtower.training.text.contrastive_batches import Pair
 
@@ -72,12 +72,8 @@ class PairCollator:
         return torch.tensor([row[text] for text in texts]), chunks
 
     def _inputs(self, texts: list[str], instruction: str | None) -> dict[str, torch.Tensor]:
-        separator = None if instruction is None else self.config.separator
-        whole = texts if instruction is None else [f"{instruction}{separator}{text}" for text in texts]
-        inputs = text_inputs(
-            self.tokenizer, whole, self.config.max_length, separator, self.config.mask_mode
-        )
-        return dict(inputs)
+        rows = token_rows(self.tokenizer, texts, self.config, instruction=instruction)
+        return dict(pad_rows(self.tokenizer, rows))
 
 
 def pair_keys(pair: Pair) -> tuple[int, int, int]:

@@ -50,7 +50,7 @@ class ContrastiveLoss:
 
         Returns:
             The loss of this process, whose mean over processes is that of the global batch; and ``(B, 3)``:
-            similarity of the positive, mean similarity of the negatives, and whether the positive comes first.
+            similarity of the positive, mean similarity of the negatives, whether the positive comes first.
         """
         device, num_queries = query_embeds.device, len(query_embeds)
         document_counts = row_counts(len(document_embeds), device)
@@ -182,9 +182,7 @@ def _encode(model: nn.Module, chunks: Sequence[Mapping[str, torch.Tensor]]) -> t
     return torch.cat([model(**chunk).pooler_output for chunk in chunks])
 
 
-def _statistics(
-    similarity: torch.Tensor, positives: torch.Tensor, is_ignored: torch.Tensor
-) -> torch.Tensor:
+def _statistics(similarity: torch.Tensor, positives: torch.Tensor, is_ignored: torch.Tensor) -> torch.Tensor:
     rows = torch.arange(len(similarity), device=similarity.device)
     positive = similarity[rows, positives]
     is_negative = ~is_ignored

@@ -50,7 +50,7 @@ def gather_with_gradient(tensor: torch.Tensor, counts: Sequence[int] | None = No
     if not is_distributed():
         return tensor
     counts = row_counts(len(tensor), tensor.device) if counts is None else counts
-    gathered: torch.Tensor = _Gather.apply(tensor, tuple(counts))  # type: ignore[no-untyped-call]
+    gathered: torch.Tensor = _Gather.apply(tensor, tuple(counts))
     return gathered
 
 

@@ -13,7 +13,7 @@ from radtower.training.runs import TextContrastiveRun
 from radtower.training.text.contrastive_batches import PairDataset
 from radtower.training.text.contrastive_collation import PairCollator
 from radtower.training.text.contrastive_trainer import ContrastiveLoss, ContrastiveTextTrainer
-from radtower.training.train_text import freeze_lower_layers
+from radtower.training.text.frozen_trunk import freeze_lower_layers
 
 
 def train_contrastive(
@@ -50,7 +50,7 @@ def train_contrastive(
     train = PairDataset(read_pairs(run.pairs, "train"), run.num_negatives, arguments.seed)
     if train.has_pairs_of_one_text() and not run.attention_dropout:
         raise ValueError(
-            f"attention_dropout must be above 0 where a text is its own positive, got {run.attention_dropout}. "
+            f"attention_dropout must be > 0 where a text is its own positive, got {run.attention_dropout}. "
             "SimCSE tells the two apart by dropout: set it to 0.1, or leave such pairs out."
         )
     validation = None
