@@ -117,6 +117,7 @@ def test_the_package_offers_its_classes_at_the_top():
         "CT3DVisionModel",
         "LLMBiEncoder",
         "LLMBiEncoderConfig",
+        "LLMBiEncoderForMaskedNTP",
         "LLMBiEncoderForSequenceClassification",
         "MedCLIPConfig",
         "MedCLIPModel",

@@ -12,6 +12,9 @@ if "RADTOWER_DEFER_MODELS" not in os.environ:
     from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import (
         LLMBiEncoderForSequenceClassification as LLMBiEncoderForSequenceClassification,
     )
+    from radtower.modeling.llm_biencoder.modeling_llm_biencoder_mntp import (
+        LLMBiEncoderForMaskedNTP as LLMBiEncoderForMaskedNTP,
+    )
     from radtower.modeling.modeling_ct3d import (
         CT3DVisionForImageClassification as CT3DVisionForImageClassification,
     )

@@ -5,6 +5,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
@@ -14,6 +15,7 @@ from radtower.configuration.configuration_ct3d import CT3DVisionConfig
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from radtower.configuration.configuration_medclip import MedCLIPConfig
 from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEncoderForSequenceClassification
+from radtower.modeling.llm_biencoder.modeling_llm_biencoder_mntp import LLMBiEncoderForMaskedNTP
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification, CT3DVisionModel
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
@@ -32,6 +34,7 @@ def register() -> None:
     AutoModelForImageClassification.register(
         CT3DVisionConfig, CT3DVisionForImageClassification, exist_ok=True
     )
+    AutoModelForMaskedLM.register(LLMBiEncoderConfig, LLMBiEncoderForMaskedNTP, exist_ok=True)
     AutoModelForSequenceClassification.register(
         LLMBiEncoderConfig, LLMBiEncoderForSequenceClassification, exist_ok=True
     )

@@ -1,9 +1,12 @@
+import pandas as pd
 import pytest
 import yaml
+from transformers import AutoModelForMaskedLM
 
 from radtower.cli.train import parse_flags
 from radtower.labeling.findings import Status
 from radtower.labeling.label_table import LabelRow, write_labels
+from radtower.modeling.llm_biencoder.modeling_llm_biencoder_mntp import LLMBiEncoderForMaskedNTP
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
 from radtower.processing.report_text import report_sha256
 
@@ -76,6 +79,26 @@ def test_a_recipe_becomes_a_model_folder_and_flags_override_it(radtower, recipe,
     assert record["run"]["hidden_sizes"] == [6]
     assert CT3DVisionForImageClassification.from_pretrained(tmp_path / "other").config.hidden_sizes == [6]
     assert not (tmp_path / "vision").exists()
+
+
+def test_text_mntp_reads_a_report_table(radtower, tiny_llm_folder, tmp_path):
+    rows = [("a", "p", "train", "There is no nodule."), ("b", "q", "validation", "small effusion")]
+    columns = ["study_id", "patient_id", "split", "report"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "reports.csv", index=False)
+    content = {
+        "reports": str(tmp_path / "reports.csv"),
+        "llm": str(tiny_llm_folder),
+        "lora_rank": 2,
+        "output_dir": str(tmp_path / "mntp"),
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    (tmp_path / "mntp.yaml").write_text(yaml.safe_dump(content))
+    done = radtower("train", "text-mntp", tmp_path / "mntp.yaml", "--max_steps", 2)
+    assert (done.code, done.err.count("error")) == (0, 0)
+    assert f"Saved {tmp_path / 'mntp'}" in done.out
+    assert "eval_pseudo_perplexity" in (tmp_path / "mntp" / "training_log.jsonl").read_text()
+    assert type(AutoModelForMaskedLM.from_pretrained(tmp_path / "mntp")) is LLMBiEncoderForMaskedNTP
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ def test_survives_a_round_trip_through_json(tmp_path):
         "text_prefix": " Report:",
         "embedding_dim": 24,
         "normalize": True,
+        "mask_token_id": 62,
     }
     LLMBiEncoderConfig(text_config={"model_type": "qwen3", "hidden_size": 48}, **settings).save_pretrained(
         tmp_path

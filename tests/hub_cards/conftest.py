@@ -10,6 +10,7 @@ from radtower.configuration.configuration_ct3d import CT3DVisionConfig
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from radtower.evaluation.results import MetricResult, Results, write_results
 from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEncoderForSequenceClassification
+from radtower.modeling.llm_biencoder.modeling_llm_biencoder_mntp import LLMBiEncoderForMaskedNTP
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification, CT3DVisionModel
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
@@ -42,6 +43,8 @@ def make_model_folder(
             encoder.save_pretrained(folder)
             if kind == "llm_classifier":
                 LLMBiEncoderForSequenceClassification(encoder.config).save_pretrained(folder)
+            if kind == "llm_mntp":
+                LLMBiEncoderForMaskedNTP.from_llm(tiny_llm_folder, max_length=64).save_pretrained(folder)
         (folder / "run.yaml").write_text(f"manifest: {tmp_path}/manifest.csv\n")
         (folder / "training_log.jsonl").write_text('{"step": 1}\n')
         (folder / "training_args.bin").write_bytes(b"pickle")

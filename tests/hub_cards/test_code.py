@@ -103,6 +103,7 @@ CODE_FILES = {
         "modeling_latent_attention.py",
         "modeling_llm_biencoder.py",
         "modeling_llm_biencoder_heads.py",
+        "modeling_llm_biencoder_mntp.py",
         "modeling_llm_files.py",
         "modeling_llm_import.py",
         "modeling_llm_lora.py",

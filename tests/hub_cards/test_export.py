@@ -8,7 +8,11 @@ import textwrap
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+)
 
 from radtower.hub_cards.export import export_model
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
@@ -56,6 +60,10 @@ RUN_WITHOUT_THE_PACKAGE = """
                 classifier = load("AutoModelForSequenceClassification", folder).eval()
                 output = classifier(torch.tensor([[5, 9, 40]]), labels=labels)
                 out |= {"logits": output.logits.tolist(), "loss": output.loss.item()}
+            if "AutoModelForMaskedLM" in autos:
+                ids = torch.tensor([[5, 9, 40]])
+                masked = load("AutoModelForMaskedLM", folder).eval()
+                out["masked_loss"] = masked(ids, labels=torch.tensor([[-100, 7, 40]])).loss.item()
         print("RESULT", json.dumps(out))
 """
 VOLUME = torch.linspace(-1000, 400, 12 * 20 * 16).reshape(12, 20, 16)
@@ -115,7 +123,8 @@ def test_exported_image_towers_run_their_cards_where_the_package_is_not_installe
 
 
 def test_exported_text_towers_run_their_cards_where_the_package_is_not_installed(make_model_folder, tmp_path):
-    trained = [make_model_folder(kind) for kind in ("llm_mean", "llm_latent", "llm_classifier")]
+    kinds = ("llm_mean", "llm_latent", "llm_classifier", "llm_mntp")
+    trained = [make_model_folder(kind) for kind in kinds]
     exports = [export_model(folder, tmp_path / f"text-tower-{n}") for n, folder in enumerate(trained)]
     results, lines = _run_without_the_package(exports, tmp_path / "hf")
     assert lines[0] == "torch.Size([2, 32])"
@@ -129,7 +138,11 @@ def test_exported_text_towers_run_their_cards_where_the_package_is_not_installed
     expected = classifier(torch.tensor([[5, 9, 40]]), labels=LABELS)
     _close(results[2]["logits"], expected.logits)
     _close(results[2]["loss"], expected.loss)
-    assert ["logits" in got for got in results] == [False, False, True]
+    assert ["logits" in got for got in results] == [False, False, True, False]
+    masked = AutoModelForMaskedLM.from_pretrained(trained[3]).eval()
+    loss = masked(torch.tensor([[5, 9, 40]]), labels=torch.tensor([[-100, 7, 40]])).loss
+    _close(results[3]["masked_loss"], loss)
+    assert ["masked_loss" in got for got in results] == [False, False, False, True]
 
 
 def _auto_maps(folder):
@@ -211,6 +224,13 @@ TEXT = {
             },
         ),
         ("llm_mean", {"config.json": TEXT}),
+        (
+            "llm_mntp",
+            {
+                "config.json": TEXT
+                | {"AutoModelForMaskedLM": "modeling_llm_biencoder_mntp.LLMBiEncoderForMaskedNTP"}
+            },
+        ),
         (
             "llm_classifier",
             {

@@ -6,10 +6,10 @@ import pytest
 
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.training.arguments import parse_recipe, read_recipe
-from radtower.training.runs import ClipRun, LabelerRun, VisionRun
+from radtower.training.runs import ClipRun, LabelerRun, TextMNTPRun, VisionRun
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-KINDS = {"clip": ClipRun, "labeler": LabelerRun, "vision": VisionRun}
+KINDS = {"clip": ClipRun, "labeler": LabelerRun, "text-mntp": TextMNTPRun, "vision": VisionRun}
 VOLUMES = {
     "train": ["train_1_a_1", "train_1_a_2", "train_2_a_1", "train_3_a_1", "train_4_a_1", "train_10_a_1"],
     "valid": ["valid_1_a_1"],
@@ -18,7 +18,7 @@ VOLUMES = {
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_is_complete_and_says_how_to_start_it(path, tmp_path):
-    kind = path.stem.partition("_")[0]
+    kind = next(kind for kind in KINDS if path.stem.replace("_", "-").startswith(f"{kind}-"))
     settings = {**read_recipe(path), "output_dir": str(tmp_path), "bf16": False}
     run, _ = parse_recipe(settings, KINDS[kind])
     assert isinstance(run, KINDS[kind])

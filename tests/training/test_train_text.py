@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pandas as pd
@@ -9,7 +10,7 @@ from radtower.labeling.encoder import EncoderLabeler
 from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEncoderForSequenceClassification
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.training.runs import LabelerRun
-from radtower.training.text.frozen_trunk import freeze_lower_layers
+from radtower.training.text.frozen_trunk import FrozenTrunk, freeze_lower_layers
 from radtower.training.train_text import train_labeler
 
 
@@ -107,3 +108,56 @@ def test_a_study_with_two_volumes_is_one_report(run, make_arguments, tmp_path):
 def test_the_model_folder_does_not_say_where_the_llm_was(run, make_arguments):
     config = (train_labeler(run, make_arguments()) / "config.json").read_text()
     assert run.llm not in config
+
+
+def _losses(folder):
+    lines = (folder / "training_log.jsonl").read_text().splitlines()
+    return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+
+
+@pytest.mark.parametrize(("num_frozen", "lora_rank"), [(1, 0), (2, 0), (1, 2)])
+def test_stored_states_give_the_same_training(run, make_arguments, num_frozen, lora_rank):
+    run = replace(run, num_frozen_layers=num_frozen, lora_rank=lora_rank, lora_dropout=0.0)
+    settings = {"max_steps": 12, "lr_scheduler_type": "constant"}
+    plain = train_labeler(run, make_arguments("plain", **settings))
+    stored = train_labeler(replace(run, should_cache_frozen=True), make_arguments("stored", **settings))
+    assert _losses(stored) == pytest.approx(_losses(plain), rel=1e-5, abs=1e-5)
+    assert _losses(plain)[-1] < 0.8 * _losses(plain)[0]
+    one, two = (AutoModelForSequenceClassification.from_pretrained(folder) for folder in (plain, stored))
+    assert one.state_dict().keys() == two.state_dict().keys()
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_reports_pass_the_frozen_layers_once(run, make_arguments, monkeypatch):
+    rows = []
+    compute = FrozenTrunk._compute
+    monkeypatch.setattr(
+        FrozenTrunk, "_compute", lambda self, ids, mask: rows.append(len(ids)) or compute(self, ids, mask)
+    )
+    train_labeler(replace(run, should_cache_frozen=True), make_arguments(max_steps=8))
+    # One by one the three texts of the check, then five distinct reports of six.
+    assert rows == [1, 1, 1, 5]
+
+
+def test_resuming_from_stored_states_and_adapters_equals_the_uninterrupted_run(run, make_arguments):
+    run = replace(run, should_cache_frozen=True, lora_rank=2)
+    settings = {"lr_scheduler_type": "constant", "save_strategy": "steps", "save_steps": 2}
+    whole = train_labeler(run, make_arguments("whole", max_steps=5, **settings))
+    train_labeler(run, make_arguments("parts", max_steps=2, **settings))
+    parts = train_labeler(run, make_arguments("parts", max_steps=5, resume_from_checkpoint=True, **settings))
+    one, two = (AutoModelForSequenceClassification.from_pretrained(f).state_dict() for f in (whole, parts))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_low_rank_updates_are_merged_into_the_labeler(run, make_arguments):
+    folder = train_labeler(replace(run, lora_rank=2), make_arguments(max_steps=4))
+    state = LLMBiEncoder.from_pretrained(folder).model.state_dict()
+    llm = AutoModelForCausalLM.from_pretrained(run.llm).model.state_dict()
+    changed = {name for name, value in llm.items() if not torch.equal(value, state[name])}
+    assert changed == {name for name in llm if name.startswith("layers.1.") and "proj" in name}
+
+
+def test_refuses_to_store_the_states_of_no_layers(run):
+    with pytest.raises(ValueError, match=r"num_frozen_layers must be at least 1 .* got 0"):
+        replace(run, num_frozen_layers=0, should_cache_frozen=True)

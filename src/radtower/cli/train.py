@@ -40,6 +40,18 @@ def text_contrastive(context: typer.Context, recipe: Recipe) -> None:
     print(f"Saved {train_contrastive(run, arguments)}")
 
 
+@train_app.command("text-mntp", context_settings=FLAGS)
+def text_mntp(context: typer.Context, recipe: Recipe) -> None:
+    """Teach an LLM to read reports in both directions."""
+    register_models()
+    from radtower.training.arguments import parse_recipe, read_recipe
+    from radtower.training.runs import TextMNTPRun
+    from radtower.training.text.train_mntp import train_mntp
+
+    run, arguments = parse_recipe({**read_recipe(recipe), **parse_flags(context.args)}, TextMNTPRun)
+    print(f"Saved {train_mntp(run, arguments)}")
+
+
 @train_app.command(context_settings=FLAGS)
 def vision(context: typer.Context, recipe: Recipe) -> None:
     """Train the 3D tower on silver labels."""

@@ -40,6 +40,7 @@ class LLMBiEncoderConfig(PreTrainedConfig):
         embedding_dim: Leading numbers of the pooled vector that are kept, for weights trained so (Matryoshka,
             arXiv 2205.13147). None keeps all.
         normalize: Whether pooled vectors are scaled to length 1, after the cut.
+        mask_token_id: What stood in the place of hidden tokens in masked training. None without it.
 
     Raises:
         StrictDataclassClassValidationError: If ``num_latent_heads`` does not divide the width of the decoder,
@@ -69,6 +70,7 @@ class LLMBiEncoderConfig(PreTrainedConfig):
     text_prefix: str = ""
     embedding_dim: int | None = None
     normalize: bool = False
+    mask_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

@@ -123,10 +123,15 @@ def _is_export(folder: Path) -> bool:
 
 
 def _auto_map(family: Family, config: dict[str, Any]) -> dict[str, str]:
-    """Leave the classifier out of a bare encoder, whose head would load with random weights."""
-    has_head = any("Classification" in name for name in config.get("architectures") or [])
-    keeps_all = has_head or config["model_type"] == "medclip"
-    return {auto: ref for auto, ref in family.auto_map.items() if keeps_all or "Classification" not in auto}
+    """Leave out the heads that these weights do not have: they would load with random ones."""
+    trained = config.get("architectures") or []
+    return {
+        auto: reference
+        for auto, reference in family.auto_map.items()
+        if auto in ("AutoConfig", "AutoModel")
+        or config["model_type"] == "medclip"
+        or reference.rpartition(".")[2] in trained
+    }
 
 
 def _map_processor(folder: Path, family: Family) -> None:

@@ -44,10 +44,12 @@ FAMILIES = {
         model_files=(
             "modeling/modeling_llm_biencoder.py",
             "modeling/llm_biencoder/modeling_llm_biencoder_heads.py",
+            "modeling/llm_biencoder/modeling_llm_biencoder_mntp.py",
         ),
         auto_map={
             "AutoConfig": "configuration_llm_biencoder.LLMBiEncoderConfig",
             "AutoModel": "modeling_llm_biencoder.LLMBiEncoder",
+            "AutoModelForMaskedLM": "modeling_llm_biencoder_mntp.LLMBiEncoderForMaskedNTP",
             "AutoModelForSequenceClassification": (
                 "modeling_llm_biencoder_heads.LLMBiEncoderForSequenceClassification"
             ),

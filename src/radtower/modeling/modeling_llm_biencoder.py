@@ -77,6 +77,9 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         add_pooling_layer: False leaves the pooling head out, for models that read the token states.
     """
 
+    # Left out where an encoder is loaded from a folder of LLMBiEncoderForMaskedNTP.
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+
     def __init__(self, config: LLMBiEncoderConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
         decoder_config: Any = config.text_config

@@ -26,6 +26,7 @@ INCIDENTAL |= {"bos_token_id", "eos_token_id", "pad_token_id"}
 # Where things lie may differ: a cluster copies a cache to the disk of the node.
 PLACES = {
     "manifest",
+    "reports",
     "cache",
     "labels",
     "gold",

@@ -22,6 +22,11 @@ class LabelerRun:
         llm: Model folder, Hub id, or ``.gguf`` file to start from.
         num_hidden_layers: Keep only the lowest layers of the LLM. None keeps all.
         num_frozen_layers: Lowest layers that are not trained; the token embedding goes with them.
+        should_cache_frozen: Whether their states are computed once per report and kept in memory, instead of
+            in every epoch: the same training, faster. They then run without dropout and in full precision.
+        lora_rank: Of low-rank updates of the layers above the frozen ones. 0 trains all of their weights.
+        lora_alpha: The updates are scaled by ``lora_alpha / lora_rank``.
+        lora_dropout: On the input of the updates.
         bidirectional: Whether tokens see the whole report. False keeps the direction of pre-training.
         head_learning_rate: Of the finding attention, which starts from nothing. None takes the one of the
             LLM.
@@ -36,11 +41,60 @@ class LabelerRun:
     llm: str
     num_hidden_layers: int | None = None
     num_frozen_layers: int = 0
+    should_cache_frozen: bool = False
+    lora_rank: int = 0
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.05
     bidirectional: bool = True
     head_learning_rate: float | None = None
     uncertain: float | None = None
     not_mentioned: float | None = 0.0
     max_length: int = 512
+    should_overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        require_frozen_layers(self.should_cache_frozen, self.num_frozen_layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextMNTPRun:
+    """Teach a decoder to read reports in both directions, by predicting hidden tokens (arXiv 2404.05961).
+
+    Nothing of the frozen layers can be stored: every epoch hides other tokens.
+
+    Args:
+        reports: Report table, or a manifest with reports. ``train`` is trained on, ``validation`` measured.
+        llm: Model folder, Hub id, or ``.gguf`` file to start from.
+        text_column: Which text of a study is read.
+        num_hidden_layers: Keep only the lowest layers of the LLM. None keeps all.
+        num_frozen_layers: Lowest layers that are not trained; the token embedding goes with them, and so does
+            a head that is tied to it.
+        bidirectional: Whether tokens see the whole text: what this training is for.
+        max_length: Tokens of a piece; longer reports give several.
+        mask_token: Shown in the place of hidden tokens: ``blank`` is the token ``_``, ``eos`` and ``mask``
+            the special tokens.
+        mask_probability: Of hiding a token.
+        mask_corruption: ``mask`` shows the mask for all hidden tokens, ``bert`` for 80 % of them, a random
+            token for 10 % and the token itself for 10 %.
+        lora_rank: Of low-rank updates; the language-model head then stays as it is. 0 trains all weights.
+        lora_alpha: The updates are scaled by ``lora_alpha / lora_rank``.
+        lora_dropout: On the input of the updates.
+        should_overwrite: Whether checkpoints that an earlier run left in the output folder are deleted.
+    """
+
+    reports: str
+    llm: str
+    text_column: Literal["report", "findings", "impression"] = "report"
+    num_hidden_layers: int | None = None
+    num_frozen_layers: int = 0
+    bidirectional: bool = True
+    max_length: int = 512
+    mask_token: Literal["blank", "eos", "mask"] = "blank"  # noqa: S105 -- a token of a text
+    mask_probability: float = 0.2
+    mask_corruption: Literal["mask", "bert"] = "mask"
+    lora_rank: int = 0
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.05
     should_overwrite: bool = False
 
 
@@ -200,4 +254,17 @@ class ClipRun:
     should_overwrite: bool = False
 
 
-AnyRun = LabelerRun | TextContrastiveRun | VisionRun | ClipRun
+def require_frozen_layers(should_cache_frozen: bool, num_frozen_layers: int) -> None:
+    """Refuse to store the states of no layers.
+
+    Raises:
+        ValueError: If they are to be stored and none is frozen.
+    """
+    if should_cache_frozen and num_frozen_layers < 1:
+        raise ValueError(
+            "num_frozen_layers must be at least 1 where should_cache_frozen is set, got "
+            f"{num_frozen_layers}. Freeze layers, or leave should_cache_frozen out."
+        )
+
+
+AnyRun = LabelerRun | TextContrastiveRun | TextMNTPRun | VisionRun | ClipRun

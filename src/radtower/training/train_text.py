@@ -1,6 +1,7 @@
 """Fine-tune an LLM into a labeler of reports: a status per finding, from a small gold table."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,8 @@ from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEn
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.processing.report_text import normalize_report
 from radtower.training.runs import LabelerRun
-from radtower.training.text.frozen_trunk import freeze_lower_layers
+from radtower.training.text.frozen_trunk import FrozenTrunk, freeze_lower_layers
+from radtower.training.text.lora import add_lora, merge_lora
 from radtower.training.trainer import SupervisedTrainer
 
 
@@ -33,7 +35,8 @@ def train_labeler(
         The model folder.
 
     Raises:
-        ValueError: If a gold row belongs to no study, or more layers are frozen than there are.
+        ValueError: If a gold row belongs to no study, more layers are frozen than there are, or a setting
+            does not fit the language model.
     """
     set_seed(arguments.seed)
     samples, keys = _gold_samples(run)
@@ -51,6 +54,14 @@ def train_labeler(
     model = LLMBiEncoderForSequenceClassification(encoder.config)
     model.encoder.load_state_dict(encoder.state_dict())
     freeze_lower_layers(model.encoder, run.num_frozen_layers)
+    if run.lora_rank:
+        add_lora(
+            model.encoder,
+            run.lora_rank,
+            run.lora_alpha,
+            run.lora_dropout,
+            num_frozen_layers=run.num_frozen_layers,
+        )
     trainer = SupervisedTrainer(
         model,
         arguments,
@@ -61,7 +72,14 @@ def train_labeler(
         run=run,
         optimizers=(labeler_optimizer(model, arguments, run.head_learning_rate), None),
     )
-    trainer.train(arguments.resume_from_checkpoint)
+    stored = FrozenTrunk(model.encoder, run.num_frozen_layers) if run.should_cache_frozen else None
+    with stored or nullcontext():
+        if stored is not None:
+            texts = [str(sample["text"]) for sample in samples]
+            stored.add(encoder.tokenizer(texts, max_length=run.max_length, truncation=True)["input_ids"])
+        trainer.train(arguments.resume_from_checkpoint)
+    if run.lora_rank:
+        merge_lora(model.encoder)
     return trainer.save_model_folder(run)
 
 

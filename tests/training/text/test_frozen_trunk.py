@@ -239,10 +239,19 @@ def test_refuses_layers_that_are_trained(encoder):
         FrozenTrunk(encoder, 2)
 
 
-def test_refuses_soft_tokens(encoder):
+def test_refuses_a_prompt(encoder):
     encoder.config.num_soft_tokens = 3
-    with pytest.raises(ValueError, match="must have no soft tokens, got 3"):
+    with pytest.raises(ValueError, match="must have no prompt tokens, got 3"):
         FrozenTrunk(encoder, 2)
+
+
+def test_refuses_embeddings_in_place_of_ids(encoder):
+    embeds = encoder.get_input_embeddings()(_inputs()["input_ids"])
+    with (
+        FrozenTrunk(encoder, 2),
+        pytest.raises(ValueError, match=r"must come as token ids.*got \['attention_m"),
+    ):
+        encoder(inputs_embeds=embeds, attention_mask=_inputs()["attention_mask"])
 
 
 def test_refuses_a_family_that_cannot_begin_in_the_middle():

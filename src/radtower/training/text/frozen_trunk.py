@@ -41,7 +41,7 @@ class FrozenTrunk:
         tokens_per_batch: Padded tokens that :meth:`add` computes at a time.
 
     Raises:
-        ValueError: If a layer is not there or not frozen, the encoder has soft tokens, or its family cannot
+        ValueError: If a layer is not there or not frozen, the encoder has a prompt, or its family cannot
             begin in the middle: the result is compared with that of the whole model.
     """
 
@@ -198,6 +198,10 @@ class FrozenTrunk:
     def _begin_above(
         self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if kwargs.get("input_ids") is None:
+            raise ValueError(
+                f"texts must come as token ids where states are stored, got {sorted(kwargs)}. Pass input_ids."
+            )
         states = self.states(kwargs["input_ids"], kwargs["attention_mask"])
         self._choose(slice(self.num_layers, None))
         return args, {**kwargs, "input_ids": None, "inputs_embeds": states}
@@ -218,10 +222,10 @@ class FrozenTrunk:
                 f"stored layers must be frozen, got {len(trained)} trained weights such as {trained[0]}. "
                 "Call freeze_lower_layers, and keep adapters above it."
             )
-        if getattr(encoder.config, "num_soft_tokens", 0):
+        if encoder.config.num_prompt_tokens:
             raise ValueError(
-                f"the encoder must have no soft tokens, got {encoder.config.num_soft_tokens}. "
-                "They are trained, and every layer sees them: train without the stored states."
+                f"the encoder must have no prompt tokens, got {encoder.config.num_prompt_tokens}. Every "
+                "layer sees them, and soft ones change: use text_prefix, or train without the stored states."
             )
 
     @torch.no_grad()
