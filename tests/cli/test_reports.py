@@ -65,9 +65,16 @@ def test_open_i_becomes_a_table_and_pairs(radtower, openi_file, tmp_path):
     assert str((table.frame["split"] == "train").sum()) in printed
     done = radtower("reports", "pairs", tmp_path / "table.parquet", "-o", tmp_path / "pairs.jsonl")
     assert "open_i/findings_impression" in done.out
+    assert "Negatives: " in done.out
     pairs = read_pairs(tmp_path / "pairs.jsonl")
+    assert len(pairs) == 80
+    chosen = ("--task", "findings_impression", "--negatives", 1, "--label-keys", "text", "--seed", 3)
+    radtower("reports", "pairs", tmp_path / "table.parquet", "-o", tmp_path / "pairs.csv", *chosen)
+    pairs = read_pairs(tmp_path / "pairs.csv")
     assert len(pairs) == 40
-    assert set(pairs["label_key"]) == {"labels:cardiomegaly", "normal"}
+    assert pairs["negatives"].map(len).max() == 1
+    assert pairs["label_key"].nunique() == 2
+    assert pairs["label_key"].str.startswith("text:").sum() == 20
 
 
 def test_ct_reports_become_a_table(radtower, tmp_path):

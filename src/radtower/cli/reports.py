@@ -24,6 +24,20 @@ class Backend(StrEnum):
     ENDPOINT = "endpoint"
 
 
+class Task(StrEnum):
+    """What belongs together."""
+
+    FINDINGS_IMPRESSION = "findings_impression"
+    REPORT_REWRITE = "report_rewrite"
+
+
+class LabelKeys(StrEnum):
+    """What makes two rows no negatives of each other."""
+
+    LABELS = "labels"
+    TEXT = "text"
+
+
 def label(  # noqa: PLR0913 -- one argument per flag
     reports: Annotated[Path, typer.Argument(help="CSV or parquet with an id and a text column.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="labels.parquet")],
@@ -93,20 +107,35 @@ def ct_rate(
 def pairs(
     table: Annotated[Path, typer.Argument(help="Report table, or a manifest with reports.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="parquet, JSONL or CSV.")],
+    task: Annotated[
+        list[Task] | None, typer.Option(help="What to pair; can be repeated. Without: all.")
+    ] = None,
+    negatives: Annotated[int, typer.Option(help="Corruptions of the positive per row, at most.")] = 3,
+    label_keys: Annotated[
+        LabelKeys, typer.Option(help="What makes two rows no negatives of each other.")
+    ] = LabelKeys.LABELS,
+    seed: Annotated[int, typer.Option(help="Seed of rewriting and corruption.")] = 0,
 ) -> None:
-    """Write pairs for contrastive training."""
-    from radtower.data.reports.pair_building import build_pairs
+    """Write pairs for contrastive training: findings with impression, report with rewrite, hard negatives."""
+    from radtower.data.reports.pair_building import TASKS, PairOptions, build_pairs
     from radtower.data.reports.pairs import write_pairs
     from radtower.data.reports.report_corpus import read_report_table
 
-    built = build_pairs(read_report_table(table))
-    write_pairs(built, output)
-    counts = Counter(zip(built["source"], built["split"], strict=True))
-    print_table(
-        str(output),
-        ("source", "split", "pairs"),
-        [(source, split, str(count)) for (source, split), count in sorted(counts.items())],
+    options = PairOptions(
+        tasks=TASKS if task is None else tuple(t.value for t in task),
+        num_negatives=negatives,
+        label_keys=label_keys.value,
+        seed=seed,
     )
+    built = build_pairs(read_report_table(table), options)
+    write_pairs(built, output)
+    rows = [
+        (str(source), str(split), str(len(part)), str(part["negatives"].map(len).sum()))
+        for (source, split), part in built.groupby(["source", "split"])[list(built)]
+    ]
+    print_table(str(output), ("source", "split", "pairs", "negatives"), rows)
+    kinds = Counter(kind for row in built["negative_kinds"] for kind in row)
+    print("Negatives: " + ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())))
 
 
 def _write_table(frame: "DataFrame", output: Path) -> None:

@@ -4,7 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from radtower.data.reports.pair_building import build_pairs, canonical_text, is_normal_impression
+from radtower.data.reports.pair_building import (
+    PairOptions,
+    build_pairs,
+    canonical_text,
+    is_normal_impression,
+)
 from radtower.data.reports.report_corpus import ReportTable
 
 ROWS = [  # findings, impression, labels
@@ -28,14 +33,14 @@ def table() -> ReportTable:
             "source": "corpus",
             "findings": findings,
             "impression": impressions,
-            "report": [" ".join(pair) for pair in zip(findings, impressions, strict=True)],
+            "report": [" ".join(pair).strip() for pair in zip(findings, impressions, strict=True)],
         }
     )
     return ReportTable(frame, np.array(labels, dtype=np.float32), ("cardiomegaly", "normal"))
 
 
 def test_findings_are_paired_with_their_impression(table):
-    pairs = build_pairs(table)
+    pairs = build_pairs(table, PairOptions(tasks=("findings_impression",)))
     assert pairs["query"].tolist() == [row[0] for row in ROWS[:5]]
     assert pairs["positive"].tolist() == [row[1] for row in ROWS[:5]]
     assert set(pairs["source"]) == {"corpus/findings_impression"}
@@ -44,19 +49,49 @@ def test_findings_are_paired_with_their_impression(table):
 
 
 def test_equal_labels_and_equal_texts_share_a_key(table):
-    by_label = build_pairs(table)["label_key"].tolist()
+    by_label = build_pairs(table, PairOptions(tasks=("findings_impression",)))["label_key"].tolist()
     assert by_label[:4] == ["labels:cardiomegaly", "labels:cardiomegaly", "normal", "normal"]
-    by_text = build_pairs(table, "text")["label_key"].tolist()
+    options = PairOptions(tasks=("findings_impression",), label_keys="text")
+    by_text = build_pairs(table, options)["label_key"].tolist()
     assert by_text[0] == by_text[1] == by_text[4] == by_label[4]
     assert by_text[2:4] == ["normal", "normal"]
     assert by_text[0] not in ("normal", by_label[0])
 
 
-def test_refuses_what_gives_no_pair(table):
+def test_a_report_is_paired_with_itself_in_other_words_and_its_corruptions(table):
+    pairs = build_pairs(table, PairOptions(num_negatives=2))
+    rewrites = pairs[pairs["source"] == "corpus/report_rewrite"]
+    assert rewrites["query"].tolist() == table.frame["report"].tolist()
+    assert rewrites["positive"][5] == "Enlarged heart. Heart is large."
+    assert rewrites["label_key"].nunique() == 6
+    assert rewrites["label_key"].str.startswith("text:").all()
+    assert [len(kinds) for kinds in pairs["negative_kinds"]] == [len(n) for n in pairs["negatives"]]
+    assert pairs["negatives"][2] == ["Acute disease."]
+    assert pairs["negative_kinds"][2] == ["negation"]
+    assert pairs["negatives"].map(len).max() == 2
+    assert not build_pairs(table, PairOptions(num_negatives=0))["negatives"].map(len).any()
+
+
+def test_a_row_depends_on_its_study_and_the_seed_alone(table):
+    whole = build_pairs(table)
+    part = build_pairs(table.rows(np.array([False, True, False, True, True, False])))
+    kept = whole[whole["study_id"].isin(["s1", "s3", "s4"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(part, kept)
+    assert (build_pairs(table, PairOptions(seed=1))["positive"] != whole["positive"]).any()
+
+
+def test_refuses_options_that_give_no_pair(table):
     with pytest.raises(ValueError, match="one of labels, text, got 'label'"):
-        build_pairs(table, "label")
-    with pytest.raises(ValueError, match="got none among 1"):
-        build_pairs(table.rows(np.array([False] * 5 + [True])))
+        PairOptions(label_keys="label")
+    with pytest.raises(ValueError, match=r"tasks must be of .*, got \['summary'\]"):
+        PairOptions(tasks=("summary",))
+    with pytest.raises(ValueError, match="got none"):
+        PairOptions(tasks=())
+    with pytest.raises(ValueError, match="must not be negative, got -1"):
+        PairOptions(num_negatives=-1)
+    options = PairOptions(tasks=("findings_impression",))
+    with pytest.raises(ValueError, match="got none of 1 for findings_impression"):
+        build_pairs(table.rows(np.array([False] * 5 + [True])), options)
 
 
 @pytest.mark.parametrize(
