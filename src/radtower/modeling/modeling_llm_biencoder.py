@@ -5,7 +5,7 @@ Axes in this file: B texts, T tokens, E embedding, F findings.
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +20,11 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
-from transformers.utils.logging import tqdm
 
 from ..configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from .llm_biencoder.modeling_attention_direction import check_attention_direction
+from .llm_biencoder.modeling_cpu_linear import OneDNNLinears, quantize_linears
+from .llm_biencoder.modeling_encode_batches import BatchLimit, encode_distinct, in_eval_mode
 from .llm_biencoder.modeling_llm_import import (
     check_fields,
     find_llm,
@@ -32,7 +33,8 @@ from .llm_biencoder.modeling_llm_import import (
     read_tokenizer,
 )
 from .llm_biencoder.modeling_soft_prompt import SoftPrompt, insert_prompt, take_tokens
-from .llm_biencoder.modeling_text_inputs import as_texts, pad_rows, token_rows
+from .llm_biencoder.modeling_text_inputs import TokenRow, as_texts, pad_rows, token_rows
+from .llm_biencoder.modeling_vector_precision import Precision, check_precision, quantize_vectors, shorten
 from .modeling_latent_attention import LatentAttentionPooling, masked_mean
 
 
@@ -404,39 +406,82 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         return embeds[1:] @ embeds[0]
 
     @torch.no_grad()
-    def encode(
+    def encode(  # noqa: PLR0913 -- what sentence-transformers lets a caller choose
         self,
         texts: str | Sequence[str],
         instruction: str | None = None,
-        batch_size: int = 16,
+        batch_size: int | Literal["auto"] = "auto",
         show_progress: bool = False,
-    ) -> torch.Tensor:
-        """Encode many texts in batches of similar length.
+        *,
+        max_length: int | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        convert_to_numpy: bool = False,
+        precision: Precision = "float32",
+        ranges: torch.Tensor | None = None,
+    ) -> Any:
+        """Encode many texts: equal ones once, those of similar length together.
+
+        Runs in this thread and starts no other process. Dropout is off, whatever mode the model is in.
 
         Args:
             texts: One text or any number of them.
             instruction: Put before every text and not pooled. None pools whole texts.
-            batch_size: Texts at a time.
-            show_progress: Whether to draw a bar on stderr.
+            batch_size: Texts at a time. ``"auto"`` counts tokens instead: few on a CPU, for its cache, many
+                elsewhere, and fewer where memory runs out.
+            show_progress: Whether to draw a bar on stderr, which counts texts.
+            max_length: Tokens kept. None takes the configuration's.
+            normalize: Whether to return unit vectors. None does as the configuration says.
+            truncate_dim: Dimensions kept, from the front; for models trained so. None keeps all.
+            convert_to_numpy: Whether to return a numpy array, in main memory.
+            precision: ``float32``, or ``int8``, ``uint8``, ``binary``, ``ubinary``: see
+                :func:`quantize_vectors`.
+            ranges: ``(2, E)``, minimum and maximum of each dimension; for ``int8`` and ``uint8`` only.
 
         Returns:
-            ``(N, E)`` in the order of ``texts``, on the model's device, not normalized.
+            ``(N, E)`` in the order of ``texts``, on the model's device.
 
         Raises:
-            ValueError: If ``batch_size`` is below 1; see :meth:`tokenize` for the texts.
+            ValueError: If ``batch_size`` is below 1, unit vectors shall be undone, or ``truncate_dim``,
+                ``precision`` or ``ranges`` do not fit; see :meth:`tokenize` for the texts.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}. Use 1 on a small machine.")
-        texts = as_texts(texts)
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        starts = range(0, max(1, len(order)), batch_size)  # no text at all: let tokenize refuse it
-        batches = [
-            self._embed(
-                self.tokenize(
-                    [texts[row] for row in order[start : start + batch_size]], instruction=instruction
-                )
+        if self.config.normalize and normalize is False:
+            raise ValueError(
+                "normalize must not be False where the configuration normalizes, got False. Set "
+                "model.config.normalize = False."
             )
-            for start in tqdm(starts, desc="Encoding texts", unit="batch", disable=not show_progress)
-        ]
-        embeds = torch.cat(batches)
-        return embeds[torch.tensor(order, device=embeds.device).argsort()]
+        width = shorten(torch.empty(0, self.config.hidden_size), truncate_dim, False).shape[1]
+        check_precision(precision, ranges, width)
+        limit = BatchLimit(batch_size, self.device)
+
+        def read(some: Sequence[str]) -> list[TokenRow]:
+            return token_rows(self.tokenizer, some, self.config, max_length, instruction=instruction)
+
+        def embed(rows: list[TokenRow]) -> torch.Tensor:
+            return self._embed(pad_rows(self.tokenizer, rows).to(self.device))
+
+        with in_eval_mode(self), OneDNNLinears():
+            vectors = encode_distinct(as_texts(texts), read, embed, limit, show_progress)
+        vectors = shorten(vectors, truncate_dim, self.config.normalize or bool(normalize))
+        vectors = quantize_vectors(vectors, precision, ranges)
+        return vectors.cpu().numpy() if convert_to_numpy else vectors
+
+    def quantize_weights(self, precision: Literal["int8"] = "int8") -> "LLMBiEncoder":
+        """Store the linear layers of the decoder in 8 bits, in place: for inference on a CPU, faster.
+
+        The token embedding and the pooling head stay as they are. Afterwards the model can neither be trained
+        nor saved.
+
+        Args:
+            precision: ``"int8"``; there is no other yet.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            ValueError: If ``precision`` is another, the model is not on a CPU, or it is quantized already.
+        """
+        if precision != "int8":
+            raise ValueError(f"precision must be 'int8', got {precision!r}. Weights have 8 bits or all.")
+        quantize_linears(self.model)
+        return self

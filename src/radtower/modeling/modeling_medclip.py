@@ -6,7 +6,7 @@ Axes in this file: B studies, N scans, M texts, P projected embedding, F finding
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +14,11 @@ from torch import nn
 from transformers import AutoModel, AutoProcessor, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
-from transformers.utils.logging import tqdm
 
 from ..configuration.configuration_medclip import MedCLIPConfig
-from .llm_biencoder.modeling_text_inputs import as_texts
+from .llm_biencoder.modeling_cpu_linear import OneDNNLinears
+from .llm_biencoder.modeling_encode_batches import BatchLimit, encode_distinct, in_eval_mode
+from .llm_biencoder.modeling_text_inputs import TokenRow, as_texts, pad_rows
 from .losses import masked_binary_cross_entropy, symmetric_info_nce
 from .modeling_ct3d import CT3DVisionModel
 from .modeling_llm_biencoder import LLMBiEncoder
@@ -287,17 +288,24 @@ class MedCLIPModel(PreTrainedModel):
         self,
         texts: str | Sequence[str],
         normalize: bool = True,
-        batch_size: int = 16,
+        batch_size: int | Literal["auto"] = "auto",
         show_progress: bool = False,
     ) -> torch.Tensor:
-        """Embed texts: ``(M, P)``, unit vectors unless ``normalize`` is False."""
-        texts = as_texts(texts)
-        starts = range(0, max(1, len(texts)), batch_size)  # no text at all: let the processor refuse it
-        embeds = []
-        for start in tqdm(starts, desc="Encoding texts", unit="batch", disable=not show_progress):
-            inputs = self.processor(text=texts[start : start + batch_size]).to(self.device)
-            embeds.append(_pooled(self.get_text_features(**inputs)).float())
-        return F.normalize(torch.cat(embeds), dim=-1) if normalize else torch.cat(embeds)
+        """Embed texts: ``(M, P)``, unit vectors unless ``normalize`` is False; see LLMBiEncoder.encode."""
+        limit = BatchLimit(batch_size, self.device)
+
+        def read(some: Sequence[str]) -> list[TokenRow]:
+            inputs = self.processor(text=list(some))
+            rows = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+            return [TokenRow(ids[mask == 1].tolist(), None) for ids, mask in rows]
+
+        def embed(rows: list[TokenRow]) -> torch.Tensor:
+            inputs = pad_rows(self.processor.tokenizer, rows).to(self.device)
+            return _pooled(self.get_text_features(**inputs)).float()
+
+        with in_eval_mode(self), OneDNNLinears():
+            embeds = encode_distinct(as_texts(texts), read, embed, limit, show_progress)
+        return F.normalize(embeds, dim=-1) if normalize else embeds
 
     def compute_similarities(self, images: Any, texts: str | Sequence[str], **kwargs: Any) -> torch.Tensor:
         """Cosine similarity of each scan with each text: ``(N, M)`` in [-1, 1]."""

@@ -1,0 +1,123 @@
+"""Linear layers on a CPU, faster: the same product by oneDNN, and weights of 8 bits.
+
+Axes in this file: M tokens, K inputs, N outputs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+# Internal to torch and used by its compiler; where it is missing, or oneDNN is, nothing is replaced.
+ONEDNN_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+MIN_TOKENS = 16  # below, laying out the weight anew costs more than the product
+MAX_INT8 = 127
+
+
+class OneDNNLinears(TorchFunctionMode):
+    """While active, ``F.linear`` of float32 on a CPU runs in oneDNN.
+
+    MKL, the default, leaves AVX-512 unused on processors of AMD. The weight is handed over as it is, in every
+    call: nothing is stored, so that nothing goes stale and no memory is spent. Equal up to rounding.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run ``func``, or the product of oneDNN in its place."""
+        if func is F.linear and not kwargs and _suits_onednn(*args[:2]):
+            return ONEDNN_LINEAR(args[0], args[1], args[2] if len(args) > 2 else None, "none", [], "")
+        return func(*args, **(kwargs or {}))
+
+
+def _suits_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    if ONEDNN_LINEAR is None or not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return False
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        return False
+    is_plain = all(
+        type(tensor) in (torch.Tensor, nn.Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.dtype == torch.float32
+        and tensor.layout == torch.strided
+        for tensor in (x, weight)
+    )
+    return is_plain and weight.ndim == 2 and x.ndim > 1 and x.shape[:-1].numel() >= MIN_TOKENS
+
+
+class Int8Linear(nn.Module):
+    """Linear layer whose weight has 8 bits, for inference on a CPU.
+
+    Weights are symmetric per output, inputs per token: the result of a token does not depend on its batch.
+    Products are whole numbers, summed in 32 bits.
+
+    Args:
+        linear: The layer to replace.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach().float()
+        scale = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / MAX_INT8
+        self.weight_int8: torch.Tensor
+        self.scale: torch.Tensor
+        self.register_buffer("weight_int8", (weight / scale[:, None]).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().float())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(..., K)`` -> ``(..., N)``.
+
+        Raises:
+            RuntimeError: If a gradient would have to pass.
+        """
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise RuntimeError(
+                "weights must be floating point to be trained, got int8. Load the model again, and do not "
+                "call quantize_weights."
+            )
+        rows = x.flatten(0, -2).float()
+        scale = torch.linalg.vector_norm(rows, ord=torch.inf, dim=1, keepdim=True)
+        scale = scale.clamp(min=torch.finfo(torch.float32).tiny) / MAX_INT8
+        products = torch._int_mm((rows / scale).round_().to(torch.int8), self.weight_int8.t())
+        output = (products * scale).mul_(self.scale)
+        if self.bias is not None:
+            output += self.bias
+        return output.to(x.dtype).unflatten(0, x.shape[:-1])
+
+    def _save_to_state_dict(self, *_: Any) -> None:
+        raise RuntimeError(
+            "weights must be floating point to be saved, got int8. Save the model before quantize_weights, "
+            "and quantize after loading."
+        )
+
+
+def quantize_linears(model: nn.Module) -> int:
+    """Replace every linear layer of ``model`` in place and return how many there were.
+
+    Raises:
+        ValueError: If there is none, or one is not on a CPU.
+    """
+    places = [
+        (module, name, child)
+        for module in model.modules()
+        for name, child in module.named_children()
+        if type(child) is nn.Linear
+    ]
+    devices = {child.weight.device.type for _, _, child in places}
+    if devices != {"cpu"}:
+        raise ValueError(
+            f"the model must have linear layers on the CPU, got {len(places)} on {sorted(devices)}. "
+            "Move it there, and quantize it once."
+        )
+    for module, name, child in places:
+        setattr(module, name, Int8Linear(child))
+    model.requires_grad_(False)
+    return len(places)
