@@ -107,11 +107,18 @@ class TextContrastiveRun:
         llm: Model folder, Hub id, or ``.gguf`` file to start from.
         num_hidden_layers: Keep only the lowest layers of the LLM. None keeps all.
         num_frozen_layers: Lowest layers that are not trained; the token embedding goes with them.
+        should_cache_frozen: Whether their states are computed once per text and kept in memory, instead of in
+            every epoch: the same training, faster. They then run without dropout and in full precision.
+        lora_rank: Of low-rank updates of the layers above the frozen ones. 0 trains all of their weights.
+        lora_alpha: The updates are scaled by ``lora_alpha / lora_rank``.
+        lora_dropout: On the input of the updates.
         bidirectional: Whether tokens see the whole text. False keeps the direction of pre-training.
         pooling: ``mean``, ``latent_attention`` (which starts as the mean), ``last_token`` or ``first_token``.
         max_length: Tokens read of a text, the instruction included.
         scale: Inverse temperature of the similarities, > 0.
         is_symmetric: Whether positives look for their queries, too.
+        should_mask_labels: Whether pairs of equal ``label_key`` are no negatives of each other. The same text
+            never is.
         num_negatives: Hard negatives per pair, drawn anew in each epoch.
         matryoshka_dims: Sizes of the vector that are trained to be used alone. Empty trains the whole only.
         matryoshka_weights: One per size. None is 1 for all.
@@ -124,11 +131,16 @@ class TextContrastiveRun:
     llm: str
     num_hidden_layers: int | None = None
     num_frozen_layers: int = 0
+    should_cache_frozen: bool = False
+    lora_rank: int = 0
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.05
     bidirectional: bool = True
     pooling: Literal["latent_attention", "mean", "last_token", "first_token"] = "mean"
     max_length: int = 512
     scale: float = 20.0
     is_symmetric: bool = True
+    should_mask_labels: bool = True
     num_negatives: int = 1
     matryoshka_dims: tuple[int, ...] = ()
     matryoshka_weights: tuple[float, ...] | None = None
@@ -137,6 +149,7 @@ class TextContrastiveRun:
     should_overwrite: bool = False
 
     def __post_init__(self) -> None:
+        require_frozen_layers(self.should_cache_frozen, self.num_frozen_layers)
         if not (self.scale > 0 and self.chunk_size >= 1):
             raise ValueError(
                 f"scale must be above 0 and chunk_size at least 1, got {self.scale} and {self.chunk_size}. "

@@ -23,7 +23,7 @@ def _rows(source: str, start: int) -> list[dict[str, object]]:
                 "negative_kinds": ["negation", "negation"],
                 "source": source,
                 "instruction": None,
-                "label_key": None,
+                "label_key": "effusion" if "effusion" in finding else None,
                 "study_id": f"study-{start + number}",
                 "split": split,
             }

@@ -74,6 +74,20 @@ def test_each_batch_is_of_one_source_and_every_epoch_leaves_out_others():
     assert tuple(row for _, row in sampler) == epochs[2][0]
 
 
+def test_texts_are_all_that_an_epoch_may_ask_for():
+    table = _table("aa", ["wrong", "positive 0"])
+    table["instruction"] = ["Find it.", None]
+    expected = [
+        ("Find it.", "query 0"),
+        (None, "query 1"),
+        (None, "positive 0"),
+        (None, "wrong"),
+        (None, "positive 1"),
+    ]
+    assert PairDataset(table, 1, seed=0).texts() == expected
+    assert PairDataset(table, 0, seed=0).texts() == [text for text in expected if text[1] != "wrong"]
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_workers_see_the_epoch_that_the_sampler_asks_for(num_workers):
     data = PairDataset(_table("a" * 4, "uvwxyz"), 1, seed=0)

@@ -71,6 +71,14 @@ def test_an_instruction_is_before_its_query_only_and_not_pooled(encoder):
     torch.testing.assert_close(_vectors(encoder, batch, "document"), documents, rtol=1e-5, atol=1e-5)
 
 
+def test_token_ids_are_those_of_the_batch(encoder):
+    collator = PairCollator(encoder.tokenizer, encoder.config, 16)
+    batch = collator([Pair("no effusion", "small", instruction="Describe")])
+    ids = collator.token_ids([("Describe", "no effusion"), (None, "small")])
+    assert [ids[0]] == batch["query_chunks"][0]["input_ids"].tolist()
+    assert [ids[1]] == batch["document_chunks"][0]["input_ids"].tolist()
+
+
 def test_what_is_no_negative_of_what():
     pairs = [
         Pair("a", "x", ("z",)),

@@ -66,7 +66,7 @@ def test_learns_which_texts_belong_together(run, make_arguments, pairs_file):
 
 
 def test_the_log_tells_the_loss_of_the_first_batch_by_hand(run, make_arguments, pairs_file):
-    flat = replace(run, num_negatives=0, is_symmetric=False, scale=5.0)
+    flat = replace(run, num_negatives=0, is_symmetric=False, should_mask_labels=False, scale=5.0)
     settings = {"max_steps": 1, "per_device_train_batch_size": 6, "learning_rate": 0.0}
     entry = _log(train_contrastive(flat, make_arguments(**settings)))[0]
     encoder = LLMBiEncoder.from_llm(run.llm, pooling="mean", max_length=48)
@@ -86,6 +86,7 @@ def test_the_log_tells_the_loss_of_the_first_batch_by_hand(run, make_arguments, 
         {"num_negatives": 0},
         {"num_negatives": 2},
         {"scale": 10.0},
+        {"should_mask_labels": False},
         {"is_symmetric": False},
         {"matryoshka_dims": (32, 8)},
         {"attention_dropout": 0.5},
@@ -97,7 +98,7 @@ def test_the_log_tells_the_loss_of_the_first_batch_by_hand(run, make_arguments, 
     ids=lambda changes: next(iter(changes)),
 )
 def test_each_setting_changes_what_is_trained(run, make_arguments, changes):
-    settings = {"max_steps": 1, "learning_rate": 0.0}
+    settings = {"max_steps": 1, "learning_rate": 0.0, "per_device_train_batch_size": 6}
     plain = _log(train_contrastive(run, make_arguments("plain", **settings)))[0]["loss"]
     other = _log(train_contrastive(replace(run, **changes), make_arguments("other", **settings)))[0]["loss"]
     assert abs(plain - other) > 1e-4
@@ -114,7 +115,16 @@ def test_the_size_of_the_chunks_changes_nothing_else(run, make_arguments):
     assert losses == pytest.approx([losses[0]] * 3, abs=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"attention_dropout": 0.3}], ids=["plain", "dropout"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attention_dropout": 0.3},
+        {"num_frozen_layers": 1, "should_cache_frozen": True},
+        {"lora_rank": 4, "lora_dropout": 0.1},
+    ],
+    ids=["dropout", "cached", "lora"],
+)
 def test_a_killed_run_goes_on_as_if_it_had_not_been(run, make_arguments, changes):
     run = replace(run, **changes)
     whole = train_contrastive(run, make_arguments("whole", **SAVING))
@@ -130,6 +140,30 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(run, make_arguments, changes
     assert all(torch.equal(left[name], right[name]) for name in left)
     at_two = LLMBiEncoder.from_pretrained(killed / "checkpoint-2").state_dict()
     assert any(not torch.equal(left[name], at_two[name]) for name in left)
+
+
+def test_stored_states_of_the_frozen_layers_train_the_same_model(run, make_arguments):
+    frozen = replace(run, num_frozen_layers=1)
+    plain, stored = (
+        LLMBiEncoder.from_pretrained(
+            train_contrastive(replace(frozen, should_cache_frozen=cached), make_arguments(f"cached_{cached}"))
+        ).state_dict()
+        for cached in (False, True)
+    )
+    assert plain.keys() == stored.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(stored[name], value, rtol=1e-4, atol=1e-4)
+
+
+def test_low_rank_training_saves_a_plain_encoder_that_it_changed(run, make_arguments):
+    low = replace(run, lora_rank=4, num_frozen_layers=1)
+    folder = train_contrastive(low, make_arguments())
+    found = LLMBiEncoder.from_pretrained(folder).state_dict()
+    start = LLMBiEncoder.from_llm(run.llm, pooling="mean").state_dict()
+    assert found.keys() == start.keys()
+    changed = {name for name, value in found.items() if not torch.equal(value, start[name])}
+    assert len(changed) == 7
+    assert all(name.startswith("model.layers.1.") and name.endswith("_proj.weight") for name in changed)
 
 
 def test_resuming_refuses_another_loss(run, make_arguments):

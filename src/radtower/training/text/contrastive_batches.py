@@ -13,6 +13,9 @@ from torch.utils.data import Dataset, Sampler
 
 COLUMNS = ("query", "positive", "negatives", "instruction", "label_key")
 
+Text = tuple[str | None, str]
+"""Instruction, if there is one, and text."""
+
 Place = tuple[int, int]
 """Epoch and row: the hard negatives of a row change from epoch to epoch, in every worker alike."""
 
@@ -68,6 +71,16 @@ class PairDataset(Dataset[Pair]):
     def set_epoch(self, epoch: int) -> None:
         """Set which epoch the sampler orders; see :class:`SourceSampler`."""
         self.epoch = epoch
+
+    def texts(self) -> list[Text]:
+        """Every text that an epoch may ask for, once, with its instruction."""
+        queries = [(pair.instruction, pair.query) for pair in self._pairs]
+        documents = [
+            (None, text)
+            for pair in self._pairs
+            for text in (pair.positive, *(pair.negatives if self.num_negatives else ()))
+        ]
+        return list(dict.fromkeys([*queries, *documents]))
 
     def has_pairs_of_one_text(self) -> bool:
         """Whether some text is its own positive, as in SimCSE."""

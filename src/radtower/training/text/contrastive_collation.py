@@ -11,12 +11,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
-from radtower.modeling.llm_biencoder.modeling_text_inputs import pad_rows, token_rows
+from radtower.modeling.llm_biencoder.modeling_text_inputs import TokenRow, pad_rows, token_rows
 from radtower.processing.report_text import normalize_report
-from radtower.training.text.contrastive_batches import Pair
-
-Text = tuple[str | None, str]
-"""Instruction, if there is one, and text."""
+from radtower.training.text.contrastive_batches import Pair, Text
 
 
 class PairCollator:
@@ -60,6 +57,10 @@ class PairCollator:
             "document_keys": torch.tensor(keys, dtype=torch.int64),
         }
 
+    def token_ids(self, texts: Sequence[Text]) -> list[list[int]]:
+        """Token ids of each text, as the encoder reads it, without padding."""
+        return [row.input_ids for instruction, text in texts for row in self._rows([text], instruction)]
+
     def _chunks(self, texts: list[Text]) -> tuple[torch.Tensor, list[dict[str, torch.Tensor]]]:
         ordered = sorted(set(texts), key=lambda text: (text[0] or "", len(text[1]), text[1]))
         row = {text: index for index, text in enumerate(ordered)}
@@ -68,12 +69,12 @@ class PairCollator:
             instruction = ordered[0][0]
             chunk = [text for text in ordered[: self.chunk_size] if text[0] == instruction]
             ordered = ordered[len(chunk) :]
-            chunks.append(self._inputs([text for _, text in chunk], instruction))
+            rows = self._rows([text for _, text in chunk], instruction)
+            chunks.append(dict(pad_rows(self.tokenizer, rows)))
         return torch.tensor([row[text] for text in texts]), chunks
 
-    def _inputs(self, texts: list[str], instruction: str | None) -> dict[str, torch.Tensor]:
-        rows = token_rows(self.tokenizer, texts, self.config, instruction=instruction)
-        return dict(pad_rows(self.tokenizer, rows))
+    def _rows(self, texts: list[str], instruction: str | None) -> list[TokenRow]:
+        return token_rows(self.tokenizer, texts, self.config, instruction=instruction)
 
 
 def pair_keys(pair: Pair) -> tuple[int, int, int]:

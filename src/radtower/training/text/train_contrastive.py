@@ -1,19 +1,22 @@
 """Train a report encoder on pairs of texts, and save it as a model folder."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
+from radtower.data.manifest import Split
 from radtower.data.reports.pairs import read_pairs
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.training.runs import TextContrastiveRun
 from radtower.training.text.contrastive_batches import PairDataset
 from radtower.training.text.contrastive_collation import PairCollator
 from radtower.training.text.contrastive_trainer import ContrastiveLoss, ContrastiveTextTrainer
-from radtower.training.text.frozen_trunk import freeze_lower_layers
+from radtower.training.text.frozen_trunk import FrozenTrunk, freeze_lower_layers
+from radtower.training.text.lora import add_lora, merge_lora
 
 
 def train_contrastive(
@@ -36,32 +39,21 @@ def train_contrastive(
     set_seed(arguments.seed)
     # Processes encode different numbers of chunks; a broadcast per chunk would wait forever for the others.
     arguments.ddp_broadcast_buffers = False
-    encoder = LLMBiEncoder.from_llm(
-        run.llm,
-        num_hidden_layers=run.num_hidden_layers,
-        pooling=run.pooling,
-        latent_variant="prenorm",
-        bidirectional=run.bidirectional,
-        max_length=run.max_length,
-    )
+    encoder = _encoder(run)
     assert isinstance(encoder.config, LLMBiEncoderConfig)
-    set_attention_dropout(encoder, run.attention_dropout)
-    freeze_lower_layers(encoder, run.num_frozen_layers)
-    train = PairDataset(read_pairs(run.pairs, "train"), run.num_negatives, arguments.seed)
-    if train.has_pairs_of_one_text() and not run.attention_dropout:
+    train = _pairs(run, "train", arguments.seed)
+    if train.has_pairs_of_one_text() and not (run.attention_dropout or (run.lora_rank and run.lora_dropout)):
         raise ValueError(
             f"attention_dropout must be > 0 where a text is its own positive, got {run.attention_dropout}. "
             "SimCSE tells the two apart by dropout: set it to 0.1, or leave such pairs out."
         )
-    validation = None
-    if arguments.do_eval:
-        validation = PairDataset(read_pairs(run.pairs, "validation"), run.num_negatives, arguments.seed)
+    collator = PairCollator(encoder.tokenizer, encoder.config, run.chunk_size)
     trainer = ContrastiveTextTrainer(
         encoder,
         arguments,
         train_dataset=train,
-        eval_dataset=validation,
-        data_collator=PairCollator(encoder.tokenizer, encoder.config, run.chunk_size),
+        eval_dataset=_pairs(run, "validation", arguments.seed) if arguments.do_eval else None,
+        data_collator=collator,
         processing_class=encoder.tokenizer,
         callbacks=list(callbacks),
         run=run,
@@ -72,8 +64,44 @@ def train_contrastive(
             dim_weights=run.matryoshka_weights,
         ),
     )
-    trainer.train(arguments.resume_from_checkpoint)
+    stored = FrozenTrunk(encoder, run.num_frozen_layers) if run.should_cache_frozen else nullcontext()
+    with stored:
+        if isinstance(stored, FrozenTrunk):
+            # In the order of the table: the rounding of a resumed run is that of one never stopped.
+            stored.add(collator.token_ids(train.texts()))
+        trainer.train(arguments.resume_from_checkpoint)
+    if run.lora_rank:
+        merge_lora(encoder)
     return trainer.save_model_folder(run)
+
+
+def _encoder(run: TextContrastiveRun) -> LLMBiEncoder:
+    encoder = LLMBiEncoder.from_llm(
+        run.llm,
+        num_hidden_layers=run.num_hidden_layers,
+        pooling=run.pooling,
+        latent_variant="prenorm",
+        bidirectional=run.bidirectional,
+        max_length=run.max_length,
+    )
+    set_attention_dropout(encoder, run.attention_dropout)
+    freeze_lower_layers(encoder, run.num_frozen_layers)
+    if run.lora_rank:
+        add_lora(
+            encoder,
+            run.lora_rank,
+            run.lora_alpha,
+            run.lora_dropout,
+            num_frozen_layers=run.num_frozen_layers,
+        )
+    return encoder
+
+
+def _pairs(run: TextContrastiveRun, split: Split, seed: int) -> PairDataset:
+    table = read_pairs(run.pairs, split)
+    return PairDataset(
+        table if run.should_mask_labels else table.assign(label_key=None), run.num_negatives, seed
+    )
 
 
 def set_attention_dropout(encoder: LLMBiEncoder, probability: float) -> None:
