@@ -80,3 +80,9 @@ def test_refuses_a_finding_named_twice():
 def test_refuses_a_field_of_the_wrong_type(name, value):
     with pytest.raises(StrictDataclassFieldValidationError, match=name):
         MedCLIPConfig(**{name: value})
+
+
+def test_refuses_a_text_prefix_that_nobody_would_read():
+    text = {"model_type": "llm_biencoder", "text_prefix": "Report:"}
+    with pytest.raises(StrictDataclassClassValidationError, match="empty in a dual tower, got 'Report:'"):
+        MedCLIPConfig(text_config=text)

@@ -467,3 +467,39 @@ def test_the_processor_is_saved_with_the_model(tiny_medclip, tmp_path):
     tiny_medclip.save_pretrained(tmp_path)
     reloaded = MedCLIPModel.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(reloaded.encode_text("no effusion"), tiny_medclip.encode_text("no effusion"))
+
+
+@torch.no_grad()
+def test_the_prompt_of_the_text_tower_is_read_and_saved(tiny_medclip, tmp_path):
+    plain = tiny_medclip.encode_text("no effusion")
+    tiny_medclip.text_model.set_prompt(hard_prompt="Describe", soft_prompt=" There is a nodule")
+    torch.nn.init.normal_(tiny_medclip.text_model.soft_prompt.weight)
+    expected = tiny_medclip.encode_text(["no effusion", "There is a small nodule"])
+    torch.testing.assert_close(tiny_medclip.encode_text("no effusion"), expected[:1], atol=1e-5, rtol=0)
+    assert (expected[:1] - plain).abs().max() > 1e-2
+    pooled = tiny_medclip.text_model.encode_text("no effusion")
+    projected = F.normalize(tiny_medclip.text_projection(pooled), dim=-1)
+    torch.testing.assert_close(projected, expected[:1], atol=1e-5, rtol=0)
+    tiny_medclip.save_pretrained(tmp_path)
+    reloaded = MedCLIPModel.from_pretrained(tmp_path).eval()
+    assert reloaded.config.text_config.hard_prompt == "Describe"
+    torch.testing.assert_close(
+        reloaded.encode_text(["no effusion", "There is a small nodule"]), expected, atol=1e-5, rtol=0
+    )
+
+
+def test_refuses_a_text_prefix_that_the_processor_would_leave_out(tiny_medclip):
+    tiny_medclip.text_model.set_prompt(text_prefix="Report:")
+    with pytest.raises(ValueError, match="must be empty in a dual tower, got 'Report:'"):
+        tiny_medclip.encode_text("no effusion")
+
+
+def test_a_narrowed_text_tower_is_projected_from_its_width(tiny_vision_config, tiny_text_config, batch):
+    tiny_text_config.embedding_dim = 20
+    config = MedCLIPConfig(
+        vision_config=tiny_vision_config.to_dict(), text_config=tiny_text_config.to_dict(), projection_dim=7
+    )
+    model = MedCLIPModel(config)
+    assert model.text_projection.in_features == 20
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    assert model.get_text_features(**inputs).pooler_output.shape[1] == 7

@@ -29,8 +29,8 @@ class MedCLIPConfig(PreTrainedConfig):
             2603.06467); empty for no head.
 
     Raises:
-        StrictDataclassClassValidationError: If ``projection_dim`` is not positive or a finding is named
-            twice. ``@strict`` wraps the ValueError below in it.
+        StrictDataclassClassValidationError: If ``projection_dim`` is not positive, a finding is named twice,
+            or the text tower has a text prefix. ``@strict`` wraps the ValueErrors below in it.
     """
 
     model_type = "medclip"
@@ -58,6 +58,15 @@ class MedCLIPConfig(PreTrainedConfig):
         repeated = sorted({name for name in self.findings if list(self.findings).count(name) > 1})
         if repeated:
             raise ValueError(f"findings must be unique, got {repeated} more than once. Name each once.")
+
+    def validate_text_prefix(self) -> None:
+        # The processor tokenizes here, and the tower cannot add words to token ids.
+        prefix = getattr(self.text_config, "text_prefix", "")
+        if prefix:
+            raise ValueError(
+                f"text_prefix of the text tower must be empty in a dual tower, got {prefix!r}. Make it part "
+                "of the processor's instruction, as in instruction='Query:{text}'."
+            )
 
 
 def _resolve(config: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig | None:

@@ -110,6 +110,8 @@ class MedCLIPModel(PreTrainedModel):
         text_config: Any = config.text_config
         self.vision_model = _build_tower(vision_config)
         self.text_model = _build_tower(text_config)
+        # The tower copied it: a prompt that it is given later must be saved with the whole.
+        config.text_config = self.text_model.config
         self.visual_projection = _build_projection(config.vision_projection, vision_config.hidden_size, size)
         self.text_projection = _build_projection(config.text_projection, text_config.hidden_size, size)
         self.logit_scale = LogitScale(float(config.logit_scale_init))
@@ -155,7 +157,14 @@ class MedCLIPModel(PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         embed_mask: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
-        """Encode and project token ids; ``pooler_output`` is ``(B, P)``, not normalized."""
+        """Encode and project token ids; ``pooler_output`` is ``(B, P)``, not normalized.
+
+        A hard or soft prompt of the text tower is put in front of every text.
+
+        Raises:
+            ValueError: If the text tower has a text prefix, which only the processor could add.
+        """
+        self.config.validate_text_prefix()
         masks = {"attention_mask": attention_mask} | (
             {} if embed_mask is None else {"embed_mask": embed_mask}
         )
