@@ -249,7 +249,8 @@ TEXT = {
 )
 def test_every_auto_class_leads_to_a_class_that_has_its_weights(make_model_folder, tmp_path, kind, expected):
     maps = _auto_maps(export_model(make_model_folder(kind), tmp_path / "out"))
-    assert maps.pop("tokenizer_config.json", None) is None
+    for name in ("tokenizer_config", "sentence_bert_config", "config_sentence_transformers"):
+        assert maps.pop(f"{name}.json", None) is None
     assert maps == expected
 
 

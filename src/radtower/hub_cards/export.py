@@ -9,6 +9,12 @@ from typing import Any
 from radtower.hub_cards.card import write_card
 from radtower.hub_cards.code import export_code
 from radtower.hub_cards.families import PACKAGE, Family, family_of
+from radtower.hub_cards.sentence_transformers_files import (
+    ST_FILES,
+    has_st_files,
+    is_st_folder,
+    write_st_files,
+)
 
 # What may leave the machine. Everything else in a training folder stays: optimizer states, pickled
 # arguments, logs, and run.yaml, which names local paths.
@@ -76,6 +82,10 @@ def export_model(
         config["auto_map"] = _auto_map(family, config)
         _write_json(partial / "config.json", config)
         _map_processor(partial, family)
+        if config["model_type"] == "llm_biencoder":
+            _name_inputs(partial)
+            if has_st_files(config):
+                write_st_files(partial, config)
         export_code([PACKAGE / name for name in family.model_files], partial)
         write_card(partial, family, config, None if results is None else Path(results), license_id)
         if output.exists():
@@ -115,9 +125,12 @@ def _is_export(folder: Path) -> bool:
     if not config.is_file() or "auto_map" not in json.loads(config.read_text(encoding="utf-8")):
         return False
     folders = ("configuration", "modeling", "processing")
-    known = {"README.md"} | {path.name for name in folders for path in (PACKAGE / name).rglob("*.py")}
+    known = {"README.md", *ST_FILES} | {
+        path.name for name in folders for path in (PACKAGE / name).rglob("*.py")
+    }
     return all(
-        path.is_file() and (path.name in known or any(path.match(pattern) for pattern in SHIPPED_PATTERNS))
+        (path.is_dir() and is_st_folder(path))
+        or (path.is_file() and (path.name in known or any(path.match(pat) for pat in SHIPPED_PATTERNS)))
         for path in folder.iterdir()
     )
 
@@ -132,6 +145,14 @@ def _auto_map(family: Family, config: dict[str, Any]) -> dict[str, str]:
         or config["model_type"] == "medclip"
         or reference.rpartition(".")[2] in trained
     }
+
+
+def _name_inputs(folder: Path) -> None:
+    """Say that a text tower takes no token types, which some tokenizers would add."""
+    path = folder / "tokenizer_config.json"
+    if path.exists():
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        _write_json(path, settings | {"model_input_names": ["input_ids", "attention_mask"]})
 
 
 def _map_processor(folder: Path, family: Family) -> None:

@@ -25,13 +25,7 @@ from ..configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from .llm_biencoder.modeling_attention_direction import check_attention_direction
 from .llm_biencoder.modeling_cpu_linear import OneDNNLinears, quantize_linears
 from .llm_biencoder.modeling_encode_batches import BatchLimit, encode_distinct, in_eval_mode
-from .llm_biencoder.modeling_llm_import import (
-    check_fields,
-    find_llm,
-    merged_fields,
-    read_decoder,
-    read_tokenizer,
-)
+from .llm_biencoder.modeling_llm_import import read_llm
 from .llm_biencoder.modeling_soft_prompt import SoftPrompt, insert_prompt, take_tokens
 from .llm_biencoder.modeling_text_inputs import TokenRow, as_texts, pad_rows, token_rows
 from .llm_biencoder.modeling_vector_precision import Precision, check_precision, quantize_vectors, shorten
@@ -143,23 +137,12 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
                 of the wrong shape, an adapter is not plain LoRA or does not fit, or ``num_hidden_layers``
                 is not in 1..depth.
         """
-        check_fields(config)
-        source = find_llm(path, adapters)
-        settings = merged_fields(source, config)
-        # Before the weights are read: a mistaken setting should not cost minutes.
-        LLMBiEncoderConfig(text_config=source.config, **settings)
-        decoder, head = read_decoder(source, num_hidden_layers, dtype)
-        text_config = decoder.config.to_dict()
-        # With the first, reloading would look for the GGUF file again; with the second, for remote code.
-        for name in ("quantization_config", "auto_map", "_name_or_path"):
-            text_config.pop(name, None)
-        encoder: LLMBiEncoder = cls._from_config(
-            LLMBiEncoderConfig(text_config=text_config, **settings), dtype=dtype
-        )
-        encoder.model.load_state_dict(decoder.state_dict())
-        if encoder.latent_attn is not None and head:
-            encoder.latent_attn.load_state_dict(head)
-        encoder.tokenizer = read_tokenizer(source)
+        llm = read_llm(path, adapters, num_hidden_layers, dtype, config)
+        encoder: LLMBiEncoder = cls._from_config(llm.config, dtype=dtype)
+        encoder.model.load_state_dict(llm.decoder.state_dict())
+        if encoder.latent_attn is not None and llm.head:
+            encoder.latent_attn.load_state_dict(llm.head)
+        encoder.tokenizer = llm.tokenizer
         encoder.check_direction()
         return encoder.eval()
 
@@ -216,6 +199,29 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         mask = attention_mask if embed_mask is None else embed_mask * attention_mask
         pooled = self._pool(hidden, mask) if self.should_pool else None
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
+
+    def forward_prompted(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        prompt_length: int | torch.Tensor | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Run :meth:`forward` without pooling the first tokens; sentence-transformers calls this by name.
+
+        Args:
+            input_ids: ``(B, T)``.
+            attention_mask: ``(B, T)``, 1 for real tokens. None means no padding.
+            prompt_length: Real tokens at the start of every text that are read and not pooled. None pools
+                all.
+
+        Returns:
+            As :meth:`forward`.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        first = torch.as_tensor(0 if prompt_length is None else prompt_length, device=input_ids.device)
+        is_pooled = attention_mask.cumsum(dim=1) > first.reshape(-1, 1)
+        return self(input_ids, attention_mask, is_pooled.long(), return_dict=True)
 
     def _token_states(
         self,

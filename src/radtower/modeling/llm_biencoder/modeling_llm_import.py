@@ -58,6 +58,54 @@ class LLMSource:
     adapters: list[Path] = field(default_factory=list)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LLM:
+    """What an encoder is made of.
+
+    Args:
+        config: Of the encoder.
+        decoder: Without a language-model head.
+        head: State dict of a stored pooling head; empty where there is none.
+        tokenizer: Of the decoder.
+    """
+
+    config: LLMBiEncoderConfig
+    decoder: PreTrainedModel
+    head: dict[str, torch.Tensor]
+    tokenizer: PreTrainedTokenizerBase
+
+
+def read_llm(
+    path: str | os.PathLike[str],
+    adapters: Sequence[str | os.PathLike[str]],
+    num_hidden_layers: int | None,
+    dtype: torch.dtype,
+    fields: dict[str, Any],
+) -> LLM:
+    """Read the parts of an encoder; see ``LLMBiEncoder.from_llm``, which puts them together.
+
+    Args:
+        path: Folder, Hub id, or ``.gguf`` file.
+        adapters: LoRA folders on top.
+        num_hidden_layers: Keep only the lowest layers. None keeps all.
+        dtype: Precision of the decoder.
+        fields: Fields of :class:`LLMBiEncoderConfig`, as the caller set them.
+    """
+    check_fields(fields)
+    source = find_llm(path, adapters)
+    settings = merged_fields(source, fields)
+    # Before the weights are read: a mistaken setting should not cost minutes.
+    LLMBiEncoderConfig(text_config=source.config, **settings)
+    decoder, head = read_decoder(source, num_hidden_layers, dtype)
+    text_config = decoder.config.to_dict()
+    # With the first, reloading would look for the GGUF file again; with the second, for remote code. The
+    # third is a path of this machine.
+    for name in ("quantization_config", "auto_map", "_name_or_path"):
+        text_config.pop(name, None)
+    config = LLMBiEncoderConfig(text_config=text_config, **settings)
+    return LLM(config=config, decoder=decoder, head=head, tokenizer=read_tokenizer(source))
+
+
 def check_fields(fields: dict[str, Any]) -> None:
     """Refuse what is no field of :class:`LLMBiEncoderConfig`, which would otherwise be stored and ignored.
 

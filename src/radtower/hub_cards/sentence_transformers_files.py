@@ -1,0 +1,84 @@
+"""The files with which sentence-transformers gives the vectors of our ``encode``."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+# Our poolings that sentence-transformers has, too, by the names of its oldest format: every reader knows it.
+POOLING_KEYS = {
+    "mean": "pooling_mode_mean_tokens",
+    "last_token": "pooling_mode_lasttoken",
+    "first_token": "pooling_mode_cls_token",
+}
+ST_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+ST_FOLDERS = ("1_Pooling", "2_Normalize")
+# The first release whose Transformer module may call a method by name.
+LATENT_REQUIREMENTS = {"sentence-transformers": ">=6.2"}
+PROMPT_NAME = "text"
+
+
+def has_st_files(config: dict[str, Any]) -> bool:
+    """Whether sentence-transformers can give the vectors of a model: of an encoder, not of one with a head.
+
+    It leaves a prompt out of the pooling by the number of tokens that the prompt has alone. Where the
+    tokenizer glues its end to the first word of the text, that word would be lost, and it may be "no".
+    """
+    is_encoder = config.get("architectures") == ["LLMBiEncoder"]
+    return is_encoder and (not config.get("text_prefix") or config["pooling"] == "last_token")
+
+
+def write_st_files(folder: Path, config: dict[str, Any]) -> None:
+    """Write module list, pooling and prompts beside the weights of an encoder.
+
+    A pooling that sentence-transformers has is left to it, so that other runtimes that read these files
+    agree. For any other vector (latent attention, a Matryoshka cut) it calls the model, which pools.
+
+    Args:
+        folder: Export folder with weights and tokenizer.
+        config: Content of ``config.json``.
+    """
+    key = POOLING_KEYS.get(config["pooling"])
+    is_pooled_there = key is not None and config.get("embedding_dim") is None
+    transformer: dict[str, Any] = {
+        "max_seq_length": config["max_length"] - _num_prompt_tokens(config),
+        "do_lower_case": False,
+    }
+    settings: dict[str, Any] = {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"}
+    prefix = config.get("text_prefix", "")
+    settings |= {"prompts": {PROMPT_NAME: prefix}, "default_prompt_name": PROMPT_NAME} if prefix else {}
+    modules = [("", "Transformer")]
+    if is_pooled_there:
+        modules.append(("1_Pooling", "Pooling"))
+        # The last token is behind any prompt; leaving that out could only lose it, see has_st_files.
+        keeps_prompt = config["pooling"] == "last_token"
+        width = config["text_config"]["hidden_size"]
+        pooling = {"word_embedding_dimension": width, "include_prompt": keeps_prompt}
+        pooling |= {name: name == key for name in POOLING_KEYS.values()}
+        _write_json(folder / "1_Pooling" / "config.json", pooling)
+        if config.get("normalize"):
+            modules.append(("2_Normalize", "Normalize"))
+            _write_json(folder / "2_Normalize" / "config.json", {})
+    else:
+        call = {"method": "forward_prompted", "method_output_name": "pooler_output"}
+        transformer |= {"modality_config": {"text": call}, "module_output_name": "sentence_embedding"}
+        settings["requirements"] = LATENT_REQUIREMENTS
+    entries = [
+        {"idx": idx, "name": str(idx), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for idx, (path, name) in enumerate(modules)
+    ]
+    for name, content in zip(ST_FILES, (entries, transformer, settings), strict=True):
+        _write_json(folder / name, content)
+
+
+def is_st_folder(path: Path) -> bool:
+    """Whether it is one of the folders written here, and holds nothing else."""
+    return path.name in ST_FOLDERS and [file.name for file in path.iterdir()] == ["config.json"]
+
+
+def _num_prompt_tokens(config: dict[str, Any]) -> int:
+    return len(config.get("hard_prompt_ids") or []) + int(config.get("num_soft_tokens", 0))
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
