@@ -41,12 +41,22 @@ def test_embedded_scans_read_back_and_the_bad_one_is_listed(radtower, dual_tower
 def test_embedded_texts_read_back(radtower, dual_tower, manifest, tmp_path):
     done = radtower("embed", "texts", dual_tower, manifest, "-o", tmp_path / "features", "--limit", 2)
     assert done.code == 0
-    assert "2 reports, 12 numbers each" in done.out
+    assert "2 of 2 reports, 12 numbers each" in done.out
     features = read_features(tmp_path / "features")
-    expected = embed_reports(dual_tower, [("s1", "There is no nodule."), ("s2", "small effusion")])
+    expected, _ = embed_reports(dual_tower, [("s1", "There is no nodule."), ("s2", "small effusion")])
     assert features.ids == ["s1", "s2"]
     torch.testing.assert_close(features.vectors, expected.vectors)
     assert features.source == expected.source
+
+
+def test_an_empty_report_is_listed_and_the_others_are_embedded(radtower, dual_tower, tmp_path):
+    table = tmp_path / "reports.csv"
+    table.write_text("study_id,report\ns1,no nodule\ns2,  \ns3,effusion\n")
+    done = radtower("embed", "texts", dual_tower, table, "-o", tmp_path / "features")
+    assert done.code == 1
+    assert "2 of 3 reports, 12 numbers each" in done.out
+    assert "failed: s2: the report is empty" in done.err
+    assert read_features(tmp_path / "features").ids == ["s1", "s3"]
 
 
 def test_a_model_without_the_tower_is_refused(radtower, labeler, scans, tmp_path):

@@ -99,13 +99,26 @@ def test_refuses_scans_that_all_fail(image_tower, tmp_path):
 def test_reports_become_unit_vectors_and_are_normalized_as_for_training(dual_tower, text_tower):
     pairs = [("a", "There is no   nodule"), ("b", "effusion\n present")]
     clean = ["There is no nodule", "effusion present"]
-    features = embed_reports(dual_tower, pairs)
+    features, failures = embed_reports(dual_tower, pairs)
+    assert failures == {}
     assert features.ids == ["a", "b"]
     assert (features.source.kind, features.source.processor_hash) == ("text", None)
     torch.testing.assert_close(features.vectors, MedCLIPModel.from_pretrained(dual_tower).encode_text(clean))
-    alone = embed_reports(text_tower, pairs)
+    alone, _ = embed_reports(text_tower, pairs)
     expected = LLMBiEncoder.from_pretrained(text_tower).encode(clean)
     torch.testing.assert_close(alone.vectors, expected / expected.norm(dim=-1, keepdim=True))
+
+
+@pytest.mark.parametrize("tower", ["dual_tower", "text_tower"])
+def test_an_empty_report_costs_no_other(request, tower):
+    folder = request.getfixturevalue(tower)
+    features, failures = embed_reports(folder, [("a", "nodule"), ("b", " \n "), ("c", "no"), ("d", "")])
+    assert features.ids == ["a", "c"]
+    assert failures == {"b": "the report is empty", "d": "the report is empty"}
+    whole, _ = embed_reports(folder, [("a", "nodule"), ("c", "no")])
+    torch.testing.assert_close(features.vectors, whole.vectors)
+    with pytest.raises(ValueError, match="at least one report must hold text, got 2 empty ones"):
+        embed_reports(folder, [("a", ""), ("b", " ")])
 
 
 def test_refuses_a_model_without_the_tower(image_tower, text_tower, scans):

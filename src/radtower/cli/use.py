@@ -76,14 +76,20 @@ def texts(
     text_column: Annotated[str, typer.Option(help="Column of report texts.")] = "report",
     limit: Annotated[int | None, typer.Option(help="Rows to read from the top.")] = None,
 ) -> None:
-    """Embed reports."""
+    """Embed reports; empty ones are listed at the end."""
     register_models()
     from radtower.data.report_table import read_reports
     from radtower.evaluation.features import embed_reports, write_features
 
-    features = embed_reports(model, read_reports(reports, id_column, text_column, limit), show_progress=True)
+    pairs = read_reports(reports, id_column, text_column, limit)
+    features, failures = embed_reports(model, pairs, show_progress=True)
     write_features(features, output)
-    print(f"{len(features.ids)} reports, {features.vectors.shape[1]} numbers each, in {output}")
+    print(
+        f"{len(features.ids)} of {len(pairs)} reports, {features.vectors.shape[1]} numbers each, in {output}"
+    )
+    print_failures(failures)
+    if failures:
+        raise typer.Exit(1)
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -97,24 +97,32 @@ def embed_reports(
     model_folder: str | Path,
     reports: Iterable[tuple[str, str]],
     show_progress: bool = False,
-) -> Features:
+) -> tuple[Features, dict[str, str]]:
     """Embed reports with a text encoder or a dual tower; pairs of id and text in, unit vectors out.
 
     Reports are normalized first, as for training.
 
+    Returns:
+        The features of the reports that hold text, and the reason for each of the others.
+
     Raises:
         TypeError: If the model has no text tower.
+        ValueError: If no report holds text.
     """
     model = _load(model_folder, (LLMBiEncoder, MedCLIPModel), "text")
-    pairs = list(reports)
-    texts = [normalize_report(text) for _, text in pairs]
+    cleaned = [(report_id, normalize_report(text)) for report_id, text in reports]
+    failures = {report_id: "the report is empty" for report_id, text in cleaned if not text}
+    ids = [report_id for report_id, text in cleaned if text]
+    texts = [text for _, text in cleaned if text]
+    if not texts:
+        raise ValueError(
+            f"at least one report must hold text, got {len(failures)} empty ones. Name the column of texts."
+        )
     if isinstance(model, MedCLIPModel):
         vectors = model.encode_text(texts, show_progress=show_progress)
     else:
-        vectors = F.normalize(model.encode(texts, show_progress=show_progress), dim=-1)
-    return Features(
-        vectors, [report_id for report_id, _ in pairs], _source(model, model_folder, "text", None)
-    )
+        vectors = model.encode(texts, show_progress=show_progress, normalize=True)
+    return Features(vectors, ids, _source(model, model_folder, "text", None)), failures
 
 
 def write_features(features: Features, folder: str | Path) -> Path:
