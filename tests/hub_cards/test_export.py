@@ -179,6 +179,7 @@ def test_ships_the_model_and_nothing_else(make_model_folder, make_results, tmp_p
         "modeling_llm_files.py",
         "modeling_llm_import.py",
         "modeling_llm_lora.py",
+        "modeling_llm_st_folder.py",
         "modeling_medclip.py",
         "modeling_soft_prompt.py",
         "modeling_text_inputs.py",

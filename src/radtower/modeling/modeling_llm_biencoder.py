@@ -112,7 +112,9 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
 
         What ``path`` may be: a causal language model; a ``.gguf`` file, which is dequantized; the public
         LLM2Vec4CXR layout, a flat Llama configuration with ``model.*`` and ``latent_attn.*`` in one
-        checkpoint; a LoRA folder, which names one of these as its base and is merged into it.
+        checkpoint; a sentence-transformers folder, which decides on pooling, normalization, length and
+        direction (Qwen3-Embedding stays causal); a LoRA folder, which names one of these as its base and is
+        merged into it.
 
         Of the public layout the head is loaded, too, unless ``pooling`` names one without parameters.
         ``AutoModel.from_pretrained`` cannot do the same: such a folder calls itself ``llama``, and

@@ -23,6 +23,7 @@ from ...configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from ..modeling_latent_attention import LatentAttentionPooling
 from .modeling_llm_files import local_folder, read_tensors, tensor_shapes, weight_files
 from .modeling_llm_lora import base_of, is_adapter, merge_adapter
+from .modeling_llm_st_folder import is_st_folder, st_backbone, st_fields
 
 # Wrapping one of these would nest an encoder in an encoder, with a fresh random head around a trained one.
 OWN_MODEL_TYPES = ("ct3d_vision", "llm_biencoder", "medclip")
@@ -127,13 +128,15 @@ def find_llm(path: str | os.PathLike[str], adapters: Sequence[str | os.PathLike[
     """Find the parts of a language model and what it says about its use.
 
     Args:
-        path: Model folder, Hub id, a ``.gguf`` file, or a LoRA adapter, which names its base model.
+        path: Folder of a model or of sentence-transformers, Hub id, a ``.gguf`` file, or a LoRA adapter,
+            which names its base model.
         adapters: LoRA adapters on top, in this order.
 
     Raises:
         FileNotFoundError: If a path reads like a local folder and is none.
         ValueError: If it holds a model of this package, pickled weights, or a head of which tensors are
-            missing, unknown or of the wrong shape; if one of ``adapters`` is none.
+            missing, unknown or of the wrong shape, or a sentence-transformers module without counterpart; if
+            one of ``adapters`` is none.
     """
     source = _find(path)
     for adapter in adapters:
@@ -156,15 +159,15 @@ def _find(path: str | os.PathLike[str]) -> LLMSource:
         config = AutoConfig.from_pretrained(folder, gguf_file=gguf_file)
         return LLMSource(folder=folder, config=config, gguf_file=gguf_file, tokenizer_folder=folder)
     folder = local_folder(path)
+    if is_st_folder(folder):
+        return _find_in_st(folder)
+    return _find_backbone(folder)
+
+
+def _find_backbone(folder: Path) -> LLMSource:
     if is_adapter(folder):
         return _add_adapter(_find(base_of(folder)), folder)
-    # Local code only: a public folder may name a remote file, which is never run.
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if config.model_type in OWN_MODEL_TYPES:
-        raise ValueError(
-            f"path must hold a causal language model, got one of ours, {config.model_type}. "
-            "Load it with AutoModel.from_pretrained."
-        )
+    config = _decoder_config(folder)
     source = LLMSource(folder=folder, config=config, tokenizer_folder=folder)
     files = weight_files(folder)
     shapes = tensor_shapes(files)
@@ -178,6 +181,32 @@ def _find(path: str | os.PathLike[str]) -> LLMSource:
         }
         source = dataclasses.replace(source, fields=fields, files=files)
     return source
+
+
+def _find_in_st(folder: Path) -> LLMSource:
+    source = _find_backbone(st_backbone(folder))
+    fields = st_fields(folder, getattr(source.config, "max_position_embeddings", None))
+    # Qwen3-Embedding is causal and stays so; what reads both ways says so where transformers looks for it.
+    fields["bidirectional"] = getattr(source.config, "is_causal", True) is False
+    return dataclasses.replace(source, fields=fields)
+
+
+def _decoder_config(folder: Path) -> PreTrainedConfig:
+    # Local code only: a public folder may name a remote file, which is never run.
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if config.model_type in OWN_MODEL_TYPES:
+        raise ValueError(
+            f"path must hold a causal language model, got one of ours, {config.model_type}. "
+            "Load it with AutoModel.from_pretrained."
+        )
+    with torch.device("meta"):
+        has_layers = isinstance(getattr(AutoModel.from_config(config), "layers", None), nn.ModuleList)
+    if not has_layers:  # BERT and other encoders; GPT-2
+        raise ValueError(
+            f"path must hold a decoder with its blocks in layers, got {config.model_type}. Choose a model of "
+            "the Llama, Qwen, Mistral or Gemma families."
+        )
+    return config
 
 
 def check_public_layout(shapes: dict[str, torch.Size], config: PreTrainedConfig) -> None:
