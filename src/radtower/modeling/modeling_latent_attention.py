@@ -213,3 +213,12 @@ def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Average ``hidden`` ``(B, T, E)`` over the tokens of ``mask`` ``(B, T)``, in float32."""
     weight = mask.to(torch.float32)[..., None]
     return (hidden.float() * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=MINIMUM_COUNT)
+
+
+def outermost_token(hidden: torch.Tensor, mask: torch.Tensor, is_last: bool) -> torch.Tensor:
+    """State ``(B, E)`` of the first or the last token of ``mask`` ``(B, T)``, in float32."""
+    is_pooled = (mask != 0).long()
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    # By place, never by id, and of several equal maxima argmax gives the first.
+    index = (is_pooled * positions if is_last else is_pooled).argmax(dim=1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), index].float()

@@ -27,9 +27,9 @@ from .llm_biencoder.modeling_cpu_linear import OneDNNLinears, quantize_linears
 from .llm_biencoder.modeling_encode_batches import BatchLimit, encode_distinct, in_eval_mode
 from .llm_biencoder.modeling_llm_import import read_llm
 from .llm_biencoder.modeling_soft_prompt import SoftPrompt, insert_prompt, take_tokens
-from .llm_biencoder.modeling_text_inputs import TokenRow, as_texts, pad_rows, token_rows
+from .llm_biencoder.modeling_text_inputs import TokenRow, as_texts, bare_ids, pad_rows, token_rows
 from .llm_biencoder.modeling_vector_precision import Precision, check_precision, quantize_vectors, shorten
-from .modeling_latent_attention import LatentAttentionPooling, masked_mean
+from .modeling_latent_attention import LatentAttentionPooling, masked_mean, outermost_token
 
 
 class LLMBiEncoderPreTrainedModel(PreTrainedModel):
@@ -73,8 +73,8 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         add_pooling_layer: False leaves the pooling head out, for models that read the token states.
     """
 
-    # Left out where an encoder is loaded from a folder of LLMBiEncoderForMaskedNTP.
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+    # Heads of this family, left out where an encoder alone is loaded from a folder with one.
+    _keys_to_ignore_on_load_unexpected = [r"^finding_attention\.", r"^lm_head\."]
 
     def __init__(self, config: LLMBiEncoderConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
@@ -264,11 +264,7 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         elif self.config.pooling == "mean":
             pooled = masked_mean(hidden, mask)
         else:
-            is_pooled = (mask != 0).long()
-            positions = torch.arange(mask.shape[1], device=mask.device)
-            last = self.config.pooling == "last_token"
-            index = (is_pooled * positions if last else is_pooled).argmax(dim=1)
-            pooled = hidden[torch.arange(len(hidden), device=hidden.device), index].float()
+            pooled = outermost_token(hidden, mask, is_last=self.config.pooling == "last_token")
         pooled = pooled[:, : self.config.embedding_dim]
         return F.normalize(pooled, dim=-1) if self.config.normalize else pooled
 
@@ -322,10 +318,7 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         Raises:
             ValueError: If the prompt leaves no room for a text.
         """
-        hard_ids, soft_ids = (
-            self.tokenizer(words, add_special_tokens=False).input_ids if words else []
-            for words in (hard_prompt, soft_prompt)
-        )
+        hard_ids, soft_ids = (bare_ids(self.tokenizer, words) for words in (hard_prompt, soft_prompt))
         if len(hard_ids) + len(soft_ids) >= self.config.max_length:
             raise ValueError(
                 f"prompt must leave room for a text, got {len(hard_ids)} hard and {len(soft_ids)} soft "
@@ -337,8 +330,7 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         self.soft_prompt = None
         if soft_ids:
             embeds = self.get_input_embeddings()(torch.tensor(soft_ids, device=self.device))
-            self.soft_prompt = SoftPrompt(*embeds.shape).to(self.device)
-            self.soft_prompt.weight.copy_(embeds)
+            self.soft_prompt = SoftPrompt.from_embeddings(embeds)
 
     def tokenize(
         self,

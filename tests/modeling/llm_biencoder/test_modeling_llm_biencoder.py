@@ -1,3 +1,4 @@
+import copy
 import json
 
 import pytest
@@ -7,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     AutoTokenizer,
+    Gemma3TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -45,7 +47,8 @@ def build(tiny_text_config, tiny_tokenizer):
 
     def build(**fields) -> LLMBiEncoder:
         fields = {"num_latents": 6, "num_latent_heads": 4, "max_length": 64} | fields
-        encoder = LLMBiEncoder(LLMBiEncoderConfig(text_config=tiny_text_config.text_config, **fields))
+        fields = {"text_config": tiny_text_config.text_config} | fields
+        encoder = LLMBiEncoder(LLMBiEncoderConfig(**fields))
         if encoder.latent_attn is not None:
             for parameter in encoder.latent_attn.output_parameters():  # zero in a fresh prenorm head
                 torch.nn.init.normal_(parameter, std=0.2)
@@ -75,18 +78,39 @@ def batch(tiny_tokenizer):
     return tiny_tokenizer(TEXTS, padding=True, return_tensors="pt").data
 
 
+SLIDING = Gemma3TextConfig(
+    **SIZES | {"vocab_size": 309},
+    head_dim=8,
+    sliding_window=4,  # shorter than most of the texts
+    layer_types=["sliding_attention", "full_attention"],
+)
+
+
 @torch.no_grad()
+@pytest.mark.parametrize("mask_mode", ["exact", "legacy_suffix"])
+@pytest.mark.parametrize("decoder", [None, SLIDING], ids=["full", "sliding"])
+@pytest.mark.parametrize("is_bidirectional", [True, False], ids=["bidirectional", "causal"])
 @pytest.mark.parametrize("fields", POOLINGS, ids=lambda fields: "-".join(fields.values()))
-def test_an_embedding_does_not_depend_on_batch_batch_size_or_padding_side(build, fields):
-    encoder = build(**fields)
-    alone = torch.cat([encoder.encode_text(text) for text in TEXTS])
-    assert (alone[:, None] - alone[None]).abs().amax(-1).fill_diagonal_(1).min() > 1e-2, "texts look alike"
-    for side in ("left", "right"):
-        encoder.tokenizer.padding_side = side
-        torch.testing.assert_close(encoder.encode_text(TEXTS), alone, atol=1e-5, rtol=0)
-        torch.testing.assert_close(encoder.encode_text(TEXTS[::-1]), alone.flip(0), atol=1e-5, rtol=0)
-        for size in (1, 2, 3, 16):
-            torch.testing.assert_close(encoder.encode(TEXTS, batch_size=size), alone, atol=1e-5, rtol=0)
+def test_an_embedding_does_not_depend_on_batch_batch_size_or_padding_side(
+    build, fields, is_bidirectional, decoder, mask_mode
+):
+    decoder = {} if decoder is None else {"text_config": decoder}
+    encoder = build(**fields, **decoder, bidirectional=is_bidirectional, mask_mode=mask_mode)
+    for instruction in (None, "Describe no nodule. "):
+        whole = TEXTS if instruction is None else [f"{instruction}{SEP}{text}" for text in TEXTS]
+        encode = encoder.encode_text if instruction is None else encoder.encode_with_separator
+        alone = torch.cat([encode(text) for text in whole])
+        # A causal first token has seen nothing of the text.
+        if is_bidirectional or fields["pooling"] != "first_token":
+            distances = (alone[:, None] - alone[None]).abs().amax(-1)
+            assert distances.fill_diagonal_(1).min() > 1e-2, "texts look alike"
+        for side in ("left", "right"):
+            encoder.tokenizer.padding_side = side
+            torch.testing.assert_close(encode(whole), alone, atol=1e-5, rtol=0)
+            torch.testing.assert_close(encode(whole[::-1]), alone.flip(0), atol=1e-5, rtol=0)
+            for size in (1, 3, "auto"):
+                encoded = encoder.encode(TEXTS, instruction, batch_size=size)
+                torch.testing.assert_close(encoded, alone, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -185,7 +209,7 @@ def test_a_causal_encoder_shows_that_only_the_text_is_pooled(build):
         (f"Describe.{SEP}There is", [".There", "\u0120is"]),
         (f"Describe{SEP}small{SEP}no", ["small", *SEP, "no"]),
         ("There is no", ["There", "\u0120is", "\u0120no"]),
-        (f"Describe{SEP}There   is", ["There", "is"]),
+        (f"Describe{SEP}There   is", ["There", "\u0120", "\u0120", "\u0120", "is"]),
         (f"{SEP}There is", ["There", "\u0120is"]),
         (f"Describe no{SEP}dule is", ["\u0120nodule", "\u0120is"]),
     ],
@@ -556,7 +580,7 @@ def test_encoder_and_classifier_start_from_each_other(build, batch, tmp_path):
     classifier.save_pretrained(tmp_path / "classifier")
     back, report = LLMBiEncoder.from_pretrained(tmp_path / "classifier", output_loading_info=True)
     assert not report["missing_keys"]
-    assert {name.split(".")[0] for name in report["unexpected_keys"]} == {"finding_attention"}
+    assert not report["unexpected_keys"], "the head of the classifier is nothing to warn of"
     torch.testing.assert_close(back.eval()(**batch).pooler_output, expected, **LAST_BITS)
 
 
@@ -621,3 +645,49 @@ def test_does_not_wrap_an_encoder_in_an_encoder(tiny_llm_folder, tmp_path):
     LLMBiEncoder.from_llm(tiny_llm_folder, pooling="mean").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="got one of ours, llm_biencoder"):
         LLMBiEncoder.from_llm(tmp_path)
+
+
+def test_a_comparison_with_nothing_is_refused(encoder):
+    with pytest.raises(ValueError, match=r"candidate_texts must not be empty, got \[\]"):
+        encoder.compute_similarities("no effusion", [])
+
+
+@torch.no_grad()
+def test_returns_a_tuple_when_asked(encoder, classifier, batch):
+    output = encoder(**batch)
+    for result in (encoder(**batch, return_dict=False), _with_tuples(encoder)(**batch)):
+        assert isinstance(result, tuple)
+        assert len(result) == 2
+        assert torch.equal(result[0], output.last_hidden_state)
+        assert torch.equal(result[1], output.pooler_output)
+    assert torch.equal(_with_tuples(encoder).encode_text(TEXTS), encoder.encode_text(TEXTS))
+    labels = torch.zeros(len(TEXTS), 3)
+    scored = classifier(**batch, labels=labels)
+    for result in (
+        classifier(**batch, labels=labels, return_dict=False),
+        _with_tuples(classifier)(**batch, labels=labels),
+    ):
+        assert isinstance(result, tuple)
+        assert [value.shape for value in result] == [value.shape for value in scored.to_tuple()]
+        assert torch.equal(result[1], scored.logits)
+
+
+def _with_tuples(model):
+    """A copy whose configuration asks for tuples."""
+    model = copy.deepcopy(model)
+    model.config.return_dict = False
+    return model
+
+
+def test_the_classifier_says_how_many_findings_it_has(classifier):
+    assert classifier.num_labels == 3
+
+
+def test_padding_may_be_told_by_booleans(build, batch):
+    for fields in POOLINGS:
+        encoder = build(**fields)
+        with torch.no_grad():
+            expected = encoder(**batch).pooler_output
+            mask = batch["attention_mask"].bool()
+            output = encoder(batch["input_ids"], mask, mask)
+        torch.testing.assert_close(output.pooler_output, expected, atol=1e-6, rtol=0)

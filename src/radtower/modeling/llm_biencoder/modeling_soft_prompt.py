@@ -21,6 +21,13 @@ class SoftPrompt(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_tokens, width, dtype=torch.float32))
 
+    @classmethod
+    def from_embeddings(cls, embeds: torch.Tensor) -> "SoftPrompt":
+        """Start from token embeddings ``(S, E)``, on their device."""
+        prompt = cls(*embeds.shape).to(embeds.device)
+        prompt.weight.data.copy_(embeds)
+        return prompt
+
     def forward(self, hard: torch.Tensor) -> torch.Tensor:
         """Embeddings of the fixed tokens ``(P - S, E)`` -> the whole prompt ``(P, E)``, of their dtype."""
         return torch.cat([hard, self.weight.to(hard)])

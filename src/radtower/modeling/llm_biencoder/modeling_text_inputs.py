@@ -76,7 +76,7 @@ def token_rows(
         return [TokenRow(ids, None) for ids in inputs["input_ids"]]
     if config.mask_mode == "exact":
         masks = [
-            _overlaps_text(offsets, len(config.text_prefix) + len(whole) - len(text))
+            _reaches_into_text(offsets, len(config.text_prefix) + len(whole) - len(text))
             for offsets, (whole, text) in zip(inputs["offset_mapping"], parts, strict=True)
         ]
     else:
@@ -115,6 +115,12 @@ def pad_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[TokenRow]) -> Ba
     if masks:
         inputs["embed_mask"] = stack(masks, 0)
     return BatchEncoding(inputs)
+
+
+def bare_ids(tokenizer: PreTrainedTokenizerBase, words: str) -> list[int]:
+    """Token ids of words alone, without special tokens; none of "", whatever the tokenizer makes of it."""
+    ids: list[int] = tokenizer(words, add_special_tokens=False)["input_ids"] if words else []
+    return ids
 
 
 def as_texts(texts: str | Sequence[str]) -> list[str]:
@@ -190,10 +196,11 @@ def _is_empty(whole: str, text: str, config: LLMBiEncoderConfig) -> bool:
     return not (text if config.mask_mode == "exact" else whole).strip()
 
 
-def _overlaps_text(offsets: Sequence[tuple[int, int]], boundary: int) -> list[int]:
+def _reaches_into_text(offsets: Sequence[tuple[int, int]], boundary: int) -> list[int]:
     """Mask of the tokens that reach into the text, which begins at character ``boundary``."""
-    # A token that straddles the boundary counts as text: its first word may be the "no".
-    return [int(end > boundary and end > start) for start, end in offsets]
+    # A token that straddles the boundary counts as text: its first word may be the "no". So does white space
+    # in the text, of which some tokenizers report an empty span. Special tokens are said to end at 0.
+    return [int(end > boundary) for _, end in offsets]
 
 
 def _suffixes(
