@@ -5,7 +5,7 @@ import sys
 import typer
 from yaml import YAMLError
 
-from radtower.cli import data, demo, explain, hub, manifest, reports, train, use
+from radtower.cli import data, demo, evaluate, explain, hub, manifest, reports, train, use
 
 SOME_FAILED = 1  # exit code: the good items are done, the bad ones are listed
 UNUSABLE_INPUT = 2  # exit code
@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Radiology vision-language models on the Hugging Face Hub. Research use only, not for diagnosis.",
 )
-for group in (demo, manifest, data, reports, train, use, explain, hub):
+for group in (demo, manifest, data, reports, train, use, evaluate, explain, hub):
     group.add_commands(app)
 
 

@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from radtower.evaluation.bootstrap import Interval
 
 SCHEMA_VERSION = 1
-Direction = Literal["image_to_report", "report_to_image"]
+Direction = Literal["image_to_report", "report_to_image", "findings_to_impression", "impression_to_findings"]
 
 
 class Provenance(BaseModel):

@@ -107,6 +107,35 @@ def retrieval_ranks(
     return ranks
 
 
+def ranks_of_scores(
+    scores: np.ndarray,
+    positives: Sequence[np.ndarray | Sequence[int] | int] | np.ndarray,
+    ties: Ties = "pessimistic",
+) -> np.ndarray:
+    """Return the rank of the best right answer of each query, from scores of any kind (BM25, say).
+
+    Scores that differ by less than rounding, relative to the largest of their query, are ties; see
+    ``retrieval_ranks``.
+
+    Args:
+        scores: ``(Q, G)``; higher is better.
+        positives: For each query the gallery row or rows that are right.
+        ties: Who wins a tie.
+
+    Raises:
+        ValueError: If a score is not finite, or a positive is invalid.
+    """
+    values = np.array(scores, dtype=np.float32)
+    if values.ndim != 2 or not np.isfinite(values).all():
+        raise ValueError(
+            f"scores must be finite and (Q, G), got shape {values.shape} and "
+            f"{int((~np.isfinite(values)).sum())} that are not finite. Find their cause."
+        )
+    rows, columns = _flatten_positives(positives, *values.shape)
+    margin = _TIE_TOLERANCE * np.abs(values).max(axis=1)
+    return _ranks_of_block(values, rows, columns, margin, ties)
+
+
 def recall_at_k(ranks: np.ndarray, k: int) -> float:
     """Return the share of queries whose right answer is among the first k."""
     return float((ranks <= k).mean())

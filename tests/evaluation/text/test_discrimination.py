@@ -1,0 +1,92 @@
+"""Error discrimination: the questions, and that nobody wins by a tie."""
+
+import numpy as np
+import pytest
+
+from radtower.data.reports.corruption import KINDS, corrupt_many
+from radtower.evaluation.text.discrimination import (
+    ErrorDiscrimination,
+    Item,
+    NegationSensitivity,
+    answers,
+)
+
+TRUE = "Small left pleural effusion is stable. There is a nodule."
+
+
+@pytest.fixture
+def many(make_table):
+    return make_table([(f"Findings number {row}.", TRUE) for row in range(12)])
+
+
+def test_an_answer_counts_only_above_all_others(oracle):
+    items = [
+        Item("q", "right", ("w1", "w2", "w3"), 0, 0),
+        Item("tie", "right", ("w1", "w2", "w3"), 0, 1),
+        Item("lost", "right", ("w1",), 1, 1),
+        Item("rounding", "right", ("w1",), 1, 0),
+    ]
+    told = {("q", "right"): 0.2, ("tie", "w1"): -0.1, ("lost", "w1"): 0.1, ("rounding", "right"): 1e-7}
+    is_right, by_lot = answers(oracle(told), items, (3, 2))
+    np.testing.assert_array_equal(is_right, [[1, 0], [0, 0], [np.nan, np.nan]])
+    np.testing.assert_allclose(by_lot, [[1, 1 / 2], [1 / 3, 0], [np.nan, np.nan]])
+
+
+def test_questions_have_the_impression_and_three_errors_of_it(many):
+    task = ErrorDiscrimination(many, "toy", "findings_impression")
+    mixed = [item for item in task.items if item.column == 0]
+    assert len(mixed) == 12
+    assert {item.right for item in task.items} == {TRUE}
+    assert mixed[3].query == "Findings number 3."
+    assert all(len({TRUE, *item.wrong}) == 4 for item in mixed)
+    every = {c.text for c in corrupt_many(TRUE, 1000, np.random.default_rng(0))}
+    assert {text for item in task.items for text in item.wrong} <= every
+    assert task.items == ErrorDiscrimination(many, "toy", "findings_impression").items
+    assert task.items != ErrorDiscrimination(many, "toy", "findings_impression", seed=1).items
+
+
+def test_metrics_by_hand_and_too_few_questions_are_not_measured(many, make_table, oracle):
+    told = {(f"Findings number {row}.", TRUE): 1.0 for row in range(9)}
+    scores = ErrorDiscrimination(many, "toy", "findings_impression").score(oracle(told))
+    found = {(m.name, m.finding): (v, m) for m, v in zip(scores.metrics, scores.values(), strict=True)}
+    value, metric = found["accuracy_4way", "all"]
+    assert value == pytest.approx(9 / 12)
+    assert metric.n == 12
+    assert metric.note == f"chance 0.25; ties count as wrong, by lot it would be {(9 + 3 / 4) / 12:.3f}"
+    assert found["accuracy_pairwise", "laterality"][0] == pytest.approx(9 / 12)
+    assert found["accuracy_pairwise", "laterality"][1].note.endswith(f"{(9 + 3 / 2) / 12:.3f}")
+    value, metric = found["accuracy_4way", "laterality"]  # one sentence has a side: never three errors
+    assert np.isnan(value)
+    assert metric.n == 0
+    assert [kind for name, kind in found if name == "accuracy_pairwise"] == list(KINDS)
+    few = ErrorDiscrimination(make_table([("F.", TRUE)] * 9), "toy", "findings_impression").score(oracle({}))
+    assert np.isnan(few.values()).all()
+    assert few.metrics[0].n == 9
+
+
+def test_a_report_is_compared_with_its_rewrite_and_errors_in_it(many):
+    task = ErrorDiscrimination(many, "toy", "report_rewrite")
+    item = task.items[0]
+    assert item.query == f"Findings number 0. {TRUE}"
+    assert "unchanged" in item.right
+    assert "nodule" in item.right
+    assert item.right not in item.wrong
+    assert not any("stable" in text for text in item.wrong)
+
+
+def test_negation_compares_a_restatement_with_its_opposite(make_table, oracle):
+    table = make_table([("No pleural effusion.", "NO PLEURAL EFFUSION."), ("Hello.", "")])
+    task = NegationSensitivity(table, "toy")
+    assert [(item.query, item.row) for item in task.items] == [("No pleural effusion.", 0)]
+    said, opposite = task.items[0].right, task.items[0].wrong[0]
+    assert said in {
+        "Pleural fluid is not observed.",
+        "There is no pleural fluid.",
+        "No pleural fluid is observed.",
+    }
+    assert " no" not in opposite.lower()
+    good = task.score(oracle({("No pleural effusion.", said): 1.0}))
+    assert good.values().tolist() == [1.0]
+    assert good.patient_ids.tolist() == ["p0"]
+    assert task.score(oracle({("No pleural effusion.", opposite): 1.0})).values().tolist() == [0.0]
+    assert task.score(oracle({})).values().tolist() == [0.0]
