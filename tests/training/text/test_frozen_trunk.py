@@ -164,6 +164,23 @@ def test_bf16_states_take_half_the_place_and_are_near(encoder):
     assert 1e-6 < (near - whole).abs().max() < 0.05 * whole.abs().max()
 
 
+def test_states_are_in_full_precision_whatever_the_training_is_in(encoder):
+    found = []
+    for is_short in (False, True):
+        with FrozenTrunk(encoder, 2) as trunk, torch.autocast("cpu", torch.bfloat16, enabled=is_short):
+            inputs = _inputs()
+            found.append(trunk.states(inputs["input_ids"], inputs["attention_mask"]))
+    assert found[1].dtype == torch.float32
+    assert torch.equal(found[0], found[1])
+
+
+def test_what_is_stored_takes_no_more_place_than_it_needs(encoder):
+    with FrozenTrunk(encoder, 2) as trunk:
+        trunk.add(ROWS)
+        sizes = [states.untyped_storage().nbytes() for states in trunk._states._by_key.values()]
+    assert sorted(sizes) == [4 * 32 * length for length in (1, 4, 7, 9)]
+
+
 def test_states_on_disk_serve_later_runs_of_the_same_weights_only(encoder, tmp_path):
     expected = encoder(**_inputs()).pooler_output
     with FrozenTrunk(encoder, 2, folder=tmp_path) as trunk:
