@@ -104,7 +104,8 @@ class TextContrastiveRun:
 
     Args:
         pairs: Table of pairs with their hard negatives; see ``radtower reports pairs``.
-        llm: Model folder, Hub id, or ``.gguf`` file to start from.
+        llm: Model folder, Hub id, or ``.gguf`` file to start from; or the folder of an encoder, such as that
+            of masked training.
         num_hidden_layers: Keep only the lowest layers of the LLM. None keeps all.
         num_frozen_layers: Lowest layers that are not trained; the token embedding goes with them.
         should_cache_frozen: Whether their states are computed once per text and kept in memory, instead of in

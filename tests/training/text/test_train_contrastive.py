@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from radtower.data.reports.pairs import read_pairs, write_pairs
+from radtower.modeling.llm_biencoder.modeling_llm_biencoder_mntp import LLMBiEncoderForMaskedNTP
 from radtower.modeling.losses import cosine_similarities
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.training.runs import TextContrastiveRun
@@ -234,3 +235,34 @@ def test_refuses_a_loss_without_scale_and_chunks_without_texts(run, changes):
     value = next(iter(changes.values()))
     with pytest.raises(ValueError, match=rf"got .*{value}"):
         replace(run, **changes)
+
+
+def test_goes_on_with_an_encoder_of_masked_training(run, make_arguments, tiny_llm_folder, tmp_path):
+    masked = LLMBiEncoderForMaskedNTP.from_llm(tiny_llm_folder)
+    with torch.no_grad():
+        masked.encoder.model.layers[1].mlp.up_proj.weight.mul_(1.5)
+    masked.save_pretrained(tmp_path / "masked")
+    masked.encoder.tokenizer.save_pretrained(tmp_path / "masked")
+    start = {name: value.clone() for name, value in masked.encoder.state_dict().items()}
+    run = replace(run, llm=str(tmp_path / "masked"))
+    for pooling in ("mean", "latent_attention"):
+        arguments = make_arguments(pooling, max_steps=1, learning_rate=0.0)
+        encoder = LLMBiEncoder.from_pretrained(train_contrastive(replace(run, pooling=pooling), arguments))
+        assert (encoder.config.pooling, encoder.config.max_length) == (pooling, 48)
+        assert all(
+            torch.equal(value, start[name]) for name, value in encoder.state_dict().items() if name in start
+        )
+        assert (encoder.latent_attn is None) == (pooling == "mean")
+
+
+def test_refuses_an_encoder_that_would_be_cut_or_lose_its_head(
+    run, make_arguments, tiny_llm_folder, tmp_path
+):
+    LLMBiEncoder.from_llm(tiny_llm_folder, latent_variant="v0").save_pretrained(tmp_path / "encoder")
+    run = replace(run, llm=str(tmp_path / "encoder"))
+    with pytest.raises(ValueError, match="num_hidden_layers must be left out where llm is an encoder, got 1"):
+        train_contrastive(replace(run, num_hidden_layers=1), make_arguments())
+    with pytest.raises(
+        ValueError, match=r"every weight of the encoder, got \d+ missing, such as latent_attn\."
+    ):
+        train_contrastive(replace(run, pooling="latent_attention"), make_arguments())

@@ -1,11 +1,13 @@
 """Train a report encoder on pairs of texts, and save it as a model folder."""
 
+import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers import AutoConfig, AutoTokenizer, TrainerCallback, TrainingArguments, set_seed
 
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from radtower.data.manifest import Split
@@ -34,7 +36,8 @@ def train_contrastive(
 
     Raises:
         ValueError: If a source does not fill a batch, more layers are frozen than there are, a pair is a text
-            with itself and nothing tells the two apart, or the pairs have no row of a split that is needed.
+            with itself and nothing tells the two apart, the pairs have no row of a split that is needed, or
+            ``llm`` is an encoder of ours that lacks weights or would have to be cut.
     """
     set_seed(arguments.seed)
     # Processes encode different numbers of chunks; a broadcast per chunk would wait forever for the others.
@@ -76,14 +79,17 @@ def train_contrastive(
 
 
 def _encoder(run: TextContrastiveRun) -> LLMBiEncoder:
-    encoder = LLMBiEncoder.from_llm(
-        run.llm,
-        num_hidden_layers=run.num_hidden_layers,
-        pooling=run.pooling,
-        latent_variant="prenorm",
-        bidirectional=run.bidirectional,
-        max_length=run.max_length,
-    )
+    fields: dict[str, Any] = {
+        "pooling": run.pooling,
+        "latent_variant": "prenorm",
+        "bidirectional": run.bidirectional,
+        "max_length": run.max_length,
+    }
+    config = Path(run.llm) / "config.json"
+    if config.is_file() and json.loads(config.read_text())["model_type"] == LLMBiEncoderConfig.model_type:
+        encoder = _trained_encoder(run, fields)
+    else:
+        encoder = LLMBiEncoder.from_llm(run.llm, num_hidden_layers=run.num_hidden_layers, **fields)
     set_attention_dropout(encoder, run.attention_dropout)
     freeze_lower_layers(encoder, run.num_frozen_layers)
     if run.lora_rank:
@@ -95,6 +101,26 @@ def _encoder(run: TextContrastiveRun) -> LLMBiEncoder:
             num_frozen_layers=run.num_frozen_layers,
         )
     return encoder
+
+
+def _trained_encoder(run: TextContrastiveRun, fields: dict[str, Any]) -> LLMBiEncoder:
+    """Go on with an encoder, such as the one of masked training; only a pooling head may be new."""
+    if run.num_hidden_layers is not None:
+        raise ValueError(
+            f"num_hidden_layers must be left out where llm is an encoder, got {run.num_hidden_layers}. "
+            "Choose the layers in the first stage."
+        )
+    stored = AutoConfig.from_pretrained(run.llm)
+    loaded: Any = LLMBiEncoder.from_pretrained(run.llm, output_loading_info=True, **fields)
+    encoder, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing and (stored.pooling == "latent_attention" or not missing[0].startswith("latent_attn.")):
+        raise ValueError(
+            f"llm must hold every weight of the encoder, got {len(missing)} missing, such as {missing[0]}. "
+            "Use its own pooling, or start from one without a head."
+        )
+    encoder.tokenizer = AutoTokenizer.from_pretrained(run.llm)
+    return cast(LLMBiEncoder, encoder)
 
 
 def _pairs(run: TextContrastiveRun, split: Split, seed: int) -> PairDataset:
