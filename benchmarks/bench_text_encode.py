@@ -102,6 +102,8 @@ def write_models(folder: Path, llm: str | None) -> None:
     encoder = radtower.LLMBiEncoder.from_llm(llm or embedded_llm(), pooling="mean", max_length=MAX_LENGTH)
     encoder.save_pretrained(folder / "encoder")
     encoder.model.save_pretrained(folder / "decoder")
+    # sentence-transformers would put every text into the chat template of an instruction-tuned decoder.
+    encoder.tokenizer.chat_template = None
     encoder.tokenizer.save_pretrained(folder / "decoder")
 
 

@@ -79,14 +79,27 @@ def test_encode_uses_it_and_agrees_with_the_plain_forward(encoder):
 
 @torch.no_grad()
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_eight_bit_weights_are_rounded_per_output_and_inputs_per_token(has_bias):
+def test_eight_bit_weights_are_rounded_per_output_and_inputs_hardly(has_bias):
     layer = nn.Linear(3, 2, bias=has_bias)
     layer.weight.copy_(torch.tensor([[127.0, -64, 1.4], [0.5, 0.25, -0.1]]))
     x = torch.tensor([[[127.0, 0.6, -20], [0, 0, 0], [2.0, -1, 0.3]]])
     weight = torch.tensor([[127.0, -64, 1], [127 * 0.5 / 127, 64 * 0.5 / 127, -25 * 0.5 / 127]])
-    rounded = torch.tensor([[[127.0, 1, -20], [0, 0, 0], [127 * 2 / 127, -64 * 2 / 127, 19 * 2 / 127]]])
-    expected = F.linear(rounded, weight, layer.bias)
-    torch.testing.assert_close(Int8Linear(layer)(x), expected, atol=1e-4, rtol=1e-5)
+    expected = F.linear(x, weight, layer.bias)
+    # Half a step of the second number: 127 / 127 / 254 / 2, times a weight of 64.
+    torch.testing.assert_close(Int8Linear(layer)(x), expected, atol=0.13, rtol=0)
+    assert (layer(x) - expected).abs().max() > 5, "the weights were exact"
+
+
+@torch.no_grad()
+def test_a_huge_activation_leaves_the_steps_of_the_others():
+    layer, x = nn.Linear(64, 48), torch.randn(9, 64)
+    x[:, 3] = 300
+    quantized = Int8Linear(layer)
+    weight = quantized.weight_int8 * quantized.scale[:, None]
+    torch.testing.assert_close(quantized(x), F.linear(x, weight, layer.bias), atol=0.02, rtol=0)
+    # One number of 8 bits alone would lose the small ones.
+    step = 300 / 127
+    assert (F.linear((x / step).round() * step, weight, layer.bias) - quantized(x)).abs().max() > 0.3
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 ONEDNN_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 MIN_TOKENS = 16  # below, laying out the weight anew costs more than the product
 MAX_INT8 = 127
+FINE_STEPS = 2 * MAX_INT8  # the rounding error of a step, at most half of it, in 8 bits again
 
 
 class OneDNNLinears(TorchFunctionMode):
@@ -56,7 +57,8 @@ class Int8Linear(nn.Module):
     """Linear layer whose weight has 8 bits, for inference on a CPU.
 
     Weights are symmetric per output, inputs per token: the result of a token does not depend on its batch.
-    Products are whole numbers, summed in 32 bits.
+    An input is the sum of two 8-bit numbers: the few huge activations of an LLM (arXiv 2402.17762) would
+    leave too few steps of a single one for all others. Products are whole numbers, summed in 32 bits.
 
     Args:
         linear: The layer to replace.
@@ -65,11 +67,12 @@ class Int8Linear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight = linear.weight.detach().float()
-        scale = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / MAX_INT8
+        scale = _scale(weight)
         self.weight_int8: torch.Tensor
         self.scale: torch.Tensor
-        self.register_buffer("weight_int8", (weight / scale[:, None]).round().to(torch.int8))
-        self.register_buffer("scale", scale)
+        self.bias: torch.Tensor | None
+        self.register_buffer("weight_int8", (weight / scale).round().to(torch.int8))
+        self.register_buffer("scale", scale[:, 0])
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().float())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -84,10 +87,14 @@ class Int8Linear(nn.Module):
                 "call quantize_weights."
             )
         rows = x.flatten(0, -2).float()
-        scale = torch.linalg.vector_norm(rows, ord=torch.inf, dim=1, keepdim=True)
-        scale = scale.clamp(min=torch.finfo(torch.float32).tiny) / MAX_INT8
-        products = torch._int_mm((rows / scale).round_().to(torch.int8), self.weight_int8.t())
-        output = (products * scale).mul_(self.scale)
+        scale = _scale(rows)
+        steps = rows / scale
+        rounded = steps.round()
+        codes = torch.empty(2, *rows.shape, dtype=torch.int8)
+        codes[0] = rounded
+        codes[1] = steps.sub_(rounded).mul_(FINE_STEPS).round_()
+        coarse, fine = torch._int_mm(codes.flatten(0, 1), self.weight_int8.t()).unflatten(0, (2, -1))
+        output = coarse.float().add_(fine, alpha=1 / FINE_STEPS).mul_(scale).mul_(self.scale)
         if self.bias is not None:
             output += self.bias
         return output.to(x.dtype).unflatten(0, x.shape[:-1])
@@ -121,3 +128,8 @@ def quantize_linears(model: nn.Module) -> int:
         setattr(module, name, Int8Linear(child))
     model.requires_grad_(False)
     return len(places)
+
+
+def _scale(rows: torch.Tensor) -> torch.Tensor:
+    """Size of a step ``(M, 1)``, with which the largest value of each row is the largest of 8 bits."""
+    return rows.abs().amax(dim=1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny) / MAX_INT8
