@@ -8,6 +8,7 @@ from radtower.evaluation.retrieval import (
     RetrievalOptions,
     measure_retrieval,
     positives_by_key,
+    ranks_of_scores,
     recall_at_k,
     retrieval_ranks,
     summarize_ranks,
@@ -205,3 +206,26 @@ def test_lengths_that_differ_are_refused():
 def test_invalid_input_is_refused(queries, positives, options, message):
     with pytest.raises(ValueError, match=message):
         retrieval_ranks(queries, GALLERY, positives, **options)
+
+
+def test_ranks_of_scores_are_those_of_the_embeddings():
+    queries, gallery = make_pairs(4, 30)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries, gallery)]
+    expected = retrieval_ranks(queries, gallery, np.arange(30))
+    assert ranks_of_scores(unit[0] @ unit[1].T, np.arange(30)).tolist() == expected.tolist()
+    assert ranks_of_scores(50 * unit[0] @ unit[1].T, np.arange(30)).tolist() == expected.tolist()
+
+
+def test_ties_of_scores_are_relative_to_their_size_and_the_scores_stay():
+    scores = np.array([[40.0, 40.00001, 40.1, 3.0], [0.0, 0.0, 0.0, 0.0]], dtype=np.float32)
+    kept = scores.copy()
+    assert ranks_of_scores(scores, [[0], [3]]).tolist() == [3, 4]
+    assert ranks_of_scores(scores, [[0], [3]], "average").tolist() == [2.5, 2.5]
+    np.testing.assert_array_equal(scores, kept)
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match=r"got shape \(1, 2\) and 1 that are not finite"):
+        ranks_of_scores(np.array([[np.nan, 1.0]]), [0])
+    with pytest.raises(ValueError, match=r"got shape \(2,\)"):
+        ranks_of_scores(np.zeros(2), [0])

@@ -217,10 +217,16 @@ def _finding(sentence: str, report: str) -> Iterator[str]:
         return
     for group in word_lists()["findings"]:
         for entry in group:
+            if not _names(sentence, entry):
+                continue
             others = [o for o in group if o is not entry and not _names(report, o)]
             for form, words in entry.items():
                 for found in re.finditer(rf"(?<!covid )(?<!19 )\b{words}\b", sentence, re.IGNORECASE):
                     yield from _other_findings(sentence, found, form, others)
+    yield from _other_adjectives(sentence, report)
+
+
+def _other_adjectives(sentence: str, report: str) -> Iterator[str]:
     for word, replacements in word_lists()["finding_adjectives"].items():
         for found in re.finditer(rf"\b{word}\b(?! changes?)", sentence, re.IGNORECASE):
             for other in replacements:

@@ -90,6 +90,9 @@ def _with_synonyms(sentence: str, rng: np.random.Generator) -> str:
 
 
 def _has(sentence: str, words: str) -> bool:
+    # The plain search first: most of the list is in no sentence.
+    if words.lower() not in sentence.lower():
+        return False
     return re.search(rf"\b{re.escape(words)}\b", sentence, re.IGNORECASE) is not None
 
 

@@ -13,7 +13,7 @@ _SAYS_SOMETHING = re.compile(r"[A-Za-z]{2}")
 _COUNTABLE = re.compile(
     r"(?:[\w/-]+ ){0,5}?(?:abnormality|aneurysm|bulla|cavity|collection|cyst|density|effusion|embolus|finding"
     r"|fracture|granuloma|hernia|infiltrate|lesion|lymph node|mass|metastasis|nodule|opacity|plaque"
-    r"|pneumothorax|process|shift|tumor)(?! (?:and|or) )(?=[ ,.;:]|$)"
+    r"|pneumothorax|process|shift|tumor)(?=[ ,.;:]|$)"
 )
 
 

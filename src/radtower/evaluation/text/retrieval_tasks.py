@@ -103,11 +103,11 @@ class LabelRetrieval:
         )
         reports = known.frame["report"].tolist()
         gallery, keys = _distinct(reports)
-        first = {key: row for row, key in reversed(list(enumerate(map(canonical_text, reports))))}
+        forms = list(map(canonical_text, reports))
+        first = {form: row for row, form in reversed(list(enumerate(forms)))}
         labels = known.labels == 1
         gains = _jaccard(labels, labels[[first[key] for key in keys]])
-        own = np.array([[canonical_text(report) == key for key in keys] for report in reports])
-        gains[own] = np.nan
+        gains[np.array([[form == key for key in keys] for form in forms])] = np.nan
         scores = scorer.score(reports, gallery)
         values = np.array([ndcg(*row, NDCG_AT) for row in zip(scores, gains, strict=True)])
         chance = float(np.mean([_expected_ndcg(row, NDCG_AT) for row in gains]))

@@ -97,8 +97,11 @@ def _sentence_transformer(folder: Path) -> Callable[[list[str]], np.ndarray]:
                 return_tensors="pt",
             )
             hidden = model(**inputs).last_hidden_state
-            is_mean = chosen == ["pooling_mode_mean_tokens"]
-            vectors[rows] = masked_mean(hidden, inputs["attention_mask"]) if is_mean else hidden[:, 0]
+            mask = inputs["attention_mask"]
+            if chosen == ["pooling_mode_mean_tokens"]:
+                vectors[rows] = masked_mean(hidden, mask)
+            else:
+                vectors[rows] = hidden[torch.arange(len(rows)), mask.argmax(dim=1)]
         return F.normalize(vectors, dim=-1).numpy()
 
     return embed
