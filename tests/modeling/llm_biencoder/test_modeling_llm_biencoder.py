@@ -9,6 +9,7 @@ from transformers import (
     AutoModel,
     AutoTokenizer,
     Gemma3TextConfig,
+    GPT2Config,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -691,3 +692,21 @@ def test_padding_may_be_told_by_booleans(build, batch):
             mask = batch["attention_mask"].bool()
             output = encoder(batch["input_ids"], mask, mask)
         torch.testing.assert_close(output.pooler_output, expected, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prompt", ["", " There is a nodule"])
+def test_positions_are_counted_over_real_tokens(build, prompt):
+    # GPT-2 adds a vector per position: counted over the padding, the side of the padding would show.
+    decoder = GPT2Config(vocab_size=309, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2)
+    encoder = build(text_config=decoder, pooling="mean", bidirectional=False)
+    encoder.set_prompt(soft_prompt=prompt)
+    alone = torch.cat([encoder.encode_text(text) for text in TEXTS])
+    for side in ("left", "right"):
+        encoder.tokenizer.padding_side = side
+        torch.testing.assert_close(encoder.encode_text(TEXTS), alone, atol=1e-5, rtol=0)
+
+
+def test_the_pooling_head_is_kept_on_one_device(encoder):
+    # Its parts are read and not called: a device map must not spread them.
+    assert "LatentAttentionPooling" in encoder._no_split_modules

@@ -217,6 +217,9 @@ def test_a_fresh_soft_prompt_is_small_noise_and_stays_float32(tiny_text_config, 
         assert weight.mean().item() == pytest.approx(0, abs=0.02)
     with torch.no_grad():
         assert encoder.eval()(torch.tensor([[3, 4]])).last_hidden_state.dtype == torch.bfloat16
+    fresh = LLMBiEncoder._from_config(encoder.config, dtype=torch.bfloat16)
+    assert fresh.soft_prompt.weight.dtype == torch.float32
+    assert fresh.get_input_embeddings().weight.dtype == torch.bfloat16
 
 
 @pytest.mark.filterwarnings(
