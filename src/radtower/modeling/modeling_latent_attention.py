@@ -128,7 +128,7 @@ class LatentAttentionPooling(nn.Module):
         width = attention.embed_dim
         q = F.linear(queries, attention.in_proj_weight[:width], attention.in_proj_bias[:width])
         q = q.unflatten(-1, (attention.num_heads, -1)).transpose(-2, -3)
-        size = (len(queries), -1, -1, -1)
+        size = (queries.shape[0], -1, -1, -1)
         h = F.scaled_dot_product_attention(q, keys.expand(size), values.expand(size))
         return h.transpose(-2, -3).flatten(-2)
 

@@ -286,3 +286,25 @@ def test_compiles_and_exports_in_one_graph(hidden, mask, variant):
     torch.testing.assert_close(compiled(hidden, mask), expected, atol=1e-6, rtol=1e-6)
     exported = torch.export.export(head, (hidden, mask)).module()
     torch.testing.assert_close(exported(hidden, mask), expected, atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
+def test_a_replaced_forward_is_called(hidden, mask):
+    head = _random_head("v0").eval()
+    plain, first = head(hidden, mask), head.mlp[0]
+    first.forward = lambda h: 2 * F.linear(h, first.weight, first.bias)
+    twin = copy.deepcopy(head)
+    del twin.mlp[0].forward
+    for parameter in twin.mlp[0].parameters():
+        parameter.mul_(2)
+    pooled = head(hidden, mask)
+    assert (pooled - plain).abs().max() > 1e-2
+    torch.testing.assert_close(pooled, twin(hidden, mask), atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
+def test_a_traced_head_does_not_remember_the_mask(hidden, mask):
+    head = _random_head("v0").eval()
+    traced = torch.jit.trace(head, (hidden, mask), check_trace=False)
+    torch.testing.assert_close(traced(hidden, mask.flip(0)), head(hidden, mask.flip(0)), atol=1e-6, rtol=1e-6)

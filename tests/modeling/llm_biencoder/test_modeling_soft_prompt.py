@@ -222,6 +222,21 @@ def test_a_fresh_soft_prompt_is_small_noise_and_stays_float32(tiny_text_config, 
     assert fresh.get_input_embeddings().weight.dtype == torch.bfloat16
 
 
+def test_a_trained_soft_prompt_is_not_rounded_when_everything_else_is(encoder, tmp_path):
+    torch.nn.init.normal_(encoder.soft_prompt.weight)
+    encoder.save_pretrained(tmp_path)
+    reloaded = LLMBiEncoder.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert torch.equal(reloaded.soft_prompt.weight, encoder.soft_prompt.weight)
+    assert reloaded.get_input_embeddings().weight.dtype == torch.bfloat16
+
+
+def test_the_prompt_takes_positions_of_the_decoder(encoder):
+    encoder.set_prompt(soft_prompt="no" * 6)
+    assert encoder.tokenize("no" * 249, max_length=300)["input_ids"].shape == (1, 250)
+    with pytest.raises(ValueError, match=r"at most 256, .* got a text of 257 tokens"):
+        encoder.tokenize("no" * 250, max_length=300)
+
+
 @pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )  # peft asks for it
