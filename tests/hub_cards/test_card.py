@@ -105,5 +105,10 @@ def test_states_preprocessing_in_units_and_the_install_line(make_model_folder, t
     llm = (export_model(make_model_folder("llm_latent"), tmp_path / "llm") / "README.md").read_text()
     assert "pip install torch transformers\n" in llm
     assert "latent attention pooling" in llm
+    assert "| attention | every token sees the whole text |" in llm
+    assert "| pooling | latent attention, 6 latents, 4 heads, v0 |" in llm
+    assert "| vector | 32 numbers, not normalized: compare by cosine |" in llm
+    assert '| instruction | `"{instruction}"` before a text; read, not pooled |' in llm
+    assert "| prompt | none |\n" in llm
     assert "{{" not in card + llm
     assert "{%" not in card + llm

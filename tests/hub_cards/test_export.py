@@ -35,7 +35,7 @@ RUN_WITHOUT_THE_PACKAGE = """
     def load(auto, folder):
         return getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True)
     for folder in sys.argv[1:]:
-        code, = re.findall(r"```python\\n(.*?)```", Path(folder, "README.md").read_text(), re.DOTALL)
+        code, *_ = re.findall(r"```python\\n(.*?)```", Path(folder, "README.md").read_text(), re.DOTALL)
         exec(compile(code, folder, "exec"), {"__name__": "card"})
         config = json.loads(Path(folder, "config.json").read_text())
         kind, autos = config["model_type"], config["auto_map"]
@@ -285,6 +285,24 @@ def test_exporting_twice_gives_the_same_bytes(make_model_folder, make_results, t
     (tmp_path / "out" / "merges.txt").write_text("of an earlier tokenizer")
     again = {p.name: p.read_bytes() for p in export_model(trained, tmp_path / "out", results).iterdir()}
     assert again == first
+
+
+def test_results_are_not_dropped_in_silence(make_model_folder, make_results, tmp_path):
+    trained, results = make_model_folder("llm_mean"), make_results()
+    export_model(trained, tmp_path / "out")
+    folder = export_model(trained, tmp_path / "out", results)
+    before = (folder / "README.md").read_text()
+    with pytest.raises(ValueError, match=r"results must be given again, got None, and the card in .*out has"):
+        export_model(trained, folder)
+    assert (folder / "README.md").read_text() == before
+    export_model(trained, folder, results)
+
+
+@pytest.mark.parametrize("license_id", ["", " "])
+def test_refuses_an_empty_license(make_model_folder, tmp_path, license_id):
+    with pytest.raises(ValueError, match=f"must name a license, got '{license_id}'"):
+        export_model(make_model_folder("llm_mean"), tmp_path / "out", license_id=license_id)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("content", ["chapter.txt", "config.json"])

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -149,3 +150,26 @@ def test_the_first_tokens_can_be_left_out_of_the_pooling(make_export):
         torch.testing.assert_close(pooled[0], hidden[0, inputs["attention_mask"][0] == 1][2:].mean(dim=0))
     everything = encoder.forward_prompted(inputs["input_ids"][:1]).pooler_output
     torch.testing.assert_close(everything, encoder(inputs["input_ids"][:1]).pooler_output)
+
+
+@pytest.mark.parametrize("pooling", ["latent_attention", "last_token"])
+def test_the_card_says_how_both_libraries_load_it(make_export, pooling, monkeypatch, capsys):
+    _, folder = make_export(pooling=pooling)
+    card = (folder / "README.md").read_text()
+    _, code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(folder.parent)
+    exec(compile(code, "card", "exec"), {})
+    assert capsys.readouterr().out.splitlines()[-1] == "(2, 32)"
+    assert ("must not melt into its last one" in card) is (pooling == "latent_attention")
+    assert "End it with a line break" in card
+
+
+def test_the_card_names_the_prompt_and_is_silent_where_sentence_transformers_would_differ(make_export):
+    _, folder = make_export(
+        pooling="mean", embedding_dim=8, normalize=True, bidirectional=False, text_prefix="\nQuery:"
+    )
+    card = (folder / "README.md").read_text()
+    assert '| prompt | `""`, 0 trained vectors, `"\\nQuery:"` before every text |' in card
+    assert "| vector | 8 numbers, of length 1 |" in card
+    assert "| attention | causal: a token sees what is before it |" in card
+    assert "sentence-transformers" not in card

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from radtower.hub_cards.families import Family
 
 TEMPLATES = Path(__file__).parent / "templates"
+NOTHING_MEASURED = "Nothing was measured on this model yet."
 
 
 def write_card(
@@ -45,6 +46,7 @@ def write_card(
         config=config,
         processor=_processor_settings(folder),
         results_table=_results_table(measured),
+        has_sentence_transformers=(folder / "modules.json").exists(),
         is_phantom=bool(measured and measured["phantom"]),
         findings=_findings(config),
         radtower_version=version("radtower"),
@@ -68,7 +70,7 @@ def _processor_settings(folder: Path) -> dict[str, Any]:
 
 def _results_table(measured: dict[str, Any] | None) -> str:
     if not measured or not measured["metrics"]:
-        return "Nothing was measured on this model yet."
+        return NOTHING_MEASURED
     lines = [
         "| metric | value | 95 % CI | n | class set | label source | data |",
         "|---|---|---|---|---|---|---|",

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from radtower.hub_cards.card import write_card
+from radtower.hub_cards.card import NOTHING_MEASURED, write_card
 from radtower.hub_cards.code import export_code
 from radtower.hub_cards.families import PACKAGE, Family, family_of
 from radtower.hub_cards.sentence_transformers_files import (
@@ -56,6 +56,7 @@ def export_model(
     Raises:
         FileNotFoundError: If ``model_folder`` has no configuration or no safetensors weights.
         FileNotFoundError: Also if ``results`` is missing.
+        ValueError: If the license is empty, or an earlier export has results and there are none now.
         FileExistsError: If ``output`` holds anything that an export does not write.
         KeyError: If the model is of none of our families.
     """
@@ -69,6 +70,13 @@ def export_model(
     if results is not None and not Path(results).is_file():
         raise FileNotFoundError(
             f"results must be a file, got {results}. Evaluate the model, or leave it out."
+        )
+    if license_id is not None and not license_id.strip():
+        raise ValueError(f"license_id must name a license, got {license_id!r}. Leave it out to state none.")
+    if results is None and _has_results(output):
+        raise ValueError(
+            f"results must be given again, got None, and the card in {output} has some. Pass them, or remove "
+            "the folder first."
         )
     output.parent.mkdir(parents=True, exist_ok=True)
     # Beside the output, where a rename is atomic; whatever fails, nothing half-written stays.
@@ -133,6 +141,12 @@ def _is_export(folder: Path) -> bool:
         or (path.is_file() and (path.name in known or any(path.match(pat) for pat in SHIPPED_PATTERNS)))
         for path in folder.iterdir()
     )
+
+
+def _has_results(folder: Path) -> bool:
+    """Whether the card of an earlier export has numbers, which a new one without would drop in silence."""
+    card = folder / "README.md"
+    return card.is_file() and NOTHING_MEASURED not in card.read_text(encoding="utf-8")
 
 
 def _auto_map(family: Family, config: dict[str, Any]) -> dict[str, str]:
