@@ -4,6 +4,7 @@ import re
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from transformers import AutoTokenizer
 
 from radtower.hub_cards.export import export_model
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
@@ -133,6 +134,17 @@ def test_an_export_is_replaced_with_all_its_files(make_export, tmp_path):
     (folder / "1_Pooling" / "notes.txt").write_text("by hand")
     with pytest.raises(FileExistsError, match=r"got .*out, which is neither"):
         export_model(tmp_path / "trained", folder)
+
+
+def test_token_types_are_not_asked_for(make_export, tmp_path):
+    encoder, folder = make_export(pooling="mean")
+    path = tmp_path / "trained" / "tokenizer_config.json"
+    names = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | names))
+    assert "token_type_ids" in AutoTokenizer.from_pretrained(tmp_path / "trained")(TEXTS[0])
+    export_model(tmp_path / "trained", folder)
+    assert list(AutoTokenizer.from_pretrained(folder)(TEXTS[0])) == ["input_ids", "attention_mask"]
+    _assert_same(_encode(_load(folder)), encoder.encode(TEXTS))
 
 
 def test_a_classifier_is_no_sentence_encoder(make_model_folder, tmp_path):

@@ -174,7 +174,6 @@ def _find_backbone(folder: Path) -> LLMSource:
     if PUBLIC_ARCHITECTURE in (config.architectures or []) or any(n.startswith(HEAD_PREFIX) for n in shapes):
         check_public_layout(shapes, config)
         fields = {
-            "bidirectional": True,
             "pooling": "latent_attention",
             "latent_variant": "v0",
             "num_latents": shapes[HEAD_PREFIX + "latents"][0],
