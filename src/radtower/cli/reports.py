@@ -135,7 +135,10 @@ def pairs(
     ]
     print_table(str(output), ("source", "split", "pairs", "negatives"), rows)
     kinds = Counter(kind for row in built["negative_kinds"] for kind in row)
-    print("Negatives: " + ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())))
+    # With --negatives 1000 these are the pairs that a kind applies to.
+    pairs_with = Counter(kind for row in built["negative_kinds"] for kind in set(row))
+    counts = [f"{kind} {count} (in {pairs_with[kind]} pairs)" for kind, count in sorted(kinds.items())]
+    print(f"Negatives of {len(built)} pairs: {', '.join(counts)}")
 
 
 def _write_table(frame: "DataFrame", output: Path) -> None:

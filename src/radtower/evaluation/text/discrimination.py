@@ -177,7 +177,7 @@ class NegationSensitivity:
                 dataset=self.dataset,
                 class_set="distinct sentences",
                 label_source="rule-based negation of real sentences",
-                protocol="same meaning against opposite",
+                protocol="a sentence restated against its opposite",
             ),
             metrics=(Metric(name="negation_sensitivity", n=len(numbered), note=note),),
             patient_ids=self.table.frame["patient_id"].to_numpy()[rows],

@@ -118,7 +118,7 @@ class LabelRetrieval:
                 dataset=self.dataset,
                 class_set=self.class_set,
                 label_source=self.label_source,
-                protocol="Jaccard gain",
+                protocol="reports with the same labels, graded by overlap",
             ),
             metrics=(Metric(name=f"ndcg_at_{NDCG_AT}", n=len(reports), note=note),),
             patient_ids=known.frame["patient_id"].to_numpy(),
