@@ -110,8 +110,6 @@ class MedCLIPModel(PreTrainedModel):
         text_config: Any = config.text_config
         self.vision_model = _build_tower(vision_config)
         self.text_model = _build_tower(text_config)
-        # The tower copied it: a prompt that it is given later must be saved with the whole.
-        config.text_config = self.text_model.config
         self.visual_projection = _build_projection(config.vision_projection, vision_config.hidden_size, size)
         self.text_projection = _build_projection(config.text_projection, text_config.hidden_size, size)
         self.logit_scale = LogitScale(float(config.logit_scale_init))
