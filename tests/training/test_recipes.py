@@ -6,10 +6,16 @@ import pytest
 
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.training.arguments import parse_recipe, read_recipe
-from radtower.training.runs import ClipRun, LabelerRun, TextMNTPRun, VisionRun
+from radtower.training.runs import ClipRun, LabelerRun, TextContrastiveRun, TextMNTPRun, VisionRun
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-KINDS = {"clip": ClipRun, "labeler": LabelerRun, "text-mntp": TextMNTPRun, "vision": VisionRun}
+KINDS = {
+    "clip": ClipRun,
+    "labeler": LabelerRun,
+    "text-contrastive": TextContrastiveRun,
+    "text-mntp": TextMNTPRun,
+    "vision": VisionRun,
+}
 VOLUMES = {
     "train": ["train_1_a_1", "train_1_a_2", "train_2_a_1", "train_3_a_1", "train_4_a_1", "train_10_a_1"],
     "valid": ["valid_1_a_1"],

@@ -103,7 +103,7 @@ class TextContrastiveRun:
     """Train an LLM into an encoder whose vectors are close where texts mean the same.
 
     Args:
-        pairs: Table of pairs with their hard negatives; see ``radtower reports pairs``.
+        pairs: Tables of pairs with their hard negatives, one or several; see ``radtower reports pairs``.
         llm: Model folder, Hub id, or ``.gguf`` file to start from; or the folder of an encoder, such as that
             of masked training.
         num_hidden_layers: Keep only the lowest layers of the LLM. None keeps all.
@@ -115,7 +115,8 @@ class TextContrastiveRun:
         lora_dropout: On the input of the updates.
         bidirectional: Whether tokens see the whole text. False keeps the direction of pre-training.
         pooling: ``mean``, ``latent_attention`` (which starts as the mean), ``last_token`` or ``first_token``.
-        max_length: Tokens read of a text, the instruction included.
+        max_length: Tokens read of a text, the instruction included, when the encoder is used.
+        training_length: Tokens read of it in training. None is the same.
         scale: Inverse temperature of the similarities, > 0.
         is_symmetric: Whether positives look for their queries, too.
         should_mask_labels: Whether pairs of equal ``label_key`` are no negatives of each other. The same text
@@ -128,7 +129,7 @@ class TextContrastiveRun:
         should_overwrite: Whether checkpoints that an earlier run left in the output folder are deleted.
     """
 
-    pairs: str
+    pairs: tuple[str, ...]
     llm: str
     num_hidden_layers: int | None = None
     num_frozen_layers: int = 0
@@ -139,6 +140,7 @@ class TextContrastiveRun:
     bidirectional: bool = True
     pooling: Literal["latent_attention", "mean", "last_token", "first_token"] = "mean"
     max_length: int = 512
+    training_length: int | None = None
     scale: float = 20.0
     is_symmetric: bool = True
     should_mask_labels: bool = True
@@ -150,6 +152,8 @@ class TextContrastiveRun:
     should_overwrite: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.pairs, str):  # --pairs FILE
+            object.__setattr__(self, "pairs", (self.pairs,))
         require_frozen_layers(self.should_cache_frozen, self.num_frozen_layers)
         if not (self.scale > 0 and self.chunk_size >= 1):
             raise ValueError(

@@ -75,7 +75,11 @@ def gathered_by_hand(rank: int, world_size: int) -> dict[str, torch.Tensor]:
 def train(settings: dict[str, Any], folder: Path, num_per_process: int) -> Path:
     """Train for three steps on batches of six pairs over all processes."""
     run = TextContrastiveRun(
-        pairs=str(folder / "pairs.parquet"), llm=str(folder / "llm"), max_length=48, chunk_size=2, **settings
+        pairs=(str(folder / "pairs.parquet"),),
+        llm=str(folder / "llm"),
+        max_length=48,
+        chunk_size=2,
+        **settings,
     )
     arguments = TrainingArguments(
         output_dir=str(folder / f"batch_{num_per_process}"),

@@ -74,6 +74,13 @@ def test_each_batch_is_of_one_source_and_every_epoch_leaves_out_others():
     assert tuple(row for _, row in sampler) == epochs[2][0]
 
 
+@pytest.mark.parametrize(("same", "expected"), [((), False), ((0,), False), ((2,), True), ((0, 1), True)])
+def test_a_source_of_texts_with_themselves_is_found(same, expected):
+    table = _table("aab")
+    table.loc[list(same), "positive"] = table.loc[list(same), "query"]
+    assert PairDataset(table, 0, seed=0).is_of_one_text() is expected
+
+
 def test_texts_are_all_that_an_epoch_may_ask_for():
     table = _table("aa", ["wrong", "positive 0"])
     table["instruction"] = ["Find it.", None]

@@ -79,6 +79,14 @@ def test_token_ids_are_those_of_the_batch(encoder):
     assert [ids[1]] == batch["document_chunks"][0]["input_ids"].tolist()
 
 
+def test_an_error_behind_the_last_token_that_is_read_is_none(encoder):
+    pairs = [Pair("nodule", "There is no nodule", ("There is no effusion", "There is a nodule"))]
+    for max_length, expected in ((None, [True, False, False]), (4, [True, True, False])):
+        batch = PairCollator(encoder.tokenizer, encoder.config, 16, max_length)(pairs)
+        keys = batch["document_keys"]
+        assert shares_key(keys[:1], keys).tolist() == [expected]
+
+
 def test_what_is_no_negative_of_what():
     pairs = [
         Pair("a", "x", ("z",)),
@@ -102,5 +110,5 @@ def test_the_keys_of_a_batch_are_the_positives_then_the_hard_negatives(encoder):
     batch = PairCollator(encoder.tokenizer, encoder.config, 4)(PAIRS)
     expected = [pair_keys(pair) for pair in PAIRS]
     expected += [(text_key(text), 0, 0) for text in ("nodule present", "no effusion", "nodule present")]
-    assert batch["document_keys"].tolist() == [list(keys) for keys in expected]
+    assert batch["document_keys"][:, :3].tolist() == [list(keys) for keys in expected]
     assert next(iter(batch)) == "query_rows"

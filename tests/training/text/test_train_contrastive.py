@@ -18,7 +18,7 @@ SAVING = {"max_steps": 5, "save_strategy": "steps", "save_steps": 1}
 
 @pytest.fixture
 def run(pairs_file, tiny_llm_folder):
-    return TextContrastiveRun(pairs=str(pairs_file), llm=str(tiny_llm_folder), max_length=48)
+    return TextContrastiveRun(pairs=(str(pairs_file),), llm=str(tiny_llm_folder), max_length=48)
 
 
 def _log(folder):
@@ -95,6 +95,7 @@ def test_the_log_tells_the_loss_of_the_first_batch_by_hand(run, make_arguments, 
         {"pooling": "last_token"},
         {"num_hidden_layers": 1},
         {"max_length": 6},
+        {"training_length": 6},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -103,6 +104,26 @@ def test_each_setting_changes_what_is_trained(run, make_arguments, changes):
     plain = _log(train_contrastive(run, make_arguments("plain", **settings)))[0]["loss"]
     other = _log(train_contrastive(replace(run, **changes), make_arguments("other", **settings)))[0]["loss"]
     assert abs(plain - other) > 1e-4
+
+
+def test_the_encoder_reads_more_than_the_training_did(run, make_arguments):
+    folder = train_contrastive(replace(run, training_length=6), make_arguments())
+    assert LLMBiEncoder.from_pretrained(folder).config.max_length == 48
+
+
+def test_several_tables_are_trained_on_like_one(run, make_arguments, tmp_path):
+    table = read_pairs(run.pairs[0])
+    places = [str(tmp_path / f"{source}.parquet") for source in ("chest", "abdomen")]
+    for source, path in zip(("chest", "abdomen"), places, strict=True):
+        write_pairs(table[table["source"] == source], path)
+    losses = [
+        [
+            line.get("loss")
+            for line in _log(train_contrastive(replace(run, pairs=pairs), make_arguments(name)))
+        ]
+        for name, pairs in (("one", run.pairs[0]), ("two", tuple(places)))
+    ]
+    assert losses[0] == losses[1]
 
 
 def test_the_size_of_the_chunks_changes_nothing_else(run, make_arguments):
@@ -174,9 +195,9 @@ def test_resuming_refuses_another_loss(run, make_arguments):
 
 
 def test_simcse_needs_dropout_that_is_on(run, make_arguments, tmp_path):
-    table = read_pairs(run.pairs)
+    table = read_pairs(run.pairs[0])
     write_pairs(table.assign(positive=table["query"]), tmp_path / "same.parquet")
-    same = replace(run, pairs=str(tmp_path / "same.parquet"), num_negatives=0)
+    same = replace(run, pairs=(str(tmp_path / "same.parquet"),), num_negatives=0)
     with pytest.raises(ValueError, match=r"where a text is its own positive, got 0\.0\."):
         train_contrastive(same, make_arguments())
     settings = {"max_steps": 1, "learning_rate": 0.0}

@@ -82,9 +82,14 @@ class PairDataset(Dataset[Pair]):
         ]
         return list(dict.fromkeys([*queries, *documents]))
 
-    def has_pairs_of_one_text(self) -> bool:
-        """Whether some text is its own positive, as in SimCSE."""
-        return any(pair.query == pair.positive for pair in self._pairs)
+    def is_of_one_text(self) -> bool:
+        """Whether every text of some source is its own positive, as in SimCSE; a few are in real reports."""
+        others = {
+            source
+            for source, pair in zip(self.sources, self._pairs, strict=True)
+            if pair.query != pair.positive
+        }
+        return bool(set(self.sources) - others)
 
     def __len__(self) -> int:
         return len(self._pairs)

@@ -26,14 +26,20 @@ class PairCollator:
         tokenizer: Of the encoder.
         config: Its reading rules.
         chunk_size: Texts that are padded to one length and encoded together.
+        max_length: Tokens read of a text. None takes the configuration's.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, config: LLMBiEncoderConfig, chunk_size: int
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: LLMBiEncoderConfig,
+        chunk_size: int,
+        max_length: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.config = config
         self.chunk_size = chunk_size
+        self.max_length = max_length
 
     def __call__(self, pairs: Sequence[Pair]) -> dict[str, Any]:
         """Return what :class:`ContrastiveTextTrainer` reads.
@@ -47,6 +53,8 @@ class PairCollator:
         hard = [negative for pair in pairs for negative in pair.negatives]
         documents: list[Text] = [(None, text) for text in (*(pair.positive for pair in pairs), *hard)]
         keys = [pair_keys(pair) for pair in pairs] + [(text_key(text), 0, 0) for text in hard]
+        # An error behind the last token that is read is none: the two texts have one vector.
+        read = [_hash(f"tokens:{ids}") for ids in self.token_ids(documents)]
         query_rows, query_chunks = self._chunks(queries)
         document_rows, document_chunks = self._chunks(documents)
         return {
@@ -54,7 +62,9 @@ class PairCollator:
             "query_chunks": query_chunks,
             "document_rows": document_rows,
             "document_chunks": document_chunks,
-            "document_keys": torch.tensor(keys, dtype=torch.int64),
+            "document_keys": torch.tensor(
+                [(*three, fourth) for three, fourth in zip(keys, read, strict=True)], dtype=torch.int64
+            ),
         }
 
     def token_ids(self, texts: Sequence[Text]) -> list[list[int]]:
@@ -74,7 +84,7 @@ class PairCollator:
         return torch.tensor([row[text] for text in texts]), chunks
 
     def _rows(self, texts: list[str], instruction: str | None) -> list[TokenRow]:
-        return token_rows(self.tokenizer, texts, self.config, instruction=instruction)
+        return token_rows(self.tokenizer, texts, self.config, self.max_length, instruction=instruction)
 
 
 def pair_keys(pair: Pair) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+import pandas as pd
 import torch
 from transformers import AutoConfig, AutoTokenizer, TrainerCallback, TrainingArguments, set_seed
 
@@ -35,9 +36,9 @@ def train_contrastive(
         The model folder.
 
     Raises:
-        ValueError: If a source does not fill a batch, more layers are frozen than there are, a pair is a text
-            with itself and nothing tells the two apart, the pairs have no row of a split that is needed, or
-            ``llm`` is an encoder of ours that lacks weights or would have to be cut.
+        ValueError: If a source does not fill a batch, more layers are frozen than there are, in a source
+            every text is its own positive and nothing tells the two apart, the pairs have no row of a split
+            that is needed, or ``llm`` is an encoder of ours that lacks weights or would have to be cut.
     """
     set_seed(arguments.seed)
     # Processes encode different numbers of chunks; a broadcast per chunk would wait forever for the others.
@@ -45,12 +46,12 @@ def train_contrastive(
     encoder = _encoder(run)
     assert isinstance(encoder.config, LLMBiEncoderConfig)
     train = _pairs(run, "train", arguments.seed)
-    if train.has_pairs_of_one_text() and not (run.attention_dropout or (run.lora_rank and run.lora_dropout)):
+    if train.is_of_one_text() and not (run.attention_dropout or (run.lora_rank and run.lora_dropout)):
         raise ValueError(
             f"attention_dropout must be > 0 where a text is its own positive, got {run.attention_dropout}. "
-            "SimCSE tells the two apart by dropout: set it to 0.1, or leave such pairs out."
+            "SimCSE tells the two apart by dropout: set it to 0.1, or leave such sources out."
         )
-    collator = PairCollator(encoder.tokenizer, encoder.config, run.chunk_size)
+    collator = PairCollator(encoder.tokenizer, encoder.config, run.chunk_size, run.training_length)
     trainer = ContrastiveTextTrainer(
         encoder,
         arguments,
@@ -124,7 +125,7 @@ def _trained_encoder(run: TextContrastiveRun, fields: dict[str, Any]) -> LLMBiEn
 
 
 def _pairs(run: TextContrastiveRun, split: Split, seed: int) -> PairDataset:
-    table = read_pairs(run.pairs, split)
+    table = pd.concat([read_pairs(path, split) for path in run.pairs], ignore_index=True)
     return PairDataset(
         table if run.should_mask_labels else table.assign(label_key=None), run.num_negatives, seed
     )
