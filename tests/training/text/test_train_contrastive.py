@@ -215,7 +215,7 @@ def test_evaluation_tells_loss_and_accuracy_of_the_validation_split(run, make_ar
     # By hand: the validation rows of each source are one batch.
     encoder = LLMBiEncoder.from_pretrained(tmp_path / "model")
     right = []
-    for _, rows in read_pairs(run.pairs, "validation").groupby("source", sort=False):
+    for _, rows in read_pairs(run.pairs[0], "validation").groupby("source", sort=False):
         queries, answers = (encoder.encode(list(rows[name])) for name in ("query", "positive"))
         right.append(cosine_similarities(queries, answers).diagonal())
     assert found["eval_positive_similarity"] == pytest.approx(torch.cat(right).mean().item(), abs=1e-5)
