@@ -25,10 +25,10 @@ from ..configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from .llm_biencoder.modeling_attention_direction import check_attention_direction
 from .llm_biencoder.modeling_cpu_linear import OneDNNLinears, quantize_linears
 from .llm_biencoder.modeling_encode_batches import BatchLimit, encode_distinct, in_eval_mode
-from .llm_biencoder.modeling_llm_import import read_llm
 from .llm_biencoder.modeling_soft_prompt import SoftPrompt, insert_prompt, take_tokens
 from .llm_biencoder.modeling_text_inputs import TokenRow, as_texts, bare_ids, pad_rows, token_rows
 from .llm_biencoder.modeling_vector_precision import Precision, check_precision, quantize_vectors, shorten
+from .llm_sources.modeling_llm_import import read_llm
 from .modeling_latent_attention import LatentAttentionPooling, masked_mean, outermost_token
 
 

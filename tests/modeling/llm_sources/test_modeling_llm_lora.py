@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
-from radtower.modeling.llm_biencoder.modeling_llm_lora import merge_adapter
+from radtower.modeling.llm_sources.modeling_llm_lora import merge_adapter
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 
 # peft 0.21 asks transformers 5.23 for a property under its old name.

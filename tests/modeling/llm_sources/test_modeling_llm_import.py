@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, LlamaConfig
 
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
-from radtower.modeling.llm_biencoder.modeling_llm_import import check_public_layout
+from radtower.modeling.llm_sources.modeling_llm_import import check_public_layout
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 
 TEXTS = ["There is no effusion.", "nodule", "There is a small nodule in the left upper lobe."]
