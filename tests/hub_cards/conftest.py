@@ -71,7 +71,7 @@ def _metric(metric: str, value: float | None, low: float | None, high: float | N
 
 @pytest.fixture
 def make_results(tmp_path: Path) -> Callable[..., Path]:
-    """Write a ``results.json`` with four metrics, one of them undefined."""
+    """Write a ``results.json`` with five metrics: one is undefined, one compares with another model."""
 
     def make(phantom: bool = True) -> Path:
         metrics = (
@@ -79,6 +79,7 @@ def make_results(tmp_path: Path) -> Callable[..., Path]:
             _metric("auroc", 0.65213, 0.55191, 0.75931, finding="effusion", n=29, n_positive=11),
             _metric("auroc", None, None, None, finding="nodule", n=17, note="undefined: one class only"),
             _metric("recall_at_5", 0.41671, 0.30123, 0.53377, direction="image_to_report"),
+            _metric("recall_at_5_difference", 0.1, 0.05, 0.15, direction="image_to_report"),
         )
         results = Results(
             model_id="m",

@@ -106,5 +106,10 @@ def _eval_results(measured: dict[str, Any] | None, family: Family) -> list[EvalR
             ),
         )
         for item in measured["metrics"]
-        if item["value"] is not None and item.get("finding") is None
+        if item["value"] is not None and item.get("finding") is None and not _is_comparison(item)
     ]
+
+
+def _is_comparison(item: dict[str, Any]) -> bool:
+    """Whether it compares with another model: no headline for a leaderboard."""
+    return str(item["metric"]).endswith("_difference")
