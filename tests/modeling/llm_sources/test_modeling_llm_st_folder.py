@@ -184,8 +184,25 @@ def test_refuses_modules_that_encoders_do_not_have(write_st_folder, tmp_path):
         ({"query_expansion": {"length": 32}}, r"query_expansion .* got \{'length': 32\}"),
         (
             {"modality_config": {"text": {"method": "forward", "method_output_name": "pooler_output"}}},
-            "must be 'last_hidden_state', got 'pooler_output'",
+            r"modality_config\.text\.method_output_name .* be 'last_hidden_state', got 'pooler_output'",
         ),
+        (
+            {"modality_config": {"text": {"method": "get_text_features"}}},
+            r"modality_config\.text\.method .* be 'forward', got 'get_text_features'",
+        ),
+        ({"modality_config": {"text": {}, "message": {}}}, "must be of text alone, got 'message'"),
+        (
+            {"processing_kwargs": {"text": {"add_special_tokens": False}}},
+            r"processing_kwargs\.text\.add_special_tokens .* be True, got False",
+        ),
+        ({"processing_kwargs": {"common": {"truncation": False}}}, "truncation .* be True, got False"),
+        ({"processing_kwargs": {"text": {"stride": 3}}}, r"got processing_kwargs\.text\.stride 3"),
+        ({"processor_kwargs": {"add_eos_token": True}}, r"got processor_kwargs\.add_eos_token True"),
+        ({"tokenizer_args": {"truncation_side": "left"}}, r"got tokenizer_args\.truncation_side 'left'"),
+        ({"config_args": {"is_causal": False}}, r"got config_args\.is_causal False"),
+        ({"model_args": {"num_labels": 3}}, r"got model_args\.num_labels 3"),
+        ({"query_length": 32}, "query_length .* must be None, got 32"),
+        ({"rotate": "left"}, "must be known, got rotate 'left'"),
     ],
 )
 def test_refuses_a_transformer_module_that_does_more(write_st_folder, settings, message):
@@ -193,6 +210,58 @@ def test_refuses_a_transformer_module_that_does_more(write_st_folder, settings, 
     path = folder / "sentence_bert_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
     with pytest.raises(ValueError, match=message):
+        LLMBiEncoder.from_llm(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "length"),
+    [
+        ({"processing_kwargs": {"text": {"max_length": 9, "truncation": True}}}, 9),
+        ({"processing_kwargs": {"text": {"max_length": 9}, "common": {"max_length": 12}}}, 12),
+        ({"tokenizer_args": {"model_max_length": 11, "padding_side": "right"}, "max_seq_length": 20}, 11),
+        ({"max_seq_length": 20}, 20),
+        ({"model_args": {"dtype": "float32"}, "unpad_inputs": False}, 60),
+    ],
+)
+def test_every_length_of_the_folder_is_honored(write_st_folder, settings, length):
+    folder, _ = write_st_folder("mean", False)
+    path = folder / "sentence_bert_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    encoder = LLMBiEncoder.from_llm(folder)
+    assert encoder.config.max_length == length
+    _assert_same(SentenceTransformer(str(folder), device="cpu"), encoder)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_matryoshka_cut_of_the_folder_is_honored(write_st_folder, normalize):
+    folder, st = write_st_folder("mean", normalize, truncate_dim=8)
+    encoder = LLMBiEncoder.from_llm(folder)
+    assert encoder.config.embedding_dim == 8
+    expected = st.encode(TEXTS, convert_to_tensor=True)
+    assert expected.shape == (3, 8)
+    cosine = torch.nn.functional.cosine_similarity(encoder.encode(TEXTS), expected)
+    torch.testing.assert_close(cosine, torch.ones(3), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model_type": "SparseEncoder"}, "must be 'SentenceTransformer', got 'SparseEncoder'"),
+        ({"quantize": "int8"}, "must be known, got quantize 'int8'"),
+    ],
+)
+def test_refuses_a_folder_of_another_kind(write_st_folder, settings, message):
+    folder, _ = write_st_folder("mean")
+    path = folder / "config_sentence_transformers.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    with pytest.raises(ValueError, match=message):
+        LLMBiEncoder.from_llm(folder)
+
+
+def test_refuses_what_sentence_transformers_saved_of_a_chat_model(write_st_folder, tiny_tokenizer):
+    tiny_tokenizer.chat_template = "{% for message in messages %}Describe {{ message.content }}{% endfor %}"
+    folder, _ = write_st_folder("mean")
+    with pytest.raises(ValueError, match="must be of text alone, got 'message': it reads texts as parts"):
         LLMBiEncoder.from_llm(folder)
 
 

@@ -19,6 +19,59 @@ SWITCHES = {
 }
 QWEN_PROMPT = re.compile(r"Instruct: .*\nQuery: ?")
 UNLIMITED = 10**6  # what a tokenizer writes for "no limit" is larger
+READING = "sentence_bert_config.json"
+SETTINGS = "config_sentence_transformers.json"
+# Every setting that a folder may have, with the values under which an encoder gives the same vectors. Any
+# other setting is refused: it may change them.
+Known = dict[str, list[Any] | None]
+ANY = None
+KNOWN_READING: Known = {
+    "config_args": ANY,  # the dictionaries are read below
+    "config_kwargs": ANY,
+    "do_lower_case": [False],
+    "document_length": [None],
+    "max_seq_length": ANY,  # honored, as every length
+    "modality_config": ANY,
+    "model_args": ANY,
+    "model_kwargs": ANY,
+    "module_output_name": ["token_embeddings"],
+    "processing_kwargs": ANY,
+    "processor_kwargs": ANY,
+    "query_expansion": [None],
+    "query_length": [None],
+    "tokenizer_args": ANY,
+    "transformer_task": ["feature-extraction"],
+    "unpad_inputs": ANY,  # for speed
+}
+KNOWN_MODALITY: Known = {"method": ["forward"], "method_output_name": ["last_hidden_state"]}
+KNOWN_TEXT: Known = {
+    "add_special_tokens": [True],
+    "max_length": ANY,
+    "padding": [True, "longest"],
+    "return_tensors": ANY,
+    "truncation": [True, "longest_first"],
+}
+KNOWN_CONFIG: Known = {"trust_remote_code": ANY}  # sentence-transformers ignores it, too
+KNOWN_MODEL: Known = KNOWN_CONFIG | {"attn_implementation": ANY, "dtype": ANY, "torch_dtype": ANY}
+KNOWN_TOKENIZER: Known = KNOWN_CONFIG | {"model_max_length": ANY, "padding_side": ANY, "use_fast": ANY}
+# The second name of each is that of releases before 6.
+KEYWORDS = {
+    "config_kwargs": KNOWN_CONFIG,
+    "config_args": KNOWN_CONFIG,
+    "model_kwargs": KNOWN_MODEL,
+    "model_args": KNOWN_MODEL,
+    "processor_kwargs": KNOWN_TOKENIZER,
+    "tokenizer_args": KNOWN_TOKENIZER,
+}
+KNOWN_SETTINGS: Known = {
+    "__version__": ANY,
+    "default_prompt_name": ANY,
+    "model_type": ["SentenceTransformer"],
+    "prompts": ANY,
+    "requirements": ANY,
+    "similarity_fn_name": ANY,  # compares vectors, and changes none
+    "truncate_dim": ANY,
+}
 
 
 def is_st_folder(folder: Path) -> bool:
@@ -47,13 +100,16 @@ def st_fields(folder: Path, num_positions: int | None) -> dict[str, Any]:
     pooling = read_json(folder / modules[1]["path"] / "config.json") or {}
     fields: dict[str, Any] = {"pooling": _pooling(pooling), "normalize": len(modules) == len(MODULES)}
     backbone = st_backbone(folder)
-    reading = read_json(backbone / "sentence_bert_config.json") or {}
+    reading = read_json(backbone / READING) or {}
     _check_reading(reading)
-    tokenizer = read_json(backbone / "tokenizer_config.json") or {}
-    limits = [reading.get("max_seq_length") or tokenizer.get("model_max_length"), num_positions]
+    limits = [_max_length(reading, read_json(backbone / "tokenizer_config.json") or {}), num_positions]
     known = [int(limit) for limit in limits if limit is not None and limit < UNLIMITED]
     fields |= {"max_length": min(known)} if known else {}
-    return fields | _prompts(read_json(folder / "config_sentence_transformers.json") or {}, pooling, fields)
+    settings = read_json(folder / SETTINGS) or {}
+    _check_values(settings, KNOWN_SETTINGS)
+    if settings.get("truncate_dim") is not None:
+        fields["embedding_dim"] = settings["truncate_dim"]
+    return fields | _prompts(settings, pooling, fields)
 
 
 def _check_modules(kinds: list[str]) -> None:
@@ -83,21 +139,52 @@ def _pooling(config: dict[str, Any]) -> str:
 
 
 def _check_reading(config: dict[str, Any]) -> None:
-    """Refuse a Transformer module that does more than give the token states."""
-    expected = {
-        "do_lower_case": False,
-        "transformer_task": "feature-extraction",
-        "module_output_name": "token_embeddings",
-        "query_expansion": None,
-    }
-    text = (config.get("modality_config") or {}).get("text", {})
-    found = config | {"method_output_name": text.get("method_output_name", "last_hidden_state")}
-    for name, value in (expected | {"method_output_name": "last_hidden_state"}).items():
-        if found.get(name, value) not in (value, [value]):
+    """Refuse a Transformer module that does more than give the token states of bare texts."""
+    _check_values(config, KNOWN_READING)
+    for kind, settings in (config.get("modality_config") or {}).items():
+        if kind != "text":  # "message" puts every string into the chat template
             raise ValueError(
-                f"{name} of a sentence-transformers folder must be {value!r}, got {found[name]!r}. "
+                f"modality_config of a sentence-transformers folder must be of text alone, got {kind!r}: it "
+                "reads texts as parts of a chat or not at all. Load it with sentence-transformers."
+            )
+        _check_values(settings, KNOWN_MODALITY, f"modality_config.{kind}")
+    for name, known in KEYWORDS.items():
+        _check_values(config.get(name) or {}, known, name)
+    for kind, settings in (config.get("processing_kwargs") or {}).items():
+        # What is for chats, images or sounds has no part in a text.
+        if kind in ("common", "text"):
+            _check_values(settings, KNOWN_TEXT, f"processing_kwargs.{kind}")
+
+
+def _check_values(found: dict[str, Any], known: Known, place: str = "") -> None:
+    for name, value in found.items():
+        where = f"{place}.{name}" if place else name
+        if name not in known:
+            raise ValueError(
+                f"settings of a sentence-transformers folder must be known, got {where} {value!r}. "
                 "Load it with sentence-transformers."
             )
+        allowed = known[name]
+        if allowed is not None and value not in allowed:
+            raise ValueError(
+                f"{where} of a sentence-transformers folder must be {allowed[0]!r}, got {value!r}. "
+                "Load it with sentence-transformers."
+            )
+
+
+def _max_length(reading: dict[str, Any], tokenizer: dict[str, Any]) -> int | None:
+    """Tokens that sentence-transformers keeps; the setting that is closest to the call wins."""
+    processing = reading.get("processing_kwargs") or {}
+    limits = [
+        *((processing.get(kind) or {}).get("max_length") for kind in ("common", "text")),
+        *(
+            (reading.get(name) or {}).get("model_max_length")
+            for name in ("processor_kwargs", "tokenizer_args")
+        ),
+        reading.get("max_seq_length"),
+        tokenizer.get("model_max_length"),
+    ]
+    return next((limit for limit in limits if limit is not None), None)
 
 
 def _prompts(config: dict[str, Any], pooling: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
