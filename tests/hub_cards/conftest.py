@@ -37,12 +37,14 @@ def make_model_folder(
             model_class(tiny_vision_config).save_pretrained(folder)
             CT3DImageProcessor(spacing_mm=(3.0, 2.0, 2.5), size=(8, 8, 8)).save_pretrained(folder)
         else:
-            pooling = "latent_attention" if kind == "llm_latent" else "mean"
+            pooling = "latent_attention" if kind.startswith("llm_latent") else "mean"
             config = {"pooling": pooling, "num_latents": 6, "num_latent_heads": 4, "max_length": 64}
             encoder = LLMBiEncoder.from_llm(tiny_llm_folder, id2label={0: "effusion", 1: "nodule"}, **config)
             encoder.save_pretrained(folder)
-            if kind == "llm_classifier":
+            if kind.endswith("_classifier"):
                 LLMBiEncoderForSequenceClassification(encoder.config).save_pretrained(folder)
+            if kind == "llm_latent_mntp":
+                LLMBiEncoderForMaskedNTP(encoder.config).save_pretrained(folder)
             if kind == "llm_mntp":
                 LLMBiEncoderForMaskedNTP.from_llm(tiny_llm_folder, max_length=64).save_pretrained(folder)
         (folder / "run.yaml").write_text(f"manifest: {tmp_path}/manifest.csv\n")

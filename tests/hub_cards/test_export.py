@@ -39,9 +39,14 @@ RUN_WITHOUT_THE_PACKAGE = """
         exec(compile(code, folder, "exec"), {"__name__": "card"})
         config = json.loads(Path(folder, "config.json").read_text())
         kind, autos = config["model_type"], config["auto_map"]
-        model, out = load("AutoModel", folder).eval(), {"class": type(load("AutoModel", folder)).__name__}
+        out = {}
+        if "AutoModel" in autos:
+            model = load("AutoModel", folder).eval()
+            out["class"] = type(model).__name__
         with torch.no_grad():
-            if kind == "llm_biencoder":
+            if "AutoModel" not in autos:
+                pass
+            elif kind == "llm_biencoder":
                 out["pooled"] = model.encode_text(["no nodule", "There is effusion"]).tolist()
             elif kind == "ct3d_vision":
                 inputs = load("AutoImageProcessor", folder)([volume], spacings_mm=[(3.0, 2.0, 2.0)])
@@ -145,6 +150,21 @@ def test_exported_text_towers_run_their_cards_where_the_package_is_not_installed
     assert ["masked_loss" in got for got in results] == [False, False, False, True]
 
 
+def test_heads_without_pooling_run_their_cards_where_the_package_is_not_installed(
+    make_model_folder, tmp_path
+):
+    trained = [make_model_folder(kind) for kind in ("llm_latent_classifier", "llm_latent_mntp")]
+    exports = [export_model(folder, tmp_path / f"head-{n}") for n, folder in enumerate(trained)]
+    results, lines = _run_without_the_package(exports, tmp_path / "hf")
+    assert lines[0].startswith("['effusion', 'nodule'] tensor([[0.")
+    assert [sorted(got) for got in results] == [["logits", "loss"], ["masked_loss"]]
+    classifier = AutoModelForSequenceClassification.from_pretrained(trained[0]).eval()
+    _close(results[0]["logits"], classifier(torch.tensor([[5, 9, 40]])).logits)
+    for folder in exports:
+        assert "encode_text" not in (folder / "README.md").read_text()
+        assert "| pooling |" not in (folder / "README.md").read_text()
+
+
 def _auto_maps(folder):
     maps = {}
     for path in sorted(folder.glob("*config*.json")):
@@ -197,10 +217,8 @@ VISION = {
     "AutoConfig": "configuration_ct3d.CT3DVisionConfig",
     "AutoModel": "modeling_ct3d.CT3DVisionModel",
 }
-TEXT = {
-    "AutoConfig": "configuration_llm_biencoder.LLMBiEncoderConfig",
-    "AutoModel": "modeling_llm_biencoder.LLMBiEncoder",
-}
+WITHOUT_VECTORS = {"AutoConfig": "configuration_llm_biencoder.LLMBiEncoderConfig"}
+TEXT = WITHOUT_VECTORS | {"AutoModel": "modeling_llm_biencoder.LLMBiEncoder"}
 
 
 @pytest.mark.parametrize(
@@ -233,6 +251,24 @@ TEXT = {
             {
                 "config.json": TEXT
                 | {"AutoModelForMaskedLM": "modeling_llm_biencoder_mntp.LLMBiEncoderForMaskedNTP"}
+            },
+        ),
+        (
+            "llm_latent_mntp",
+            {
+                "config.json": WITHOUT_VECTORS
+                | {"AutoModelForMaskedLM": "modeling_llm_biencoder_mntp.LLMBiEncoderForMaskedNTP"}
+            },
+        ),
+        (
+            "llm_latent_classifier",
+            {
+                "config.json": WITHOUT_VECTORS
+                | {
+                    "AutoModelForSequenceClassification": (
+                        "modeling_llm_biencoder_heads.LLMBiEncoderForSequenceClassification"
+                    )
+                }
             },
         ),
         (
@@ -303,6 +339,22 @@ def test_refuses_an_empty_license(make_model_folder, tmp_path, license_id):
     with pytest.raises(ValueError, match=f"must name a license, got '{license_id}'"):
         export_model(make_model_folder("llm_mean"), tmp_path / "out", license_id=license_id)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_refuses_an_adapter_that_is_not_merged(make_model_folder, tmp_path, name):
+    trained = make_model_folder("llm_mean")
+    (trained / name).write_bytes(b"{}")
+    with pytest.raises(ValueError, match=rf"must hold no adapter, got {name} in .*trained_llm_mean\. Merge"):
+        export_model(trained, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_ships_the_weights_of_the_model_alone(make_model_folder, tmp_path):
+    trained = make_model_folder("llm_mean")
+    (trained / "optimizer.safetensors").write_bytes(b"")
+    folder = export_model(trained, tmp_path / "out")
+    assert [path.name for path in folder.glob("*.safetensors")] == ["model.safetensors"]
 
 
 @pytest.mark.parametrize("content", ["chapter.txt", "config.json"])

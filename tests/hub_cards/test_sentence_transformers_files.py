@@ -4,6 +4,7 @@ import re
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from tokenizers import processors
 from transformers import AutoTokenizer
 
 from radtower.hub_cards.export import export_model
@@ -69,6 +70,59 @@ def test_a_prompt_is_read_and_not_pooled_as_an_instruction(make_export, pooling)
     prompted = _encode(model, [f" {text}" for text in texts], prompt="Describe no")
     _assert_same(prompted, encoder.encode([f" {text}" for text in texts], instruction="Describe no"))
     assert (prompted - _encode(model, [f" {text}" for text in texts])).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_token_behind_the_text_is_pooled_by_one_library_and_the_card_says_so(
+    make_export, tmp_path, pooling
+):
+    encoder, _ = make_export(pooling=pooling)
+    eos = encoder.tokenizer.eos_token_id
+    encoder.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <eos>", pair="$A <eos> $B <eos>", special_tokens=[("<eos>", eos)]
+    )
+    encoder.save_pretrained(tmp_path / "trained")
+    folder = export_model(tmp_path / "trained", tmp_path / "closed")
+    model = _load(folder)
+    _assert_same(_encode(model), encoder.encode(TEXTS))
+    texts = [f" {text}" for text in TEXTS[:2]]
+    prompted, expected = _encode(model, texts, prompt="Describe no"), encoder.encode(texts, "Describe no")
+    is_same = pooling in ("last_token", "first_token")
+    assert ((prompted - expected).abs().max() < 1e-5) == is_same
+    card = (folder / "README.md").read_text()
+    assert ("the vectors are not the same: there the token that this tokenizer" in card) is not is_same
+    assert ("the vectors of texts and of texts with an instruction are the same" in card) is is_same
+
+
+@pytest.mark.parametrize("name", ["eos_token", "bos_token", "unk_token"])
+def test_a_tokenizer_without_padding_pads_with_another_special_token(make_export, tmp_path, name):
+    encoder, _ = make_export(pooling="mean")
+    _name_only(tmp_path / "trained", name)
+    folder = export_model(tmp_path / "trained", tmp_path / "padded")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert (tokenizer.pad_token, getattr(tokenizer, name)) == ("<eos>", "<eos>")
+    _assert_same(_encode(_load(folder)), encoder.encode(TEXTS))
+
+
+def test_without_a_token_to_pad_with_there_is_nothing_for_sentence_transformers(
+    make_export, tmp_path, caplog
+):
+    encoder, _ = make_export(pooling="mean")
+    _name_only(tmp_path / "trained", None)
+    folder = export_model(tmp_path / "trained", tmp_path / "unpadded")
+    assert not (folder / "modules.json").exists()
+    assert "sentence-transformers" not in (folder / "README.md").read_text()
+    assert "no special token to pad with: the export has no files" in caplog.text
+    _assert_same(LLMBiEncoder.from_pretrained(folder).encode(TEXTS), encoder.encode(TEXTS))
+
+
+def _name_only(folder, name):
+    """Take every special token from a tokenizer but one."""
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    for token in ("pad_token", "eos_token", "bos_token", "unk_token"):
+        settings.pop(token, None)
+    path.write_text(json.dumps(settings | ({name: "<eos>"} if name else {})))
 
 
 @pytest.mark.parametrize(

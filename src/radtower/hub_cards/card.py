@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from radtower.hub_cards.families import Family
+from radtower.hub_cards.sentence_transformers_files import has_own_prompts
 
 TEMPLATES = Path(__file__).parent / "templates"
 NOTHING_MEASURED = "Nothing was measured on this model yet."
@@ -47,6 +48,7 @@ def write_card(
         processor=_processor_settings(folder),
         results_table=_results_table(measured),
         has_sentence_transformers=(folder / "modules.json").exists(),
+        has_own_prompts=(folder / "modules.json").exists() and has_own_prompts(folder, config),
         is_phantom=bool(measured and measured["phantom"]),
         findings=_findings(config),
         radtower_version=version("radtower"),

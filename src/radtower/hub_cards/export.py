@@ -13,6 +13,7 @@ from radtower.hub_cards.sentence_transformers_files import (
     ST_FILES,
     has_st_files,
     is_st_folder,
+    set_padding_token,
     write_st_files,
 )
 
@@ -20,8 +21,8 @@ from radtower.hub_cards.sentence_transformers_files import (
 # arguments, logs, and run.yaml, which names local paths.
 SHIPPED_PATTERNS = (
     "config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
     "preprocessor_config.json",
     "processor_config.json",
     "tokenizer*.json",
@@ -56,13 +57,15 @@ def export_model(
     Raises:
         FileNotFoundError: If ``model_folder`` has no configuration or no safetensors weights.
         FileNotFoundError: Also if ``results`` is missing.
-        ValueError: If the license is empty, or an earlier export has results and there are none now.
+        ValueError: If the license is empty, an earlier export has results and there are none now, or an
+            adapter lies beside the weights.
         FileExistsError: If ``output`` holds anything that an export does not write.
         KeyError: If the model is of none of our families.
     """
     model_folder, output = Path(model_folder), Path(output)
     config = _read_config(model_folder)
     family = family_of(config["model_type"])
+    _refuse_adapter(model_folder)
     if output.exists() and not _is_export(output):
         raise FileExistsError(
             f"output must be new or an earlier export, got {output}, which is neither. Choose another folder."
@@ -92,7 +95,8 @@ def export_model(
         _map_processor(partial, family)
         if config["model_type"] == "llm_biencoder":
             _name_inputs(partial)
-            if has_st_files(config):
+            can_pad = (partial / "tokenizer_config.json").exists() and set_padding_token(partial)
+            if can_pad and has_st_files(config):
                 write_st_files(partial, config)
         export_code([PACKAGE / name for name in family.model_files], partial)
         write_card(partial, family, config, None if results is None else Path(results), license_id)
@@ -107,12 +111,21 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"model_folder must hold config.json, got {folder}. Point to a trained model."
         )
-    if not any(folder.glob("*.safetensors")):
+    if not any(folder.glob("model*.safetensors")):
         raise FileNotFoundError(
             f"model_folder must hold safetensors weights, got none in {folder}. Save with save_pretrained."
         )
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return config
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Without it the weights are those from before its training, and nobody would notice."""
+    for path in sorted(folder.glob("adapter_*")):
+        raise ValueError(
+            f"model_folder must hold no adapter, got {path.name} in {folder}. Merge it into the weights with "
+            "merge_and_unload of peft, save the result in a new folder and export that."
+        )
 
 
 def _without_local_paths(config: dict[str, Any]) -> dict[str, Any]:
@@ -152,10 +165,13 @@ def _has_results(folder: Path) -> bool:
 def _auto_map(family: Family, config: dict[str, Any]) -> dict[str, str]:
     """Leave out the heads that these weights do not have: they would load with random ones."""
     trained = config.get("architectures") or []
+    # The pooling head belongs to the encoder alone; a classifier and masked training save none.
+    has_pooling = config.get("pooling") != "latent_attention" or "LLMBiEncoder" in trained
     return {
         auto: reference
         for auto, reference in family.auto_map.items()
-        if auto in ("AutoConfig", "AutoModel")
+        if auto == "AutoConfig"
+        or (auto == "AutoModel" and has_pooling)
         or config["model_type"] == "medclip"
         or reference.rpartition(".")[2] in trained
     }

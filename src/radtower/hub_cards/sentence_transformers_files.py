@@ -1,8 +1,13 @@
 """The files with which sentence-transformers gives the vectors of our ``encode``."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
+
+from transformers import AutoTokenizer
+
+logger = logging.getLogger(__name__)
 
 # Our poolings that sentence-transformers has, too, by the names of its oldest format: every reader knows it.
 POOLING_KEYS = {
@@ -15,6 +20,8 @@ ST_FOLDERS = ("1_Pooling", "2_Normalize")
 # The first release whose Transformer module may call a method by name.
 LATENT_REQUIREMENTS = {"sentence-transformers": ">=6.2"}
 PROMPT_NAME = "text"
+# Any of these will do for padding, which is masked. A word of the vocabulary would no longer be read as text.
+PADDING_TOKENS = ("eos_token", "bos_token", "unk_token")
 
 
 def has_st_files(config: dict[str, Any]) -> bool:
@@ -25,6 +32,37 @@ def has_st_files(config: dict[str, Any]) -> bool:
     """
     is_encoder = config.get("architectures") == ["LLMBiEncoder"]
     return is_encoder and (not config.get("text_prefix") or config["pooling"] == "last_token")
+
+
+def set_padding_token(folder: Path) -> bool:
+    """Let one of the special tokens pad where the tokenizer names none; our own ``encode`` needs none.
+
+    Returns:
+        Whether there is a token to pad with, without which sentence-transformers refuses two texts.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token is not None:
+        return True
+    for name in PADDING_TOKENS:
+        token = getattr(tokenizer, name)
+        if token is not None:
+            path = folder / "tokenizer_config.json"
+            _write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"pad_token": str(token)})
+            return True
+    logger.warning(
+        "The tokenizer has no special token to pad with: the export has no files for sentence-transformers. "
+        "Give the tokenizer a pad token, and export again."
+    )
+    return False
+
+
+def has_own_prompts(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether sentence-transformers pools more than our ``encode`` does where a text has an instruction.
+
+    It leaves out the prompt, and we the special tokens, too: of these it pools the one behind the text.
+    """
+    ids = AutoTokenizer.from_pretrained(folder)("a", return_special_tokens_mask=True)
+    return config["pooling"] in ("mean", "latent_attention") and bool(ids["special_tokens_mask"][-1])
 
 
 def write_st_files(folder: Path, config: dict[str, Any]) -> None:
