@@ -209,6 +209,26 @@ def _segment_mean(tokens: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     return torch.stack(sums) / counts[:, None].clamp(min=MINIMUM_COUNT)
 
 
+def check_pooled(mask: torch.Tensor) -> None:
+    """Refuse a mask ``(B, T)`` that says nothing, or what training and inference would read in two ways.
+
+    Raises:
+        ValueError: If a row is empty, or an entry is neither 0 nor 1.
+    """
+    is_pooled = mask != 0
+    empty = (~is_pooled.any(dim=1)).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(
+            f"every text must have a token to pool, got none in rows {empty}. "
+            "Remove empty texts, and check that something follows the separator."
+        )
+    others = mask[is_pooled & (mask != 1)]
+    if len(others):
+        raise ValueError(
+            f"masks must be 0 or 1 everywhere, got {others[0].item():.3g}. Choose tokens: none has a weight."
+        )
+
+
 def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Average ``hidden`` ``(B, T, E)`` over the tokens of ``mask`` ``(B, T)``, in float32."""
     weight = mask.to(torch.float32)[..., None]

@@ -29,7 +29,7 @@ from .llm_biencoder.modeling_soft_prompt import SoftPrompt, insert_prompt, take_
 from .llm_biencoder.modeling_text_inputs import TokenRow, as_texts, bare_ids, pad_rows, token_rows
 from .llm_biencoder.modeling_vector_precision import Precision, check_precision, quantize_vectors, shorten
 from .llm_sources.modeling_llm_import import read_llm
-from .modeling_latent_attention import LatentAttentionPooling, masked_mean, outermost_token
+from .modeling_latent_attention import LatentAttentionPooling, check_pooled, masked_mean, outermost_token
 
 
 class LLMBiEncoderPreTrainedModel(PreTrainedModel):
@@ -186,8 +186,9 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
             in float32: ``(B, E)``, or what ``embedding_dim`` leaves of it.
 
         Raises:
-            ValueError: If not exactly one of ``input_ids`` and ``inputs_embeds`` is given, or a row has no
-                token to pool.
+            ValueError: If not exactly one of ``input_ids`` and ``inputs_embeds`` is given, a mask holds
+                another number than 0 and 1, or a row has no token to pool; masks are not looked at while
+                compiling or tracing.
         """
         tokens = input_ids if inputs_embeds is None else inputs_embeds
         if tokens is None or (input_ids is not None and inputs_embeds is not None):
@@ -253,12 +254,8 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         return hidden
 
     def _pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        empty = (mask.sum(dim=1) == 0).nonzero().flatten().tolist()
-        if empty:
-            raise ValueError(
-                f"every text must have a token to pool, got none in rows {empty}. "
-                "Remove empty texts, and check that something follows the separator."
-            )
+        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # a value would end the graph
+            check_pooled(mask)
         if self.latent_attn is not None:
             pooled = self.latent_attn(hidden, mask)
         elif self.config.pooling == "mean":
@@ -363,19 +360,20 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         return pad_rows(self.tokenizer, rows).to(self.device)
 
     def _embed(self, inputs: BatchEncoding) -> torch.Tensor:
-        pooled: torch.Tensor = self(**inputs, return_dict=True).pooler_output
+        with in_eval_mode(self):
+            pooled: torch.Tensor = self(**inputs, return_dict=True).pooler_output
         return pooled
 
     @torch.no_grad()
     def encode_text(self, texts: str | Sequence[str], max_length: int | None = None) -> torch.Tensor:
-        """Encode whole texts in one batch: ``(B, E)``; special tokens are pooled too."""
+        """Encode whole texts in one batch, without dropout: ``(B, E)``; special tokens are pooled too."""
         return self._embed(self.tokenize(texts, max_length))
 
     @torch.no_grad()
     def encode_with_separator(
         self, texts: str | Sequence[str], separator: str | None = None, max_length: int | None = None
     ) -> torch.Tensor:
-        """Encode ``instruction + separator + text`` in one batch, pooling the text only.
+        """Encode ``instruction + separator + text`` in one batch, without dropout, pooling the text only.
 
         Args:
             texts: One text or several; one without a separator is pooled whole, special tokens excepted.
@@ -418,11 +416,14 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         truncate_dim: int | None = None,
         convert_to_numpy: bool = False,
         precision: Precision = "float32",
-        ranges: torch.Tensor | None = None,
+        ranges: Any = None,
     ) -> Any:
         """Encode many texts: equal ones once, those of similar length together.
 
-        Runs in this thread and starts no other process. Dropout is off, whatever mode the model is in.
+        Runs in this thread and starts no other process; several threads may share the model. Dropout is off,
+        whatever mode the model is in. With weights in float32, the vector of a text is the same to 1e-5
+        whatever else is encoded with it; in bfloat16 it differs by what eight bits of mantissa lose. Load so
+        with ``dtype=torch.bfloat16``: ``.bfloat16()`` would round the rotary table, too.
 
         Args:
             texts: One text or any number of them.
@@ -436,12 +437,14 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
             convert_to_numpy: Whether to return a numpy array, in main memory.
             precision: ``float32``, or ``int8``, ``uint8``, ``binary``, ``ubinary``: see
                 :func:`quantize_vectors`.
-            ranges: ``(2, E)``, minimum and maximum of each dimension; for ``int8`` and ``uint8`` only.
+            ranges: ``(2, E)``, minimum and maximum of each dimension, a tensor or array; for ``int8`` and
+                ``uint8`` only.
 
         Returns:
             ``(N, E)`` in the order of ``texts``, on the model's device.
 
         Raises:
+            TypeError: If ``instruction`` is no string.
             ValueError: If ``batch_size`` is below 1, unit vectors shall be undone, or ``truncate_dim``,
                 ``precision`` or ``ranges`` do not fit; see :meth:`tokenize` for the texts.
         """
@@ -450,6 +453,7 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
                 "normalize must not be False where the configuration normalizes, got False. Set "
                 "model.config.normalize = False."
             )
+        ranges = None if ranges is None else torch.as_tensor(ranges)
         width = shorten(torch.empty(0, self.config.hidden_size), truncate_dim, False).shape[1]
         check_precision(precision, ranges, width)
         limit = BatchLimit(batch_size, self.device)
@@ -460,7 +464,7 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         def embed(rows: list[TokenRow]) -> torch.Tensor:
             return self._embed(pad_rows(self.tokenizer, rows).to(self.device))
 
-        with in_eval_mode(self), OneDNNLinears():
+        with OneDNNLinears():
             vectors = encode_distinct(as_texts(texts), read, embed, limit, show_progress)
         vectors = shorten(vectors, truncate_dim, self.config.normalize or bool(normalize))
         vectors = quantize_vectors(vectors, precision, ranges)

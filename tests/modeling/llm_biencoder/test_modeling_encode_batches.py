@@ -1,4 +1,5 @@
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ def test_auto_fills_batches_by_tokens_and_a_number_by_texts():
     sizes = {kind.type: BatchLimit("auto", kind).fit(100) for kind in (CPU, ACCELERATOR)}
     assert sizes == {"cpu": 10, "cuda": 327}
     assert BatchLimit("auto", CPU).fit(5000) == 1, "a text longer than a batch is encoded alone"
+    assert BatchLimit(np.int64(7), CPU).fit(5000) == 7
     assert BatchLimit(7, CPU).fit(5000) == BatchLimit(7, ACCELERATOR).fit(1) == 7
 
 
@@ -52,6 +54,8 @@ def test_auto_fills_batches_by_tokens_and_a_number_by_texts():
     [
         (0, "batch_size must be at least 1, got 0"),
         (-3, "batch_size must be at least 1, got -3"),
+        (np.int64(-2), "batch_size must be at least 1, got -2"),
+        (np.bool_(True), "batch_size must be 'auto' or a number, got np.True_"),
         (2.5, "batch_size must be 'auto' or a number, got 2.5"),
         ("many", "batch_size must be 'auto' or a number, got 'many'"),
         (True, "batch_size must be 'auto' or a number, got True"),
@@ -198,6 +202,7 @@ def test_numpy_comes_back_when_asked_for_and_in_the_precision_asked_for(encoder)
     ranges = torch.stack([torch.full((32,), -2.0), torch.full((32,), 2.0)])
     codes = encoder.encode(TEXTS, precision="int8", ranges=ranges)
     assert codes.dtype == torch.int8
+    assert torch.equal(encoder.encode(TEXTS, precision="int8", ranges=ranges.numpy()), codes)
     assert torch.equal(
         codes, torch.tensor(((vectors + 2) / 4 * 255).clip(0, 255)).floor().sub(128).to(torch.int8)
     )
@@ -205,6 +210,10 @@ def test_numpy_comes_back_when_asked_for_and_in_the_precision_asked_for(encoder)
 
 def test_refuses_what_does_not_fit_before_any_work(encoder):
     encoder.forward = None
+    with pytest.raises(TypeError, match="instruction must be a string, got 32"):
+        encoder.encode(TEXTS, 32)
+    with pytest.raises(ValueError, match=r"U\+D800 at character 2 of the text at position 3"):
+        encoder.encode([*TEXTS[:3], "no\ud800"])
     with pytest.raises(ValueError, match="truncate_dim must be between 1 and 32, got 33"):
         encoder.encode(TEXTS, truncate_dim=33)
     with pytest.raises(
@@ -223,12 +232,57 @@ def test_dropout_is_off_and_every_module_gets_its_mode_back(encoder):
     encoder.train()
     encoder.model.layers[0].eval()
     modes = [module.training for module in encoder.modules()]
-    assert (encoder.encode_text(TEXTS[1]) - expected[1]).abs().max() > 1e-2, "dropout does nothing here"
-    torch.testing.assert_close(encoder.encode(TEXTS), expected, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        dropped = encoder(**encoder.tokenize(TEXTS[1])).pooler_output[0]
+    assert (dropped - expected[1]).abs().max() > 1e-2, "dropout does nothing here"
+    same = {"atol": 1e-5, "rtol": 0}
+    separated = encoder.eval().encode_with_separator(TEXTS)
+    similarities = encoder.compute_similarities(TEXTS[0], TEXTS[1:])
+    for module, mode in zip(encoder.modules(), modes, strict=True):
+        module.training = mode
+    torch.testing.assert_close(encoder.encode(TEXTS), expected, **same)
+    torch.testing.assert_close(encoder.encode_text(TEXTS), expected, **same)
+    torch.testing.assert_close(encoder.encode_with_separator(TEXTS), separated, **same)
+    torch.testing.assert_close(encoder.compute_similarities(TEXTS[0], TEXTS[1:]), similarities, **same)
     assert [module.training for module in encoder.modules()] == modes
     with pytest.raises(KeyboardInterrupt), in_eval_mode(encoder):
         raise KeyboardInterrupt
     assert [module.training for module in encoder.modules()] == modes
+
+
+def test_calls_that_overlap_do_not_switch_dropout_on_for_each_other(encoder):
+    encoder.train()
+    encoder.model.layers[0].eval()
+    modes = [module.training for module in encoder.modules()]
+    first, second = in_eval_mode(encoder), in_eval_mode(encoder.model)
+    with first:
+        second.__enter__()
+    assert [module.training for module in encoder.model.modules()] == [False] * len(
+        list(encoder.model.modules())
+    )
+    assert encoder.training, "no other call needs this one"
+    second.__exit__(None, None, None)
+    assert [module.training for module in encoder.modules()] == modes
+    with in_eval_mode(encoder), in_eval_mode(encoder):
+        pass
+    assert [module.training for module in encoder.modules()] == modes
+
+
+def test_threads_with_different_lengths_get_the_vectors_of_one_alone(encoder):
+    texts = [f"There is no nodule {i} effusion small present " * (1 + i % 3) for i in range(12)]
+    lengths = [8, 16, 64, 64]
+    expected = {length: encoder.encode(texts, max_length=length) for length in lengths}
+    for layer in encoder.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    encoder.train()
+
+    def differences(length: int) -> list[float]:
+        calls = [encoder.encode(texts, max_length=length) for _ in range(15)]
+        return [(vectors - expected[length]).abs().max().item() for vectors in calls]
+
+    with ThreadPoolExecutor(len(lengths)) as pool:
+        assert max(max(found) for found in pool.map(differences, lengths)) < 1e-5
+    assert all(module.training for module in encoder.modules())
 
 
 def test_encodes_inside_a_thread_and_starts_nothing(encoder):

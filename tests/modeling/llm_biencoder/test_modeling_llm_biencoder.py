@@ -171,6 +171,30 @@ def test_refuses_a_row_without_a_token_to_pool(encoder):
         encoder(ids, torch.ones_like(ids), embed_mask)
 
 
+@pytest.mark.parametrize("fields", POOLINGS, ids=lambda fields: "-".join(fields.values()))
+def test_a_token_is_pooled_or_not_with_and_without_gradients(build, fields):
+    encoder = build(**fields)
+    ids, mask = torch.randint(3, 300, (1, 4)), torch.tensor([[1.0, 0.25, 0, 1]])
+    for has_gradients in (True, False):
+        with torch.set_grad_enabled(has_gradients):
+            with pytest.raises(ValueError, match=r"masks must be 0 or 1 everywhere, got 0\.25"):
+                encoder(ids, embed_mask=mask)
+            with pytest.raises(ValueError, match=r"masks must be 0 or 1 everywhere, got -2"):
+                encoder(ids, embed_mask=torch.tensor([[1, 0, -2, 1]]))
+            whole = encoder(ids, embed_mask=mask.ceil()).pooler_output
+            torch.testing.assert_close(whole, encoder(ids, embed_mask=mask != 0).pooler_output)
+
+
+@torch.no_grad()
+def test_mean_pooling_can_be_exported_and_compiled_whole(build, batch):
+    encoder = build(pooling="mean")
+    expected = encoder(**batch).pooler_output
+    exported = torch.export.export(encoder, (), dict(batch)).module()
+    torch.testing.assert_close(exported(**batch).pooler_output, expected, **LAST_BITS)
+    compiled = torch.compile(encoder, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(**batch).pooler_output, expected, **LAST_BITS)
+
+
 @torch.no_grad()
 def test_encode_text_pools_the_special_token_too(build):
     encoder = build(pooling="mean")

@@ -1,10 +1,21 @@
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from tokenizers import Tokenizer, processors
-from transformers import ByT5Tokenizer, PreTrainedTokenizerFast, Qwen3Config
+from transformers import ByT5Tokenizer, Phi3Config, PreTrainedTokenizerFast, Qwen3Config
 
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
-from radtower.modeling.llm_biencoder.modeling_text_inputs import TokenRow, as_texts, pad_rows, token_rows
+from radtower.modeling.llm_biencoder.modeling_text_inputs import (
+    TOKENIZER_LOCK,
+    TokenRow,
+    as_texts,
+    bare_ids,
+    pad_rows,
+    token_rows,
+)
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 
 SEP = "!@#$%^&*()"
@@ -17,9 +28,8 @@ def make_rows(tiny_tokenizer, tiny_text_config):
 
     def make(texts, tokenizer=tiny_tokenizer, **settings):
         call = {k: settings.pop(k) for k in ("max_length", "separator", "instruction") if k in settings}
-        config = LLMBiEncoderConfig(
-            text_config=tiny_text_config.text_config, **{"pooling": "mean", "max_length": 64} | settings
-        )
+        defaults = {"text_config": tiny_text_config.text_config, "pooling": "mean", "max_length": 64}
+        config = LLMBiEncoderConfig(**defaults | settings)
         return token_rows(tokenizer, texts, config, **call)
 
     return make
@@ -212,6 +222,96 @@ def test_refuses_more_tokens_than_the_decoder_has_positions(make_rows):
 def test_refuses_a_tokenizer_that_does_not_know_where_a_token_comes_from(make_rows):
     with pytest.raises(TypeError, match="tokenizer must be a fast one, got ByT5Tokenizer"):
         make_rows("no", ByT5Tokenizer())
+
+
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [8.0] * 4,
+    "original_max_position_embeddings": 20,
+}
+
+
+def test_refuses_a_text_that_would_turn_the_positions_of_its_whole_batch(make_rows, tiny_tokenizer):
+    sizes = {"vocab_size": len(tiny_tokenizer), "hidden_size": 32, "num_attention_heads": 4}
+    phi = Phi3Config(
+        **sizes, rope_parameters=LONGROPE, original_max_position_embeddings=20, max_position_embeddings=64
+    )
+    assert len(make_rows("no" * 19, text_config=phi)[0].input_ids) == 20
+    with pytest.raises(ValueError, match=r"at most 20, beyond which longrope .* got a text of 21 tokens"):
+        make_rows(["no", "no" * 20], text_config=phi)
+    with pytest.raises(ValueError, match=r"at most 20, beyond which longrope .* got a text of 22 tokens"):
+        make_rows("no" * 19, text_config=phi, hard_prompt="no no", hard_prompt_ids=[5, 6])
+    # Of a family that has other positions for each type of layer.
+    phi.rope_parameters = {"sliding_attention": {"rope_type": "default"}, "full_attention": LONGROPE}
+    with pytest.raises(ValueError, match="at most 20, beyond which longrope"):
+        make_rows("no" * 20, text_config=phi)
+
+
+@pytest.mark.parametrize(("name", "value"), [("instruction", 32), ("separator", b"<sep>")])
+def test_refuses_an_instruction_or_a_separator_that_is_no_string(make_rows, name, value):
+    with pytest.raises(TypeError, match=f"{name} must be a string, got {value!r}"):
+        make_rows("no", **{name: value})
+
+
+def test_refuses_half_a_character_and_names_its_place_but_not_the_text(make_rows):
+    message = r"got the lone surrogate U\+D83E at character 3 of the text at position 1"
+    with pytest.raises(ValueError, match=message) as refusal:
+        make_rows(["no", "no \ud83e"])
+    assert refusal.value.__cause__ is None
+    with pytest.raises(ValueError, match=r"U\+DC80 at character 0 of the text at position 0"):
+        as_texts("\udc80")
+    assert as_texts("\U0001fac1") == ["\U0001fac1"]
+
+
+def test_threads_that_share_a_tokenizer_cut_at_their_own_length(make_rows):
+    texts = [f"There is no nodule {i} effusion small present " * (1 + i % 3) for i in range(12)]
+    lengths = [8, 16, 64, 64]
+    expected = {length: make_rows(texts, max_length=length) for length in lengths}
+    together = threading.Barrier(len(lengths))
+
+    def read(length: int) -> list[bool]:
+        together.wait()
+        return [make_rows(texts, max_length=length) == expected[length] for _ in range(60)]
+
+    with ThreadPoolExecutor(len(lengths)) as pool:
+        assert [sum(results) for results in pool.map(read, lengths)] == [60] * 4
+
+
+@pytest.mark.parametrize("mask_mode", ["exact", "legacy_suffix"])
+def test_nothing_is_tokenized_outside_the_lock(make_rows, tiny_tokenizer, mask_mode):
+    with ThreadPoolExecutor(1) as pool:
+        with TOKENIZER_LOCK:
+            rows = pool.submit(make_rows, f"Describe{SEP}no", separator=SEP, mask_mode=mask_mode)
+            ids = pool.submit(bare_ids, tiny_tokenizer, "no")
+            with pytest.raises(TimeoutError):
+                rows.result(timeout=0.2)
+        assert rows.result(timeout=10)[0].embed_mask == [0, 0, 1]
+        with TOKENIZER_LOCK:
+            pass
+        assert ids.result(timeout=10) == tiny_tokenizer("no", add_special_tokens=False).input_ids
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_worker_forked_while_another_thread_tokenizes_can_tokenize():
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with TOKENIZER_LOCK:
+            held.set()
+            release.wait(0.3)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if TOKENIZER_LOCK.acquire(timeout=5) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    release.set()
+    thread.join()
 
 
 QWEN = {

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from .modeling_encode_batches import in_eval_mode
+
 NUM_TOKENS = 6
 # A causal layer gives the same bits twice, or differs in the last ones; others changed by 3e-3 or more in a
 # language model of 30 layers that was trained causal.
@@ -29,9 +31,7 @@ def check_attention_direction(decoder: PreTrainedModel, is_causal: bool) -> None
     Raises:
         RuntimeError: If a layer attends in the other direction.
     """
-    was_training = [module for module in decoder.modules() if module.training]
-    decoder.eval()
-    try:
+    with in_eval_mode(decoder):
         for padding in ("no", "left", "right"):
             changes = _changes_before_the_last_token(decoder, padding)
             wrong = [layer for layer, change in enumerate(changes) if (change < CAUSAL_CHANGE) != is_causal]
@@ -41,9 +41,6 @@ def check_attention_direction(decoder: PreTrainedModel, is_causal: bool) -> None
                     f"{type(decoder).__name__} with {padding} padding under "
                     f"{decoder.config._attn_implementation!r}. Load with another attn_implementation."
                 )
-    finally:
-        for module in was_training:
-            module.training = True
 
 
 def _changes_before_the_last_token(decoder: PreTrainedModel, padding: str) -> list[float]:

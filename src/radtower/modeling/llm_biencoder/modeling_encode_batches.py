@@ -3,9 +3,11 @@
 Axes in this file: N texts, B texts of a batch, E embedding.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -18,13 +20,16 @@ from .modeling_text_inputs import TokenRow
 CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 32768
 CHUNK_TEXTS = 4096  # tokenized at a time: the token ids of a million texts would need gigabytes
 
+_MODE_LOCK = threading.Lock()
+_HOLDERS: Counter[nn.Module] = Counter()  # calls that keep a module, which was training, in eval mode
+
 
 class BatchLimit:
     """How many texts are encoded at a time; lives for one call.
 
     Args:
-        batch_size: Texts of a batch, or ``"auto"``: by padded tokens, as the device likes it, and halved
-            when its memory is exhausted.
+        batch_size: Texts of a batch, of any integer type, or ``"auto"``: by padded tokens, as the device
+            likes it, and halved when its memory is exhausted.
         device: Where the model is.
 
     Raises:
@@ -32,12 +37,12 @@ class BatchLimit:
     """
 
     def __init__(self, batch_size: int | str, device: torch.device) -> None:
-        is_number = isinstance(batch_size, int) and not isinstance(batch_size, bool)
-        if batch_size != "auto" and not is_number:
+        is_number = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
+        if not is_number and batch_size != "auto":
             raise ValueError(f"batch_size must be 'auto' or a number, got {batch_size!r}. Use 'auto'.")
-        if isinstance(batch_size, int) and batch_size < 1:
+        self.num_texts = int(batch_size) if is_number else None
+        if self.num_texts is not None and self.num_texts < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}. Use 1 on a small machine.")
-        self.num_texts = batch_size if isinstance(batch_size, int) else None
         self.num_tokens = CPU_TOKENS if device.type == "cpu" else ACCELERATOR_TOKENS
 
     def fit(self, longest: int) -> int:
@@ -135,12 +140,21 @@ def _read_chunk(
 
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off for a while; every module gets its own mode back."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
+    """Switch dropout off for a while; every module gets its own mode back.
+
+    Calls may overlap, in one thread or several: the last to end gives the modes back.
+    """
+    with _MODE_LOCK:
+        held = [module for module in model.modules() if module.training or module in _HOLDERS]
+        for module in held:
+            _HOLDERS[module] += 1
+            module.training = False
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        with _MODE_LOCK:
+            for module in held:
+                _HOLDERS[module] -= 1
+                if not _HOLDERS[module]:
+                    del _HOLDERS[module]
+                    module.training = True

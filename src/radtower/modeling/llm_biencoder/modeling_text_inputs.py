@@ -3,13 +3,26 @@
 Axes in this file: B texts, T tokens.
 """
 
+import os
+import threading
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from ...configuration.configuration_llm_biencoder import LLMBiEncoderConfig
+
+# A fast tokenizer keeps the length to cut at as a state: between setting and reading it, a second thread
+# would cut the texts of the first at its own. One lock for all, since copies may share what is in Rust.
+TOKENIZER_LOCK = threading.RLock()
+if hasattr(os, "register_at_fork"):  # else a worker forked while another thread tokenizes waits forever
+    os.register_at_fork(
+        before=TOKENIZER_LOCK.acquire,
+        after_in_parent=TOKENIZER_LOCK.release,
+        after_in_child=TOKENIZER_LOCK.release,
+    )
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,7 @@ def token_rows(
     separator: str | None = None,
     instruction: str | None = None,
 ) -> list[TokenRow]:
-    """Turn texts into rows of tokens: text prefix, instruction, text.
+    """Turn texts into rows of tokens: text prefix, instruction, text. Threads may share a tokenizer.
 
     Args:
         tokenizer: Of the encoder; a fast one, which knows where in the text a token comes from.
@@ -46,10 +59,17 @@ def token_rows(
         instruction: One for all texts, put into the template of the configuration; not pooled.
 
     Raises:
-        TypeError: If a text is not a string, or the tokenizer is not a fast one.
-        ValueError: If a text or the separator is empty, separator and instruction come together, an
-            instruction leaves no room for its text, or a text is longer than the decoder has positions.
+        TypeError: If a text, the separator or the instruction is not a string, or the tokenizer is not a fast
+            one.
+        ValueError: If a text or the separator is empty, a text holds half a character, separator and
+            instruction come together, an instruction leaves no room for its text, or a text is longer than
+            the decoder has positions.
     """
+    for name, words in (("separator", separator), ("instruction", instruction)):
+        if words is not None and not isinstance(words, str):
+            raise TypeError(
+                f"{name} must be a string, got {words!r}. Give other settings by name, such as batch_size=32."
+            )
     max_length = config.max_length if max_length is None else max_length
     if separator == "":
         raise ValueError("separator must not be empty, got ''. Leave it out for the configuration's.")
@@ -64,7 +84,8 @@ def token_rows(
     if empty or not parts:
         raise ValueError(f"texts must not be empty, got nothing to encode at positions {empty}. Remove them.")
     room = max_length - config.num_prompt_tokens
-    inputs = tokenizer(
+    inputs = _tokenize(
+        tokenizer,
         [config.text_prefix + whole for whole, _ in parts],
         max_length=room,
         truncation=True,
@@ -119,7 +140,7 @@ def pad_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[TokenRow]) -> Ba
 
 def bare_ids(tokenizer: PreTrainedTokenizerBase, words: str) -> list[int]:
     """Token ids of words alone, without special tokens; none of "", whatever the tokenizer makes of it."""
-    ids: list[int] = tokenizer(words, add_special_tokens=False)["input_ids"] if words else []
+    ids: list[int] = _tokenize(tokenizer, words, add_special_tokens=False)["input_ids"] if words else []
     return ids
 
 
@@ -128,9 +149,10 @@ def as_texts(texts: str | Sequence[str]) -> list[str]:
 
     Raises:
         TypeError: If ``texts`` is nothing to iterate over in order, or an entry is not a string.
+        ValueError: If an entry holds half a character, which no tokenizer reads.
     """
     if isinstance(texts, str):
-        return [texts]
+        texts = [texts]
     if isinstance(texts, Mapping | Set) or not hasattr(texts, "__iter__"):
         raise TypeError(
             f"texts must be a string or several in order, got {type(texts).__name__}. Pass a list of strings."
@@ -142,7 +164,20 @@ def as_texts(texts: str | Sequence[str]) -> list[str]:
                 f"texts must be strings, got {type(text).__name__} at position {position}. "
                 "Decode bytes, and leave out missing reports."
             )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            code = ord(text[error.start])
+            raise ValueError(
+                f"texts must be valid Unicode, got the lone surrogate U+{code:04X} at character "
+                f"{error.start} of the text at position {position}. Decode with errors='replace'."
+            ) from None  # the error holds the text
     return listed
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: str | list[str], **settings: Any) -> BatchEncoding:
+    with TOKENIZER_LOCK:
+        return tokenizer(texts, **settings)
 
 
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: LLMBiEncoderConfig, max_length: int) -> None:
@@ -173,6 +208,22 @@ def _check_positions(rows: list[list[int]], config: LLMBiEncoderConfig) -> None:
             f"max_length must be at most {num_positions}, the positions of the decoder, got a text of "
             f"{longest} tokens. Lower max_length."
         )
+    for rope in _rope_settings(config):
+        # One such text would change the vectors of all others in its batch. The type "dynamic" changes past
+        # the last position only, which is refused above.
+        most = rope.get("original_max_position_embeddings", longest)
+        if rope.get("rope_type") == "longrope" and longest > most:
+            raise ValueError(
+                f"max_length must be at most {most}, beyond which longrope turns all positions another way, "
+                f"got a text of {longest} tokens. Lower max_length."
+            )
+
+
+def _rope_settings(config: LLMBiEncoderConfig) -> list[dict[str, Any]]:
+    """What the decoder says about its rotary positions: once, or for each type of layer."""
+    settings = getattr(config.text_config, "rope_parameters", None) or {}
+    per_layer = [value for value in settings.values() if isinstance(value, dict)]
+    return per_layer or [settings]
 
 
 def _split(
@@ -207,7 +258,8 @@ def _suffixes(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], rows: list[list[int]], max_length: int
 ) -> list[list[int]]:
     """Masks of the last n tokens, n counted on the text alone, as the public code does; n = 0 means all."""
-    alone = tokenizer(texts, max_length=max_length, truncation=True, add_special_tokens=False)["input_ids"]
+    settings = {"max_length": max_length, "truncation": True, "add_special_tokens": False}
+    alone = _tokenize(tokenizer, texts, **settings)["input_ids"]
     counts = [len(text) or len(ids) for text, ids in zip(alone, rows, strict=True)]
     return [
         [int(place >= len(ids) - n) for place in range(len(ids))] for ids, n in zip(rows, counts, strict=True)
