@@ -148,3 +148,10 @@ def test_refuses_an_empty_separator():
 def test_refuses_a_field_of_the_wrong_type(name, value):
     with pytest.raises(StrictDataclassFieldValidationError, match=name):
         LLMBiEncoderConfig(**{name: value})
+
+
+@pytest.mark.parametrize("found", ["llama", "bert"])
+def test_refuses_the_configuration_of_another_model(found):
+    with pytest.raises(ValueError, match=f"got a model of type '{found}'. Make an encoder .*from_llm"):
+        LLMBiEncoderConfig.from_dict({"model_type": found, "hidden_size": 32})
+    assert LLMBiEncoderConfig.from_dict({"num_latents": 7}).num_latents == 7

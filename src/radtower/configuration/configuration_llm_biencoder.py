@@ -79,6 +79,21 @@ class LLMBiEncoderConfig(PreTrainedConfig):
         # transformers reads the attention direction from the decoder's own configuration, from 5.2 on.
         self.text_config.is_causal = not self.bidirectional  # type: ignore[union-attr]
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Read ``config.json``.
+
+        Raises:
+            ValueError: If it is that of another model, whose fields would be stored and mean nothing here.
+        """
+        found = config_dict.get("model_type", cls.model_type)
+        if found != cls.model_type:
+            raise ValueError(
+                f"path must hold a report encoder, got a model of type {found!r}. Make an encoder of a "
+                "language model with LLMBiEncoder.from_llm."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
     @property
     def decoder_width(self) -> int:
         """Size of a token state."""

@@ -29,6 +29,7 @@ from .llm_biencoder.modeling_soft_prompt import SoftPrompt, insert_prompt, take_
 from .llm_biencoder.modeling_text_inputs import TokenRow, as_texts, bare_ids, pad_rows, token_rows
 from .llm_biencoder.modeling_vector_precision import Precision, check_precision, quantize_vectors, shorten
 from .llm_sources.modeling_llm_import import read_llm
+from .llm_sources.modeling_llm_lora import check_adapter_has_base
 from .modeling_latent_attention import LatentAttentionPooling, check_pooled, masked_mean, outermost_token
 
 
@@ -103,44 +104,48 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         cls,
         path: str | os.PathLike[str],
         *,
-        adapters: Sequence[str | os.PathLike[str]] = (),
+        adapters: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
         num_hidden_layers: int | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
+        attn_implementation: str | None = None,
         **config: Any,
     ) -> "LLMBiEncoder":
         """Make an encoder of a language model; its tokenizer comes along. No code of a source is run.
 
         What ``path`` may be: a causal language model; a ``.gguf`` file, which is dequantized; the public
         LLM2Vec4CXR layout, a flat Llama configuration with ``model.*`` and ``latent_attn.*`` in one
-        checkpoint; a sentence-transformers folder, which decides on pooling, normalization, length and
+        checkpoint; a sentence-transformers folder, which decides on pooling, normalization, length, cut and
         direction (Qwen3-Embedding stays causal); a LoRA folder, which names one of these as its base and is
         merged into it.
 
-        Of the public layout the head is loaded, too, unless ``pooling`` names one without parameters.
-        ``AutoModel.from_pretrained`` cannot do the same: such a folder calls itself ``llama``, and
-        transformers would leave the head out without an error.
+        Of the public layout the head is loaded, too, unless ``pooling`` names one without parameters;
+        ``from_pretrained`` would leave it out: such a folder calls itself ``llama``.
 
         Args:
             path: Folder, Hub id, or ``.gguf`` file.
-            adapters: LoRA folders or Hub ids, merged on top in this order, as LLM2Vec chains them; what they
-                name as their base is not looked at.
+            adapters: LoRA folders or Hub ids, one or several, merged on top in this order, as LLM2Vec chains
+                them; what they name as their base is not looked at.
             num_hidden_layers: Keep only the lowest layers. None keeps all.
-            dtype: Precision of the weights.
-            **config: Fields of :class:`LLMBiEncoderConfig`; they overrule what the source says.
+            dtype: Precision of the weights; ``"auto"`` is what the source says. ``torch_dtype`` is the same.
+            attn_implementation: Attention backend of transformers. None lets it choose.
+            **config: Fields of :class:`LLMBiEncoderConfig`; they overrule what the source says. Where neither
+                names ``pooling`` or ``latent_variant``, the head is ``prenorm``, which starts as the mean.
 
         Returns:
-            The encoder; without a stored head, its pooling head is freshly initialized where it has one.
+            The encoder. A ``v0`` head that is not stored is random, which is logged.
 
         Raises:
             FileNotFoundError: If ``path`` reads like a local folder and is none.
             RuntimeError: If a layer attends in the other direction, see :meth:`check_direction`.
             TypeError: If ``config`` has a field that does not exist.
             ValueError: If ``path`` holds a model of this package or a pickle, weights are missing, unknown or
-                of the wrong shape, an adapter is not plain LoRA or does not fit, or ``num_hidden_layers``
-                is not in 1..depth.
+                of the wrong shape, an adapter is not plain LoRA or does not fit, or ``num_hidden_layers`` or
+                ``dtype`` does not exist.
         """
         llm = read_llm(path, adapters, num_hidden_layers, dtype, config)
-        encoder: LLMBiEncoder = cls._from_config(llm.config, dtype=dtype)
+        encoder: LLMBiEncoder = cls._from_config(
+            llm.config, dtype=llm.decoder.dtype, attn_implementation=attn_implementation
+        )
         encoder.model.load_state_dict(llm.decoder.state_dict())
         if encoder.latent_attn is not None and llm.head:
             encoder.latent_attn.load_state_dict(llm.head)
@@ -295,7 +300,8 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         self._tokenizer = tokenizer
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Save weights and configuration, and the tokenizer if one is at hand."""
+        """Save weights, configuration and the tokenizer at hand; with an adapter of peft, that alone."""
+        check_adapter_has_base(self)
         super().save_pretrained(save_directory, *args, **kwargs)
         if self._tokenizer is not None:
             self._tokenizer.save_pretrained(save_directory)

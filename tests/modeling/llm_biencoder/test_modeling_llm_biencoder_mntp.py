@@ -140,6 +140,14 @@ def test_keeps_the_lowest_layers_and_the_precision(folder):
     assert model(**_inputs()).loss.dtype == torch.float32
 
 
+def test_takes_the_precision_and_the_backend_by_their_names(folder):
+    model = LLMBiEncoderForMaskedNTP.from_llm(folder, torch_dtype="bfloat16", attn_implementation="eager")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert model.encoder.model.config._attn_implementation == "eager"
+    model = LLMBiEncoderForMaskedNTP.from_llm(folder, dtype="auto")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 def test_refuses_a_pooling_with_weights(folder):
     with pytest.raises(ValueError, match="pooling must have no weights, got 'latent_attention'"):
         LLMBiEncoderForMaskedNTP.from_llm(folder, pooling="latent_attention")

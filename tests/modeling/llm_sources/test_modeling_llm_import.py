@@ -1,12 +1,21 @@
 import json
+import logging
 
 import pytest
 import torch
+from gguf import GGUFWriter
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, LlamaConfig
+from transformers import (
+    AutoModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    ModernBertDecoderConfig,
+    ModernBertDecoderForCausalLM,
+)
 
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
-from radtower.modeling.llm_sources.modeling_llm_import import check_public_layout
+from radtower.modeling.llm_sources.modeling_llm_import import check_public_layout, find_llm
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 
 TEXTS = ["There is no effusion.", "nodule", "There is a small nodule in the left upper lobe."]
@@ -224,6 +233,136 @@ def test_refuses_weights_that_no_decoder_has(tiny_llm_folder, tmp_path):
 def test_refuses_an_unknown_field_before_anything_is_read(field, message):
     with pytest.raises(TypeError, match=message):
         LLMBiEncoder.from_llm("/no/such/folder", **{field: "mean"})
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_latents": 6}])
+def test_where_nobody_names_a_pooling_the_head_starts_as_the_mean(tiny_llm_folder, fields, caplog):
+    expected = LLMBiEncoder.from_llm(tiny_llm_folder, pooling="mean").encode(TEXTS)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        encoder = LLMBiEncoder.from_llm(tiny_llm_folder, **fields)
+        assert (encoder.config.pooling, encoder.config.latent_variant) == ("latent_attention", "prenorm")
+        assert encoder.latent_attn is not None
+        torch.testing.assert_close(encoder.encode(TEXTS), expected, atol=1e-5, rtol=0)
+    assert "latent_variant" not in caplog.text
+
+
+@pytest.mark.parametrize("fields", [{"latent_variant": "v0"}, {"pooling": "latent_attention"}])
+def test_a_random_head_is_named_in_the_log(tiny_llm_folder, write_public_folder, fields, caplog):
+    with caplog.at_level(logging.WARNING):
+        LLMBiEncoder.from_llm(write_public_folder(), **fields)
+        assert "latent_variant" not in caplog.text, "of the public layout the head is stored"
+        encoder = LLMBiEncoder.from_llm(tiny_llm_folder, **fields)
+    assert encoder.config.latent_variant == "v0"
+    assert "latent_variant 'v0' starts as a random one" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"dtype": "bfloat16"}, torch.bfloat16),
+        ({"torch_dtype": torch.bfloat16}, torch.bfloat16),
+        ({"torch_dtype": "float16"}, torch.float16),
+        ({"dtype": "auto"}, torch.bfloat16),
+        ({}, torch.float32),
+    ],
+)
+def test_the_precision_has_the_names_of_transformers(
+    tiny_llm_folder, write_public_folder, tiny_tokenizer, tmp_path, options, expected
+):
+    AutoModel.from_pretrained(tiny_llm_folder).bfloat16().save_pretrained(tmp_path / "half")
+    tiny_tokenizer.save_pretrained(tmp_path / "half")
+    encoders = [
+        LLMBiEncoder.from_llm(tmp_path / "half", pooling="mean", **options),
+        LLMBiEncoder.from_llm(write_public_folder(), **options),  # its configuration says bfloat16
+    ]
+    for encoder in encoders:
+        assert {parameter.dtype for parameter in encoder.parameters()} == {expected}
+
+
+@pytest.mark.parametrize("dtype", ["half16", torch.int8, "int8", "nn"])
+def test_refuses_a_precision_that_is_none(dtype):
+    with pytest.raises(ValueError, match=f"its name or 'auto', got {dtype!r}"):
+        LLMBiEncoder.from_llm("/no/such/folder", dtype=dtype)
+
+
+def test_the_attention_backend_can_be_chosen(tiny_llm_folder, tmp_path):
+    default = LLMBiEncoder.from_llm(tiny_llm_folder, pooling="mean")
+    eager = LLMBiEncoder.from_llm(tiny_llm_folder, pooling="mean", attn_implementation="eager")
+    assert default.model.config._attn_implementation == "sdpa"
+    assert eager.config._attn_implementation == eager.model.config._attn_implementation == "eager"
+    torch.testing.assert_close(eager.encode(TEXTS), default.encode(TEXTS), atol=1e-5, rtol=0)
+    eager.save_pretrained(tmp_path)
+    assert "attn_implementation" not in (tmp_path / "config.json").read_text()
+
+
+def test_refuses_to_place_the_weights(tiny_llm_folder):
+    with pytest.raises(TypeError, match=r"device_map must be left out, got 'auto'\. .* with \.to\(device\)"):
+        LLMBiEncoder.from_llm(tiny_llm_folder, pooling="mean", device_map="auto")
+
+
+def _write_gguf(path):
+    """Metadata of a tiny Llama; no tensors."""
+    writer = GGUFWriter(path, "llama")
+    writer.add_context_length(128)
+    writer.add_embedding_length(48)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_vocab_size(309)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
+def test_a_folder_with_one_gguf_file_stands_for_it(tmp_path):
+    _write_gguf(tmp_path / "tiny.gguf")
+    source = find_llm(tmp_path)
+    assert (source.folder, source.gguf_file, source.config.hidden_size) == (tmp_path, "tiny.gguf", 48)
+    _write_gguf(tmp_path / "smaller.gguf")
+    with pytest.raises(ValueError, match=r"has several, got 2 in .*, such as smaller\.gguf\. Point"):
+        find_llm(tmp_path)
+
+
+NEOX = {
+    "vocab_size": 309,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("llm", "head"),
+    [
+        (GPTNeoXForCausalLM(GPTNeoXConfig(**NEOX)), "embed_out.weight"),
+        (
+            ModernBertDecoderForCausalLM(ModernBertDecoderConfig(**NEOX, cls_token_id=1, sep_token_id=2)),
+            "decoder.bias",
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_head_of_a_language_model_may_have_another_name(llm, head, tiny_tokenizer, tmp_path):
+    llm.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    assert head in load_file(tmp_path / "model.safetensors")
+    encoder = LLMBiEncoder.from_llm(tmp_path, pooling="mean")
+    expected = llm.base_model.state_dict()
+    assert encoder.model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in encoder.model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["plain", "public"])
+def test_from_pretrained_says_how_to_wrap_a_language_model(tiny_llm_folder, write_public_folder, kind):
+    folder = tiny_llm_folder if kind == "plain" else write_public_folder()
+    with pytest.raises(ValueError, match=r"a report encoder, got a model of type 'llama'\. Make .*from_llm"):
+        LLMBiEncoder.from_pretrained(folder)
 
 
 def test_a_field_of_every_model_is_known(tiny_llm_folder):

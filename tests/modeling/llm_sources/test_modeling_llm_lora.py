@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import peft
 import pytest
@@ -8,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
+from radtower.modeling.llm_biencoder.modeling_llm_biencoder_mntp import LLMBiEncoderForMaskedNTP
 from radtower.modeling.llm_sources.modeling_llm_lora import merge_adapter
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 
@@ -310,3 +312,27 @@ def test_refuses_a_folder_that_is_both_and_a_model_for_an_adapter(write_adapter,
     shutil.copy(tiny_llm_folder / "model.safetensors", folder)
     with pytest.raises(ValueError, match=r"model or an adapter, got both in .*adapter"):
         _encoder(folder)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_adapter_needs_no_list(write_adapter, tiny_llm_folder, kind):
+    folder, _ = write_adapter()
+    expected = _encoder(tiny_llm_folder, adapters=[folder]).encode(TEXTS)
+    assert torch.equal(_encoder(tiny_llm_folder, adapters=kind(folder)).encode(TEXTS), expected)
+    assert (_encoder(tiny_llm_folder).encode(TEXTS) - expected).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("head", [LLMBiEncoder, LLMBiEncoderForMaskedNTP])
+def test_an_adapter_is_not_saved_where_its_base_would_be_lost(tiny_llm_folder, tmp_path, head):
+    model = head.from_llm(tiny_llm_folder, pooling="mean")
+    model.save_pretrained(tmp_path / "base")
+    adapter = LoraConfig(**PLAIN)
+    model.add_adapter(adapter)
+    with pytest.raises(ValueError, match=rf"got one in memory only \({head.__name__}\).*Save it before"):
+        model.save_pretrained(tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+    loaded = head.from_pretrained(tmp_path / "base")
+    loaded.add_adapter(adapter)
+    loaded.save_pretrained(tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tmp_path / "base")

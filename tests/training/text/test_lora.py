@@ -15,7 +15,9 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 @pytest.fixture
 def encoder(tiny_llm_folder):
     torch.manual_seed(5)
-    return LLMBiEncoder.from_llm(tiny_llm_folder, num_latents=6, num_latent_heads=4, max_length=64)
+    return LLMBiEncoder.from_llm(
+        tiny_llm_folder, latent_variant="v0", num_latents=6, num_latent_heads=4, max_length=64
+    )
 
 
 def _drawn(encoder, scale=0.3):

@@ -5,7 +5,6 @@ Axes in this file: B texts, T tokens, E width of the decoder, V vocabulary, M hi
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
 
 from ...configuration.configuration_llm_biencoder import LLMBiEncoderConfig
+from ..llm_sources.modeling_llm_import import find_llm
+from ..llm_sources.modeling_llm_lora import check_adapter_has_base
 from ..modeling_llm_biencoder import LLMBiEncoder, LLMBiEncoderPreTrainedModel
 
 IGNORED = -100  # the ignore index of PyTorch
@@ -68,7 +69,7 @@ class LLMBiEncoderForMaskedNTP(LLMBiEncoderPreTrainedModel):
         path: str | os.PathLike[str],
         *,
         num_hidden_layers: int | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         **config: Any,
     ) -> "LLMBiEncoderForMaskedNTP":
         """Wrap a causal language model with its head.
@@ -76,9 +77,9 @@ class LLMBiEncoderForMaskedNTP(LLMBiEncoderPreTrainedModel):
         Args:
             path: Model folder, Hub id, or a ``.gguf`` file, which is dequantized.
             num_hidden_layers: Keep only the lowest layers. None keeps all.
-            dtype: Precision of the weights.
-            **config: Fields of :class:`LLMBiEncoderConfig`; the pooling is ``mean`` unless they say
-                otherwise.
+            dtype: Precision of the weights; ``"auto"`` is what the source says.
+            **config: Fields of :class:`LLMBiEncoderConfig`, and ``attn_implementation``; the pooling is
+                ``mean`` unless they say otherwise.
 
         Raises:
             ValueError: If the pooling has weights, which would be left out; the head is more than a matrix;
@@ -91,13 +92,18 @@ class LLMBiEncoderForMaskedNTP(LLMBiEncoderPreTrainedModel):
                 "Use mean, and add the head in the next stage."
             )
         encoder = LLMBiEncoder.from_llm(path, num_hidden_layers=num_hidden_layers, dtype=dtype, **settings)
-        head = _read_head(path, dtype)
-        model: LLMBiEncoderForMaskedNTP = cls._from_config(encoder.config, dtype=dtype)
+        head = _read_head(path, encoder.dtype)
+        model: LLMBiEncoderForMaskedNTP = cls._from_config(encoder.config, dtype=encoder.dtype)
         model.encoder.load_state_dict(encoder.state_dict())
         if model.lm_head is not None:
             model.lm_head.load_state_dict({"weight": head})
         model.encoder.tokenizer = encoder.tokenizer
         return model.eval()
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Save weights and configuration; with an adapter of peft, that alone."""
+        check_adapter_has_base(self)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """Token embedding of the decoder."""
@@ -155,10 +161,11 @@ class LLMBiEncoderForMaskedNTP(LLMBiEncoderPreTrainedModel):
 @torch.no_grad()
 def _read_head(path: str | os.PathLike[str], dtype: torch.dtype) -> torch.Tensor:
     """Weight ``(V, E)`` of the language-model head; refused where the logits are not this product alone."""
-    source: dict[str, Any] = {"pretrained_model_name_or_path": str(path)}
-    if str(path).endswith(".gguf"):
-        source = {"pretrained_model_name_or_path": str(Path(path).parent), "gguf_file": Path(path).name}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, output_loading_info=True)
+    source = find_llm(path)
+    gguf = {"gguf_file": source.gguf_file} if source.gguf_file else {}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source.folder, dtype=dtype, output_loading_info=True, **gguf
+    )
     llm, report = loaded
     if report["missing_keys"]:
         raise ValueError(

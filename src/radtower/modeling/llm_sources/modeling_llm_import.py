@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from ...configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from ..modeling_latent_attention import LatentAttentionPooling
@@ -25,12 +26,22 @@ from .modeling_llm_files import local_folder, read_tensors, tensor_shapes, weigh
 from .modeling_llm_lora import base_of, is_adapter, merge_adapter
 from .modeling_llm_st_folder import is_st_folder, st_backbone, st_fields
 
+logger = logging.get_logger(__name__)
 # Wrapping one of these would nest an encoder in an encoder, with a fresh random head around a trained one.
 OWN_MODEL_TYPES = ("ct3d_vision", "llm_biencoder", "medclip")
 HEAD_PREFIX = "latent_attn."
 PUBLIC_ARCHITECTURE = "LLM2Vec4CXRModel"
-# Heads that an encoder has no use for: of the language model, of a classifier, of BERT.
-DROPPED_PREFIXES = ("lm_head.", "score.", "cls.", "pooler.")
+# Heads that an encoder has no use for: of the language model (embed_out is that of GPT-NeoX, decoder that of
+# ModernBERT), of a classifier, of BERT.
+DROPPED_PREFIXES = (
+    "lm_head.",
+    "embed_out.",
+    "decoder.weight",
+    "decoder.bias",
+    "score.",
+    "cls.",
+    "pooler.",
+)
 # Fields of the configuration that the caller may set beside those declared, all of PreTrainedConfig.
 INHERITED_FIELDS = ("num_labels",)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.txt")
@@ -78,33 +89,58 @@ class LLM:
 
 def read_llm(
     path: str | os.PathLike[str],
-    adapters: Sequence[str | os.PathLike[str]],
+    adapters: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     num_hidden_layers: int | None,
-    dtype: torch.dtype,
+    dtype: torch.dtype | str,
     fields: dict[str, Any],
 ) -> LLM:
     """Read the parts of an encoder; see ``LLMBiEncoder.from_llm``, which puts them together.
 
     Args:
         path: Folder, Hub id, or ``.gguf`` file.
-        adapters: LoRA folders on top.
+        adapters: LoRA folders on top, one or several.
         num_hidden_layers: Keep only the lowest layers. None keeps all.
-        dtype: Precision of the decoder.
-        fields: Fields of :class:`LLMBiEncoderConfig`, as the caller set them.
+        dtype: Precision of the decoder, by name or not; ``"auto"`` is what the source says.
+        fields: Fields of :class:`LLMBiEncoderConfig`, as the caller set them, and ``torch_dtype``.
     """
+    fields = dict(fields)
+    chosen_dtype = check_dtype(fields.pop("torch_dtype", dtype))
     check_fields(fields)
-    source = find_llm(path, adapters)
+    source = find_llm(path, [adapters] if isinstance(adapters, str | os.PathLike) else adapters)
     settings = merged_fields(source, fields)
     # Before the weights are read: a mistaken setting should not cost minutes.
     LLMBiEncoderConfig(text_config=source.config, **settings)
-    decoder, head = read_decoder(source, num_hidden_layers, dtype)
+    decoder, head = read_decoder(source, num_hidden_layers, chosen_dtype)
     text_config = decoder.config.to_dict()
     # With the first, reloading would look for the GGUF file again; with the second, for remote code. The
     # third is a path of this machine.
     for name in ("quantization_config", "auto_map", "_name_or_path"):
         text_config.pop(name, None)
     config = LLMBiEncoderConfig(text_config=text_config, **settings)
+    if config.pooling == "latent_attention" and config.latent_variant == "v0" and not head:
+        logger.warning(
+            "The source stores no pooling head, and latent_variant 'v0' starts as a random one: its vectors "
+            "mean nothing before training. Take latent_variant='prenorm', which starts as the mean, or "
+            "pooling='mean'."
+        )
     return LLM(config=config, decoder=decoder, head=head, tokenizer=read_tokenizer(source))
+
+
+def check_dtype(dtype: torch.dtype | str) -> torch.dtype | None:
+    """Give the precision that is asked for; None is what the source says, called ``"auto"``.
+
+    Raises:
+        ValueError: If there is no such floating-point type.
+    """
+    if dtype == "auto":
+        return None
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(
+            f"dtype must be a floating-point type of torch, its name or 'auto', got {dtype!r}. "
+            "Take torch.float32 or torch.bfloat16."
+        )
+    return found
 
 
 def check_fields(fields: dict[str, Any]) -> None:
@@ -116,6 +152,11 @@ def check_fields(fields: dict[str, Any]) -> None:
     declared = [entry.name for entry in dataclasses.fields(LLMBiEncoderConfig)]
     known = sorted({*declared, *INHERITED_FIELDS} - {"text_config"})
     for name in fields:
+        if name == "device_map":
+            raise TypeError(
+                f"device_map must be left out, got {fields[name]!r}. An encoder is read on the CPU: move it "
+                "with .to(device)."
+            )
         if name == "text_config":
             raise TypeError("fields must not hold text_config, got one. It is read from path: leave it out.")
         if name not in known:
@@ -167,6 +208,15 @@ def _find(path: str | os.PathLike[str]) -> LLMSource:
 def _find_backbone(folder: Path) -> LLMSource:
     if is_adapter(folder):
         return _add_adapter(_find(base_of(folder)), folder)
+    if not (folder / "config.json").is_file():
+        gguf_files = sorted(folder.glob("*.gguf"))
+        if len(gguf_files) > 1:
+            raise ValueError(
+                f"path must be one .gguf file where a folder has several, got {len(gguf_files)} in {folder}, "
+                f"such as {gguf_files[0].name}. Point to the file."
+            )
+        if gguf_files:
+            return _find(gguf_files[0])
     config = _decoder_config(folder)
     source = LLMSource(folder=folder, config=config, tokenizer_folder=folder)
     files = weight_files(folder)
@@ -245,12 +295,14 @@ def merged_fields(source: LLMSource, fields: dict[str, Any]) -> dict[str, Any]:
     """Combine what the source says about the encoder with what the caller says, who wins.
 
     A pooling without parameters, named by the caller, leaves a stored head behind: that is how the authors
-    of LLM2Vec4CXR evaluated it.
+    of LLM2Vec4CXR evaluated it. Where nobody names a pooling, the head starts as the mean.
 
     Raises:
         ValueError: If the caller asks for another latent attention than the stored one.
     """
     combined = source.fields | fields
+    if "pooling" not in combined:
+        combined = {"latent_variant": "prenorm"} | combined
     if source.files and combined["pooling"] == "latent_attention":
         for name in ("latent_variant", "num_latents"):
             if combined[name] != source.fields[name]:
@@ -262,14 +314,14 @@ def merged_fields(source: LLMSource, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_decoder(
-    source: LLMSource, num_hidden_layers: int | None, dtype: torch.dtype
+    source: LLMSource, num_hidden_layers: int | None, dtype: torch.dtype | None
 ) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
     """Read the decoder, without its language-model head, and the weights of a stored pooling head.
 
     Args:
         source: Where they lie.
         num_hidden_layers: Keep only the lowest layers. None keeps all.
-        dtype: Precision of the decoder.
+        dtype: Precision of the decoder. None is what the source says.
 
     Returns:
         The decoder and the state dict of the head, empty where there is none.
@@ -280,8 +332,9 @@ def read_decoder(
     """
     head: dict[str, torch.Tensor] = {}
     if source.files:
-        decoder = AutoModel.from_config(source.config, dtype=dtype)
         tensors = read_tensors(source.files)
+        stored = source.config.dtype or tensors[HEAD_PREFIX + "latents"].dtype  # as transformers chooses it
+        decoder = AutoModel.from_config(source.config, dtype=stored if dtype is None else dtype)
         for name in [name for name in tensors if name.startswith(HEAD_PREFIX)]:
             head[name.removeprefix(HEAD_PREFIX)] = tensors.pop(name)
         decoder.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
@@ -294,11 +347,15 @@ def read_decoder(
     return decoder, head
 
 
-def _read_plain(source: LLMSource, dtype: torch.dtype) -> PreTrainedModel:
+def _read_plain(source: LLMSource, dtype: torch.dtype | None) -> PreTrainedModel:
     gguf = {"gguf_file": source.gguf_file} if source.gguf_file else {"use_safetensors": True}
     decoder: PreTrainedModel
     decoder, report = AutoModel.from_pretrained(
-        source.folder, dtype=dtype, output_loading_info=True, trust_remote_code=False, **gguf
+        source.folder,
+        dtype="auto" if dtype is None else dtype,
+        output_loading_info=True,
+        trust_remote_code=False,
+        **gguf,
     )
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(DROPPED_PREFIXES))
     unknown = sorted(name for name in report["unexpected_keys"] if not name.startswith(DROPPED_PREFIXES))

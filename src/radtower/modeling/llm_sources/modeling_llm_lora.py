@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from .modeling_llm_files import read_json, read_tensors, weight_files
 
@@ -82,6 +83,20 @@ def base_of(folder: Path) -> str | Path:
     if name.startswith((".", "~")) or Path(name).is_absolute() or name.count("/") > 1:
         raise FileNotFoundError(f"base of the adapter must exist, got {name!r} in {folder}. {advice}")
     return str(name)
+
+
+def check_adapter_has_base(model: PreTrainedModel) -> None:
+    """Refuse to save an adapter of which nobody could tell the base: transformers saves nothing else then.
+
+    Raises:
+        ValueError: If there is an adapter, and the model was not loaded from a folder of its own.
+    """
+    if getattr(model, "_hf_peft_config_loaded", False) and not model.name_or_path:
+        raise ValueError(
+            "model must come from a saved folder to save its adapter alone, got one in memory only "
+            f"({type(model).__name__}): configuration and head would be lost. Save it before add_adapter and "
+            "load it again, or merge the adapter."
+        )
 
 
 @torch.no_grad()
