@@ -22,6 +22,8 @@ from radtower.processing.report_text import report_sha256
         (["--hidden_sizes", "[8, 16]"], {"hidden_sizes": [8, 16]}),
         (["--cache", "some/place"], {"cache": "some/place"}),
         (["--weight_decay", "-1"], {"weight_decay": -1}),
+        (["--weight_decay=-1", "--llm", "a=b"], {"weight_decay": -1, "llm": "a=b"}),
+        (["--max_steps", "1e1"], {"max_steps": 10}),
     ],
 )
 def test_flags_are_fields_and_values_are_yaml(flags, expected):
@@ -34,6 +36,15 @@ def test_flags_are_fields_and_values_are_yaml(flags, expected):
 def test_flags_that_are_no_pairs_are_refused(flags):
     with pytest.raises(ValueError, match=r"pairs of --field and value, got \['"):
         parse_flags(flags)
+
+
+def test_a_field_that_comes_twice_is_refused():
+    with pytest.raises(ValueError, match=r"name a field once, got \['pairs'\] several times"):
+        parse_flags(["--pairs", "a.parquet", "--seed", "1", "--pairs=b.parquet"])
+
+
+def test_a_whole_number_with_an_exponent_is_an_integer():
+    assert type(parse_flags(["--max_steps", "1e1"])["max_steps"]) is int
 
 
 @pytest.fixture

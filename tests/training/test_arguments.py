@@ -6,7 +6,7 @@ import yaml
 from transformers import TrainingArguments
 
 from radtower.training.arguments import parse_recipe, read_recipe, write_run_record
-from radtower.training.runs import ClipRun, LabelerRun, VisionRun
+from radtower.training.runs import ClipRun, LabelerRun, TextContrastiveRun, TextMNTPRun, VisionRun
 
 VISION = {"manifest": "m.csv", "labels": "l.parquet", "cache": "c"}
 CLIP = {"manifest": "m.csv", "cache": "c", "vision": "v", "text": "t"}
@@ -168,3 +168,24 @@ def test_a_strength_without_augmentation_is_refused():
         VisionRun(**VISION, max_noise_hu=20.0)
     assert VisionRun(**VISION, should_augment=True, max_noise_hu=20.0).max_noise_hu == 20.0
     assert VisionRun(**VISION, should_augment=True).max_noise_hu == 0.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("mask_corruption", "BERT", "'mask' or 'bert'"),
+        ("mask_token", "Blank", "'blank', 'eos' or 'mask'"),
+        ("max_length", 1.5, "valid integer"),
+        ("lora_rank", "many", "valid integer"),
+    ],
+)
+def test_refuses_a_value_of_another_type(tmp_path, field, value, reason):
+    settings = {"reports": "r", "llm": "l", "output_dir": str(tmp_path), field: value}
+    with pytest.raises(ValueError, match=rf"{field} must be of the type .*got {value!r}.*{reason}"):
+        parse_recipe(settings, TextMNTPRun)
+
+
+def test_refuses_one_number_where_several_are_meant(tmp_path):
+    settings = {"pairs": ["p"], "llm": "l", "output_dir": str(tmp_path), "matryoshka_dims": 16}
+    with pytest.raises(ValueError, match=r"matryoshka_dims must be of the type .*got 16.*valid tuple"):
+        parse_recipe(settings, TextContrastiveRun)

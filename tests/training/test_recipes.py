@@ -34,8 +34,8 @@ def test_every_recipe_is_complete_and_says_how_to_start_it(path, tmp_path):
 def test_the_ctrate_recipe_has_the_published_settings(tmp_path):
     settings = {**read_recipe(RECIPES / "vision_ctrate.yaml"), "output_dir": str(tmp_path), "bf16": False}
     run, arguments = parse_recipe(settings, VisionRun)
-    assert (run.hidden_sizes, run.layers, run.pooling) == ([64, 128, 256, 512], [2, 2, 2, 2], "avg")
-    assert (run.stem_kernel_size, run.stem_stride, run.loss) == ([2, 2, 2], [2, 2, 2], "bce")
+    assert (run.hidden_sizes, run.layers, run.pooling) == ((64, 128, 256, 512), (2, 2, 2, 2), "avg")
+    assert (run.stem_kernel_size, run.stem_stride, run.loss) == ((2, 2, 2), (2, 2, 2), "bce")
     assert (arguments.learning_rate, arguments.weight_decay, arguments.max_grad_norm) == (1e-4, 1e-4, 0.0)
     assert (arguments.per_device_train_batch_size, arguments.num_train_epochs) == (10, 5)
     assert arguments.lr_scheduler_type == "cosine_with_min_lr"

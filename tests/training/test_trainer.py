@@ -116,6 +116,13 @@ def test_the_model_folder_holds_no_pickle(make_arguments, tmp_path):
     assert names == ["config.json", "model.safetensors", "run.yaml", "training_log.jsonl"]
 
 
+def test_workers_that_would_never_hear_of_an_epoch_are_refused(make_arguments):
+    kept = make_arguments(dataloader_num_workers=1, dataloader_persistent_workers=True)
+    with pytest.raises(ValueError, match=r"dataloader_persistent_workers must be false .*, got True"):
+        SupervisedTrainer(_image_classifier(), kept, train_dataset=_image_data())
+    SupervisedTrainer(_image_classifier(), kept, train_dataset=_report_data())  # the same in every epoch
+
+
 def test_contrastive_training_refuses_more_than_one_process(tiny_medclip, tmp_path):
     class TwoProcesses(TrainingArguments):
         @property

@@ -79,20 +79,32 @@ def clip(context: typer.Context, recipe: Recipe) -> None:
 def parse_flags(flags: list[str]) -> dict[str, Any]:
     """``["--learning_rate", "1e-4"]`` -> ``{"learning_rate": 0.0001}``; values are read as YAML.
 
+    ``--learning_rate=1e-4`` is the same.
+
     Raises:
-        ValueError: If the list is not made of pairs.
+        ValueError: If the list is not made of pairs, or a field comes twice.
     """
-    names, values = flags[::2], flags[1::2]
+    parts = [part for flag in flags for part in (flag.split("=", 1) if flag.startswith("--") else [flag])]
+    names, values = parts[::2], parts[1::2]
     if len(names) != len(values) or not all(name.startswith("--") for name in names):
         raise ValueError(f"flags must be pairs of --field and value, got {flags}. Give each field one value.")
-    return {name[2:].replace("-", "_"): _value(text) for name, text in zip(names, values, strict=True)}
+    fields = [name[2:].replace("-", "_") for name in names]
+    repeated = sorted({field for field in fields if fields.count(field) > 1})
+    if repeated:
+        raise ValueError(
+            f"flags must name a field once, got {repeated} several times. Write a list as '[first, second]'."
+        )
+    return {field: _value(text) for field, text in zip(fields, values, strict=True)}
 
 
 def _value(text: str) -> Any:
     try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)  # YAML reads 1e-4 as text
+        number = float(text) if "e" in text.lower() else None  # YAML reads 1e-4 as text
     except ValueError:
+        number = None
+    if number is None:
         return yaml.safe_load(text)
+    return int(number) if number.is_integer() else number  # 1e3 steps are a whole number
 
 
 def add_commands(app: typer.Typer) -> None:

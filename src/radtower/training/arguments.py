@@ -6,13 +6,14 @@ A recipe is a flat YAML file: the fields of one run class below and of ``transfo
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import torch
 import yaml
+from pydantic import TypeAdapter, ValidationError
 from transformers import HfArgumentParser, SchedulerType, TrainingArguments
 
 from radtower.training.runs import AnyRun
@@ -43,7 +44,8 @@ def parse_recipe(settings: Mapping[str, Any], run_class: type[Run]) -> tuple[Run
         run_class: Which kind of run it is.
 
     Raises:
-        ValueError: If a key belongs to neither, or a required one is missing.
+        ValueError: If a key belongs to neither, a required one is missing, or a field of the run has a value
+            of another type.
     """
     merged = {**DEFAULTS, "dataloader_pin_memory": torch.cuda.is_available(), **settings}
     for name in ("eval_strategy", "save_strategy", "logging_strategy"):
@@ -56,7 +58,22 @@ def parse_recipe(settings: Mapping[str, Any], run_class: type[Run]) -> tuple[Run
         raise ValueError(
             f"recipe must be complete, got {sorted(settings)}: {error}. Add the field."
         ) from error
-    return run, arguments
+    return _checked(run), arguments
+
+
+def _checked(run: Run) -> Run:
+    """The run with every field of its declared type: a dataclass itself takes anything."""
+    hints = get_type_hints(type(run))
+    values = {}
+    for field in fields(run):
+        value = getattr(run, field.name)
+        try:
+            values[field.name] = TypeAdapter(hints[field.name]).validate_python(value)
+        except ValidationError as error:
+            raise ValueError(
+                f"{field.name} must be of the type of its field, got {value!r}. {error.errors()[0]['msg']}."
+            ) from error
+    return replace(run, **values)
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, PreTrainedConfig, PrinterCallback, Trainer
+from transformers import EvalPrediction, PreTrainedConfig, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from radtower.evaluation.metrics import macro_auroc
@@ -40,6 +40,7 @@ class RadTowerTrainer(Trainer):
 
     def __init__(self, *args: Any, run: AnyRun | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        _require_workers_that_hear_of_epochs(self.args, self.train_dataset)
         self.run = run
         self.add_callback(StopOnNonFiniteLoss)
         self.add_callback(JsonLinesLog)
@@ -232,6 +233,16 @@ class ContrastiveTrainer(RadTowerTrainer):
                 f"contrastive training must run in one process, got {self.args.world_size}. "
                 "Start it without a launcher; gathering negatives across processes is not built yet (RT-5)."
             )
+
+
+def _require_workers_that_hear_of_epochs(arguments: TrainingArguments, dataset: Any) -> None:
+    """A worker that outlives an epoch has a copy of the data that still draws what the first epoch drew."""
+    is_kept = arguments.dataloader_persistent_workers and arguments.dataloader_num_workers > 0
+    if is_kept and hasattr(dataset, "set_epoch"):
+        raise ValueError(
+            "dataloader_persistent_workers must be false for data that differ from epoch to epoch, got "
+            f"{arguments.dataloader_persistent_workers}. Leave it out."
+        )
 
 
 def macro_auroc_of_predictions(prediction: EvalPrediction) -> dict[str, float]:

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from radtower.data.manifest import identifier_hash
-from radtower.data.reports.pairs import COLUMNS, read_pairs, write_pairs
+from radtower.data.reports.pairs import COLUMNS, read_pairs, read_several_pairs, write_pairs
 
 
 def pairs(**columns: list) -> pd.DataFrame:
@@ -77,3 +77,30 @@ def test_refuses_other_files(read, tmp_path):
     frame.assign(negative_kinds=["[]", "[]"]).to_csv(tmp_path / "broken.csv", index=False)
     with pytest.raises(ValueError, match="negatives must be a list of texts, got str at row 0"):
         read_pairs(tmp_path / "broken.csv")
+
+
+def test_several_tables_are_one_and_a_number_may_be_a_study_of_each(tmp_path):
+    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    write_pairs(pairs(), paths[0])
+    other = ["ct_rate/findings_impression"] * 2
+    write_pairs(pairs(source=other, split=["validation", "train"]), paths[1])
+    found = read_several_pairs(paths, "train")
+    assert found[["source", "study_id"]].to_numpy().tolist() == [
+        ["open_i/findings_impression", "001"],
+        ["ct_rate/findings_impression", "s2"],
+    ]
+
+
+def test_a_study_in_two_splits_of_two_tables_is_refused(tmp_path):
+    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    write_pairs(pairs(), paths[0])
+    write_pairs(pairs(source=["open_i/report_rewrite"] * 2, split=["validation", "train"]), paths[1])
+    with pytest.raises(ValueError, match="one split, got 2 in several"):
+        read_several_pairs(paths, "train")
+
+
+def test_a_table_twice_is_refused(tmp_path, monkeypatch):
+    write_pairs(pairs(), tmp_path / "a.parquet")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"name a table once, got \['a.parquet', 'a.parquet'\]"):
+        read_several_pairs([tmp_path / "a.parquet", "a.parquet"], "train")

@@ -2,6 +2,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -219,6 +220,20 @@ def test_evaluation_tells_loss_and_accuracy_of_the_validation_split(run, make_ar
         queries, answers = (encoder.encode(list(rows[name])) for name in ("query", "positive"))
         right.append(cosine_similarities(queries, answers).diagonal())
     assert found["eval_positive_similarity"] == pytest.approx(torch.cat(right).mean().item(), abs=1e-5)
+
+
+def test_evaluation_goes_on_where_a_last_batch_is_one_text_only(run, make_arguments, tmp_path):
+    table = read_pairs(run.pairs[0])
+    last = table[table["split"] == "validation"].index[-1]
+    rows = {name: [cell] for name, cell in table.loc[last].items()}
+    text = table["query"][last]
+    rows |= {"source": ["own/source"], "positive": [text], "negatives": [[f"{text} effusion"]]}
+    lone = pd.concat([table, pd.DataFrame(rows | {"negative_kinds": [["finding"]]})], ignore_index=True)
+    write_pairs(lone, tmp_path / "lone.parquet")
+    settings = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 3}
+    lone_run = replace(run, pairs=(str(tmp_path / "lone.parquet"),), training_length=8)
+    entries = _log(train_contrastive(lone_run, make_arguments(**settings, do_eval=True)))
+    assert sum("eval_loss" in entry for entry in entries) == 1
 
 
 def test_a_model_without_spread_stops_the_run(run, make_arguments, tmp_path):

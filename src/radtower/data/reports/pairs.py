@@ -63,6 +63,26 @@ def read_pairs(path: str | Path, split: Split | None = None) -> pd.DataFrame:
     return kept
 
 
+def read_several_pairs(paths: Sequence[str | Path], split: Split) -> pd.DataFrame:
+    """Read several tables as one; a study is known by its corpus, the first part of ``source``, and its id.
+
+    Args:
+        paths: See :func:`read_pairs`.
+        split: Rows to keep; every table must have some.
+
+    Raises:
+        ValueError: If a table comes twice, or a study is in two splits of different tables.
+    """
+    resolved = [Path(path).resolve() for path in paths]
+    if len(set(resolved)) < len(resolved):
+        raise ValueError(f"pairs must name a table once, got {[path.name for path in resolved]}. Drop one.")
+    kept = pd.concat([read_pairs(path, split) for path in resolved], ignore_index=True)
+    everything = pd.concat([read_pairs(path) for path in resolved], ignore_index=True)
+    corpora = everything["source"].str.split("/").str[0]
+    _check_splits(everything.assign(study_id=corpora + "/" + everything["study_id"]))
+    return kept
+
+
 def write_pairs(pairs: pd.DataFrame, path: str | Path) -> None:
     """Write a pairs table, its folder included; see :func:`read_pairs`.
 

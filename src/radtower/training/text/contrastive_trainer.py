@@ -130,8 +130,8 @@ class ContrastiveTextTrainer(RadTowerTrainer):
         # bf16 has 3 digits, and similarities differ in the third.
         with torch.autocast(queries.device.type, enabled=False):
             loss, statistics = self.contrastive_loss(queries, documents, inputs["document_keys"])
-        self._require_spread(queries, documents)
-        if model.training:
+        if model.training:  # a last batch of evaluation may be one pair whose texts are cut to the same
+            self._require_spread(queries, documents)
             self._statistics.append(statistics.mean(dim=0))
         return (loss, statistics) if return_outputs else loss
 

@@ -6,13 +6,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
-import pandas as pd
 import torch
 from transformers import AutoConfig, AutoTokenizer, TrainerCallback, TrainingArguments, set_seed
 
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from radtower.data.manifest import Split
-from radtower.data.reports.pairs import read_pairs
+from radtower.data.reports.pairs import read_several_pairs
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.training.runs import TextContrastiveRun
 from radtower.training.text.contrastive_batches import PairDataset
@@ -125,7 +124,7 @@ def _trained_encoder(run: TextContrastiveRun, fields: dict[str, Any]) -> LLMBiEn
 
 
 def _pairs(run: TextContrastiveRun, split: Split, seed: int) -> PairDataset:
-    table = pd.concat([read_pairs(path, split) for path in run.pairs], ignore_index=True)
+    table = read_several_pairs(run.pairs, split)
     return PairDataset(
         table if run.should_mask_labels else table.assign(label_key=None), run.num_negatives, seed
     )
