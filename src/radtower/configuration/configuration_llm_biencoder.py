@@ -81,10 +81,11 @@ class LLMBiEncoderConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Read ``config.json``.
+        """Read ``config.json``, with what the caller of ``from_pretrained`` wants changed.
 
         Raises:
-            ValueError: If it is that of another model, whose fields would be stored and mean nothing here.
+            ValueError: If it is that of another model, whose fields would be stored and mean nothing here, or
+                the words of a prompt shall change: its tokens would stay as they were.
         """
         found = config_dict.get("model_type", cls.model_type)
         if found != cls.model_type:
@@ -92,6 +93,12 @@ class LLMBiEncoderConfig(PreTrainedConfig):
                 f"path must hold a report encoder, got a model of type {found!r}. Make an encoder of a "
                 "language model with LLMBiEncoder.from_llm."
             )
+        for name in ("hard_prompt", "hard_prompt_ids", "soft_prompt"):
+            if name in kwargs and kwargs[name] != config_dict.get(name, getattr(cls, name)):
+                raise ValueError(
+                    f"{name} must not change while loading, got {kwargs[name]!r}. Load without it, and call "
+                    "set_prompt of the encoder, which knows the tokenizer."
+                )
         return super().from_dict(config_dict, **kwargs)
 
     @property

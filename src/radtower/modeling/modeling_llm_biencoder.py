@@ -3,6 +3,7 @@
 Axes in this file: B texts, T tokens, E embedding, F findings.
 """
 
+import copy
 import os
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -14,10 +15,8 @@ from transformers import (
     AutoModel,
     AutoTokenizer,
     BatchEncoding,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
@@ -25,42 +24,19 @@ from ..configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from .llm_biencoder.modeling_attention_direction import check_attention_direction
 from .llm_biencoder.modeling_cpu_linear import OneDNNLinears, quantize_linears
 from .llm_biencoder.modeling_encode_batches import BatchLimit, encode_distinct, in_eval_mode
+from .llm_biencoder.modeling_llm_biencoder_base import (
+    PROMPT_FIELDS,
+    LLMBiEncoderPreTrainedModel,
+    built_settings,
+    check_built,
+)
+from .llm_biencoder.modeling_loaded_from import LoadedFrom
 from .llm_biencoder.modeling_soft_prompt import SoftPrompt, insert_prompt, take_tokens
 from .llm_biencoder.modeling_text_inputs import TokenRow, as_texts, bare_ids, pad_rows, token_rows
 from .llm_biencoder.modeling_vector_precision import Precision, check_precision, quantize_vectors, shorten
 from .llm_sources.modeling_llm_import import read_llm
 from .llm_sources.modeling_llm_lora import check_adapter_has_base
 from .modeling_latent_attention import LatentAttentionPooling, check_pooled, masked_mean, outermost_token
-
-
-class LLMBiEncoderPreTrainedModel(PreTrainedModel):
-    """What the models of this family share."""
-
-    config: LLMBiEncoderConfig
-    config_class = LLMBiEncoderConfig
-    base_model_prefix = "encoder"
-    main_input_name = "input_ids"
-    input_modalities = ["text"]
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False  # the loss is a mean over the batch: Trainer must scale it when accumulating
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _keep_in_fp32_modules_strict = ["soft_prompt"]
-    _no_split_modules = ["LatentAttentionPooling"]
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, LatentAttentionPooling):
-            init.normal_(module.latents)
-            if module.variant == "prenorm":
-                for parameter in module.output_parameters():
-                    init.zeros_(parameter)
-        if isinstance(module, SoftPrompt):
-            decoder_config: Any = self.config.text_config
-            init.normal_(module.weight, std=getattr(decoder_config, "initializer_range", 0.02))
 
 
 class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
@@ -79,7 +55,9 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
 
     def __init__(self, config: LLMBiEncoderConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
-        decoder_config: Any = config.text_config
+        # A copy: a second model built from the same configuration may read in the other direction.
+        decoder_config: Any = copy.deepcopy(config.text_config)
+        config.text_config = decoder_config
         # Here too: from_pretrained(folder, bidirectional=...) changes the field of a finished configuration.
         decoder_config.is_causal = not config.bidirectional
         self.model = AutoModel.from_config(decoder_config)
@@ -97,6 +75,7 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         if config.num_soft_tokens:
             self.soft_prompt = SoftPrompt(config.num_soft_tokens, config.decoder_width)
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._built = built_settings(config, add_pooling_layer)
         self.post_init()
 
     @classmethod
@@ -191,6 +170,7 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
             in float32: ``(B, E)``, or what ``embedding_dim`` leaves of it.
 
         Raises:
+            RuntimeError: If the configuration was edited where the model cannot follow.
             ValueError: If not exactly one of ``input_ids`` and ``inputs_embeds`` is given, a mask holds
                 another number than 0 and 1, or a row has no token to pool; masks are not looked at while
                 compiling or tracing.
@@ -203,8 +183,13 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
             )
         if attention_mask is None:
             attention_mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
+        is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # a check would end the graph
+        if not is_traced:
+            check_built(self.config, self._built)
         hidden = self._token_states(input_ids, inputs_embeds, attention_mask)
         mask = attention_mask if embed_mask is None else embed_mask * attention_mask
+        if self.should_pool and not is_traced:
+            check_pooled(mask)
         pooled = self._pool(hidden, mask) if self.should_pool else None
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
 
@@ -259,8 +244,6 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         return hidden
 
     def _pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # a value would end the graph
-            check_pooled(mask)
         if self.latent_attn is not None:
             pooled = self.latent_attn(hidden, mask)
         elif self.config.pooling == "mean":
@@ -278,18 +261,8 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
             OSError: If there is none.
         """
         if self._tokenizer is None:
-            revision = getattr(self.config, "_commit_hash", None)
-            # Else transformers asks the user, for a tokenizer that needs no code of the repository.
-            is_remote = type(self).__module__.startswith("transformers_modules.")
-            try:
-                self.tokenizer = AutoTokenizer.from_pretrained(
-                    self.name_or_path, revision=revision, trust_remote_code=is_remote
-                )
-            except (OSError, ValueError) as error:  # which of the two, and how clear, depends on the files
-                raise OSError(
-                    f"tokenizer must lie beside the weights, got none that loads in {self.name_or_path!r}. "
-                    "Save one there, or set model.tokenizer."
-                ) from error
+            source = self._loaded_from or LoadedFrom.of(self.name_or_path or "", {})
+            self.tokenizer = source.load(AutoTokenizer, self)
         assert self._tokenizer is not None
         return self._tokenizer
 
@@ -334,6 +307,7 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         if soft_ids:
             embeds = self.get_input_embeddings()(torch.tensor(soft_ids, device=self.device))
             self.soft_prompt = SoftPrompt.from_embeddings(embeds)
+        self._built = {**self._built, **{name: getattr(self.config, name) for name in PROMPT_FIELDS}}
 
     def tokenize(
         self,

@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutpu
 from ..configuration.configuration_medclip import MedCLIPConfig
 from .llm_biencoder.modeling_cpu_linear import OneDNNLinears
 from .llm_biencoder.modeling_encode_batches import BatchLimit, encode_distinct, in_eval_mode
+from .llm_biencoder.modeling_loaded_from import LoadedFrom
 from .llm_biencoder.modeling_text_inputs import TokenRow, as_texts, pad_rows
 from .losses import masked_binary_cross_entropy, symmetric_info_nce
 from .modeling_ct3d import CT3DVisionModel
@@ -115,6 +116,7 @@ class MedCLIPModel(PreTrainedModel):
         self.logit_scale = LogitScale(float(config.logit_scale_init))
         self.finding_head = nn.Linear(size, len(config.findings)) if config.findings else None
         self._processor: Any = None
+        self._loaded_from: LoadedFrom | None = None
         self.post_init()
 
     @torch.no_grad()
@@ -122,6 +124,17 @@ class MedCLIPModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, LogitScale):
             init.constant_(module.log_value, module.initial)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load as transformers does, and remember where the processor is."""
+        path = pretrained_model_name_or_path
+        source = None if path is None else LoadedFrom.of(path, kwargs)
+        loaded: Any = super().from_pretrained(path, *args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._loaded_from = source
+        return loaded
 
     @classmethod
     def from_towers(cls, vision: PreTrainedModel, text: PreTrainedModel, **config: Any) -> "MedCLIPModel":
@@ -246,18 +259,8 @@ class MedCLIPModel(PreTrainedModel):
             OSError: If there is none.
         """
         if self._processor is None:
-            # Remote code is trusted only for the repository that this very class was loaded from.
-            is_remote = type(self).__module__.startswith("transformers_modules.")
-            revision = getattr(self.config, "_commit_hash", None)
-            try:
-                self.processor = AutoProcessor.from_pretrained(
-                    self.name_or_path, revision=revision, trust_remote_code=is_remote
-                )
-            except (OSError, ValueError) as error:  # which of the two, and how clear, depends on the files
-                raise OSError(
-                    f"processor must lie beside the weights, got none that loads in {self.name_or_path!r}. "
-                    "Save one there, or set model.processor."
-                ) from error
+            source = self._loaded_from or LoadedFrom.of(self.name_or_path or "", {})
+            self.processor = source.load(AutoProcessor, self)
         return self._processor
 
     @processor.setter
