@@ -58,6 +58,25 @@ def test_equal_labels_and_equal_texts_share_a_key(table):
     assert by_text[0] not in ("normal", by_label[0])
 
 
+@pytest.mark.parametrize(
+    ("impression", "labels", "key"),
+    [
+        ("Large left pneumothorax.", (0, -100), "text"),  # what is unknown may be the finding
+        ("Large left pneumothorax.", (1, -100), "text"),
+        ("Bone infarction in all vertebrae.", (0, 0), "text"),  # none of the labels is not normal
+        ("Heart as before.", (1, 0), "labels:cardiomegaly"),
+        ("As before.", (0, 1), "normal"),
+        ("No acute findings.", (1, 0), "normal"),  # an answer to every normal report
+    ],
+)
+def test_only_labels_that_are_all_known_make_studies_equal(table, impression, labels, key):
+    one = table.rows(np.array([True] + [False] * 5))
+    frame = one.frame.assign(impression=impression)
+    changed = ReportTable(frame, np.array([labels], dtype=np.float32), one.label_names)
+    found = build_pairs(changed, PairOptions(tasks=("findings_impression",)))["label_key"][0]
+    assert found.split(":")[0] == key if key == "text" else found == key
+
+
 def test_a_report_is_paired_with_itself_in_other_words_and_its_corruptions(table):
     pairs = build_pairs(table, PairOptions(num_negatives=2))
     rewrites = pairs[pairs["source"] == "corpus/report_rewrite"]

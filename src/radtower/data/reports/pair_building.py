@@ -45,8 +45,8 @@ class PairOptions:
         num_negatives: Corruptions of the positive per row, at most.
         label_keys: What makes two rows of ``findings_impression`` no negatives of each other. ``labels``: the
             same labels, or both impressions say "normal"; ``text``: the same impression, but for case,
-            numbering and punctuation, or both say "normal". A study without known labels goes by its text.
-            Rows of ``report_rewrite`` go by the text of the report.
+            numbering and punctuation, or both say "normal". A study with an unknown label, or with none of
+            the labels, goes by its text. Rows of ``report_rewrite`` go by the text of the report.
         seed: Of rewriting and corruption; a row depends on it and on its study, not on other rows.
 
     Raises:
@@ -146,10 +146,12 @@ def canonical_text(text: str) -> str:
 def _label_key(impression: str, labels: np.ndarray, names: tuple[str, ...], keys: LabelKeys) -> str:
     if is_normal_impression(impression):
         return NORMAL
-    if keys == "labels" and (labels >= 0).any():
-        present = [name for name, value in zip(names, labels, strict=True) if value == 1]
-        return "labels:" + ",".join(present) if set(present) - _NORMAL_LABELS else NORMAL
-    return _text_key(impression)
+    present = [name for name, value in zip(names, labels, strict=True) if value == 1]
+    # One unknown label may be what tells two studies apart, and no label at all says "none of these", not
+    # "normal": what is not in the list may be the whole impression.
+    if keys == "text" or not present or (labels < 0).any():
+        return _text_key(impression)
+    return "labels:" + ",".join(present) if set(present) - _NORMAL_LABELS else NORMAL
 
 
 def _text_key(text: str) -> str:
