@@ -451,10 +451,12 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         return vectors.cpu().numpy() if convert_to_numpy else vectors
 
     def quantize_weights(self, precision: Literal["int8"] = "int8") -> "LLMBiEncoder":
-        """Store the linear layers of the decoder in 8 bits, in place: for inference on a CPU, faster.
+        """Store linear layers of the decoder in 8 bits, in place: for inference on a CPU, in less memory.
 
-        The token embedding and the pooling head stay as they are. Afterwards the model can neither be trained
-        nor saved.
+        The lowest two fifths of the layers stay as they are, as do the token embedding and the pooling head:
+        errors below grow in all layers above. The weights of the decoder are frozen from then on; no gradient
+        passes to a prompt before it, while a pooling head behind it can still be trained. Nothing of the
+        model can be saved.
 
         Args:
             precision: ``"int8"``; there is no other yet.
@@ -463,7 +465,9 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
             The model itself.
 
         Raises:
-            ValueError: If ``precision`` is another, the model is not on a CPU, or it is quantized already.
+            RuntimeError: If this CPU multiplies numbers of 8 bits wrongly, as those without VNNI do.
+            ValueError: If ``precision`` is another, the model is not on a CPU or is quantized already, or an
+                adapter is attached. The model is as before.
         """
         if precision != "int8":
             raise ValueError(f"precision must be 'int8', got {precision!r}. Weights have 8 bits or all.")

@@ -16,7 +16,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 
 from ..configuration.configuration_medclip import MedCLIPConfig
-from .llm_biencoder.modeling_cpu_linear import OneDNNLinears
+from .llm_biencoder.modeling_cpu_linear import OneDNNLinears, refuse_int8
 from .llm_biencoder.modeling_encode_batches import BatchLimit, encode_distinct, in_eval_mode
 from .llm_biencoder.modeling_loaded_from import LoadedFrom
 from .llm_biencoder.modeling_text_inputs import TokenRow, as_texts, pad_rows
@@ -271,6 +271,7 @@ class MedCLIPModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Save weights and configuration, and the processor if one is at hand."""
+        refuse_int8(self)
         super().save_pretrained(save_directory, *args, **kwargs)
         if self._processor is not None:
             self._processor.save_pretrained(save_directory)

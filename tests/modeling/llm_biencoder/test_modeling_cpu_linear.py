@@ -1,14 +1,20 @@
 import copy
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from radtower.modeling.llm_biencoder.modeling_cpu_linear import (
     ONEDNN_LINEAR,
     Int8Linear,
     OneDNNLinears,
+    check_int8_product,
     quantize_linears,
 )
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
@@ -139,8 +145,82 @@ def test_eight_bit_weights_are_neither_saved_nor_trained(encoder, tmp_path):
     embeds = encoder.get_input_embeddings()(torch.tensor([[3, 4]])).requires_grad_()
     with pytest.raises(RuntimeError, match="weights must be floating point to be trained, got int8"):
         encoder(inputs_embeds=embeds)
+    assert list(tmp_path.iterdir()) == []
     assert not encoder.encode_text("no").requires_grad
+    encoder(**encoder.tokenize(TEXTS)).pooler_output.sum().backward()
+    assert encoder.latent_attn.latents.grad.any(), "the head behind the decoder can be trained"
     assert not any(parameter.requires_grad for parameter in encoder.model.parameters())
+
+
+def test_the_lowest_two_fifths_of_the_layers_stay_floating_point(tiny_text_config):
+    tiny_text_config.text_config.num_hidden_layers = 7
+    encoder = LLMBiEncoder(tiny_text_config)
+    before = {name: value.clone() for name, value in encoder.named_parameters() if "layers.1." in name}
+    encoder.quantize_weights()
+    quantized = [
+        sum(isinstance(module, Int8Linear) for module in layer.modules()) for layer in encoder.model.layers
+    ]
+    assert quantized == [0, 0, 7, 7, 7, 7, 7]
+    after = dict(encoder.named_parameters())
+    assert len(before) == 9
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_failed_save_leaves_no_folder(encoder, tiny_medclip, tmp_path):
+    tiny_medclip.text_model.quantize_weights()
+    for model in (encoder.quantize_weights(), tiny_medclip):
+        with pytest.raises(RuntimeError, match="weights must be floating point to be saved, got int8"):
+            model.save_pretrained(tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("is_wrapped", [True, False])
+def test_an_adapter_is_refused_before_anything_is_replaced(encoder, is_wrapped):
+    lora = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    if is_wrapped:
+        get_peft_model(encoder, lora)
+    else:
+        encoder.add_adapter(lora)
+    expected = encoder.encode(TEXTS)
+    with pytest.raises(
+        ValueError, match="an adapter must be merged before quantizing, got Linear in the model"
+    ):
+        encoder.quantize_weights()
+    assert not any(isinstance(module, Int8Linear) for module in encoder.modules())
+    torch.testing.assert_close(encoder.encode(TEXTS), expected, atol=1e-5, rtol=0)
+
+
+def test_products_of_this_machine_are_exact_or_refused():
+    x = torch.full((32, 200), 127, dtype=torch.int8)
+    if torch._int_mm(x, x.t())[0, 0] == 200 * 127 * 127:
+        check_int8_product()
+    else:
+        with pytest.raises(RuntimeError, match="products of 8 bits must be exact, got"):
+            check_int8_product()
+
+
+SATURATES = """
+import torch
+from radtower.modeling.llm_biencoder.modeling_cpu_linear import Int8Linear, quantize_linears
+model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+try:
+    quantize_linears(model)
+except RuntimeError as refusal:
+    print(refusal, type(model[0]).__name__)
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the setting is of x86")
+def test_a_cpu_that_cuts_sums_at_16_bits_is_refused_before_anything_is_replaced():
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    run = subprocess.run(
+        [sys.executable, "-c", SATURATES], env=environment, capture_output=True, text=True, check=True
+    )
+    # Pairs of 127 * 127 (one of them shifted to be positive) end at 32767.
+    assert "products of 8 bits must be exact, got" in run.stdout
+    assert "for 1032256: this CPU lacks VNNI" in run.stdout
+    assert run.stdout.endswith(" Linear\n")
 
 
 def test_refuses_another_precision_and_a_second_time(encoder):

@@ -17,6 +17,7 @@ from transformers import initialization as init
 
 from ...configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from ..modeling_latent_attention import LatentAttentionPooling
+from .modeling_cpu_linear import refuse_int8
 from .modeling_loaded_from import LoadedFrom
 from .modeling_soft_prompt import SoftPrompt
 
@@ -68,6 +69,7 @@ class LLMBiEncoderPreTrainedModel(PreTrainedModel):
         for module in self.modules():
             if isinstance(module, LLMBiEncoderPreTrainedModel):
                 check_built(module.config, module._built)
+        refuse_int8(self)
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @torch.no_grad()
