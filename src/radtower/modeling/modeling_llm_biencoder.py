@@ -35,7 +35,6 @@ from .llm_biencoder.modeling_soft_prompt import SoftPrompt, insert_prompt, take_
 from .llm_biencoder.modeling_text_inputs import TokenRow, as_texts, bare_ids, pad_rows, token_rows
 from .llm_biencoder.modeling_vector_precision import Precision, check_precision, quantize_vectors, shorten
 from .llm_sources.modeling_llm_import import read_llm
-from .llm_sources.modeling_llm_lora import check_adapter_has_base
 from .modeling_latent_attention import LatentAttentionPooling, check_pooled, masked_mean, outermost_token
 
 
@@ -273,8 +272,7 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         self._tokenizer = tokenizer
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Save weights, configuration and the tokenizer at hand; with an adapter of peft, that alone."""
-        check_adapter_has_base(self)
+        """Save weights and configuration, and the tokenizer if one is at hand."""
         super().save_pretrained(save_directory, *args, **kwargs)
         if self._tokenizer is not None:
             self._tokenizer.save_pretrained(save_directory)

@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
+from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEncoderForSequenceClassification
 from radtower.modeling.llm_biencoder.modeling_llm_biencoder_mntp import LLMBiEncoderForMaskedNTP
 from radtower.modeling.llm_sources.modeling_llm_lora import merge_adapter
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
@@ -322,9 +323,13 @@ def test_one_adapter_needs_no_list(write_adapter, tiny_llm_folder, kind):
     assert (_encoder(tiny_llm_folder).encode(TEXTS) - expected).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("head", [LLMBiEncoder, LLMBiEncoderForMaskedNTP])
+@pytest.mark.parametrize(
+    "head", [LLMBiEncoder, LLMBiEncoderForMaskedNTP, LLMBiEncoderForSequenceClassification]
+)
 def test_an_adapter_is_not_saved_where_its_base_would_be_lost(tiny_llm_folder, tmp_path, head):
-    model = head.from_llm(tiny_llm_folder, pooling="mean")
+    model = LLMBiEncoder.from_llm(tiny_llm_folder, pooling="mean")
+    if head is not LLMBiEncoder:
+        model = head(model.config)
     model.save_pretrained(tmp_path / "base")
     adapter = LoraConfig(**PLAIN)
     model.add_adapter(adapter)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from ...configuration.configuration_llm_biencoder import LLMBiEncoderConfig
+from ..llm_sources.modeling_llm_lora import check_adapter_has_base
 from ..modeling_latent_attention import LatentAttentionPooling
 from .modeling_cpu_linear import refuse_int8
 from .modeling_loaded_from import LoadedFrom
@@ -60,12 +61,13 @@ class LLMBiEncoderPreTrainedModel(PreTrainedModel):
         return loaded
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Save weights and configuration.
+        """Save weights and configuration; with an adapter of peft, that alone, see check_adapter_has_base.
 
         Raises:
             RuntimeError: If the configuration was edited so that it does not describe the weights, or the
                 weights are quantized; nothing is written then.
         """
+        check_adapter_has_base(self)
         for module in self.modules():
             if isinstance(module, LLMBiEncoderPreTrainedModel):
                 check_built(module.config, module._built)

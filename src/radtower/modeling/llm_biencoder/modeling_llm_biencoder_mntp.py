@@ -16,7 +16,6 @@ from transformers.modeling_outputs import ModelOutput
 
 from ...configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from ..llm_sources.modeling_llm_import import find_llm
-from ..llm_sources.modeling_llm_lora import check_adapter_has_base
 from ..modeling_llm_biencoder import LLMBiEncoder, LLMBiEncoderPreTrainedModel
 
 IGNORED = -100  # the ignore index of PyTorch
@@ -99,11 +98,6 @@ class LLMBiEncoderForMaskedNTP(LLMBiEncoderPreTrainedModel):
             model.lm_head.load_state_dict({"weight": head})
         model.encoder.tokenizer = encoder.tokenizer
         return model.eval()
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Save weights and configuration; with an adapter of peft, that alone."""
-        check_adapter_has_base(self)
-        super().save_pretrained(save_directory, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """Token embedding of the decoder."""
