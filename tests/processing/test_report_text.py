@@ -2,7 +2,13 @@ import hashlib
 
 import pytest
 
-from radtower.processing.report_text import join_sections, normalize_report, report_sha256, split_sections
+from radtower.processing.report_text import (
+    canonical_text,
+    join_sections,
+    normalize_report,
+    report_sha256,
+    split_sections,
+)
 
 
 @pytest.mark.parametrize(
@@ -68,3 +74,10 @@ def test_joins_findings_before_impression(findings, impression, expected):
 def test_refuses_a_missing_cell(function):
     with pytest.raises(TypeError, match="report must be a str, got float"):
         function(float("nan"))
+
+
+def test_canonical_text_drops_case_numbering_and_punctuation_only():
+    assert canonical_text("1. No acute disease. 2) Clear.") == canonical_text("no acute disease; clear")
+    assert canonical_text("A 1.5 cm nodule.") == "a 1.5 cm nodule"
+    assert canonical_text("A 2.5 cm nodule.") != canonical_text("A 1.5 cm nodule.")
+    assert canonical_text("T12 fracture") != canonical_text("T1 fracture")

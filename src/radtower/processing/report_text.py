@@ -61,6 +61,12 @@ def report_sha256(report: str) -> str:
     return hashlib.sha256(normalize_report(report).encode()).hexdigest()
 
 
+def canonical_text(text: str) -> str:
+    """Lower-case words without list numbers and punctuation: equal where a reader sees no difference."""
+    without_numbers = re.sub(r"(?:^|(?<=[\s.;]))\d+[.)](?=\s)", " ", text.lower())
+    return " ".join(re.findall(r"[\w%+<>=/-]+(?:\.\d+)?", without_numbers))
+
+
 def split_sections(report: str) -> dict[str, str]:
     """Return the normalized text under ``findings``, ``impression`` and ``other``; ``""`` for none.
 

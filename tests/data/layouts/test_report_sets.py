@@ -95,7 +95,7 @@ def test_real_openi_reports(real_data, tmp_path):
     table = read_report_table(tmp_path / "t.parquet")
     assert len(table) == 1927
     assert len(table.with_both_sections()) == 1647
-    assert table.frame["split"].value_counts().to_dict() == {"train": 1370, "test": 368, "validation": 189}
+    assert table.frame["split"].value_counts().to_dict() == {"train": 1330, "test": 394, "validation": 203}
     assert table.frame["report"].str.contains("XXXX").sum() > 500
     assert (table.labels[:, table.label_names.index("normal")] == 1).sum() == 683
     reports = table.frame[table.frame["report"] != ""]
@@ -111,7 +111,7 @@ def test_real_ct_reports(real_data, tmp_path):
     assert len(table) == 800
     assert len(table.with_both_sections()) == 720
     assert table.label_names == load_findings("ct_rate_18").keys
-    assert table.frame["split"].value_counts().to_dict() == {"train": 556, "test": 172, "validation": 72}
+    assert table.frame["split"].value_counts().to_dict() == {"train": 554, "test": 174, "validation": 72}
     assert table.frame["patient_id"].nunique() == 253 + 541
     assert table.frame["report"].duplicated().sum() == 13
     assert table.frame.groupby("report")["split"].nunique().max() == 1

@@ -131,5 +131,21 @@ def test_empty_reports_do_not_glue_patients_together():
 
 def test_spaces_do_not_change_the_split_and_lists_must_pair_up():
     assert assign_splits(["a"], ["Small   effusion."]) == assign_splits(["b"], ["Small effusion."])
-    with pytest.raises(ValueError, match="got 1 and 2"):
+    with pytest.raises(ValueError, match=r"got \[1, 2, 2\]"):
         assign_splits(["a"], ["x", "y"])
+
+
+def test_texts_that_differ_for_no_reader_stay_together():
+    reports = [text for row in range(20) for text in (f"1. Nodule r{row}. Clear.", f"nodule r{row}; clear")]
+    splits = assign_splits([f"p{row}" for row in range(40)], reports)
+    assert splits[::2] == splits[1::2]
+    assert len(set(splits)) == 3
+
+
+def test_equal_findings_stay_together_and_missing_ones_do_not_glue():
+    reports = [f"Report {row}." for row in range(40)]
+    findings = ["Heart is large.", "heart is large"] * 10 + [""] * 20
+    splits = assign_splits([f"p{row}" for row in range(40)], reports, findings)
+    assert len(set(splits[:20])) == 1
+    assert splits[20:] == assign_splits([f"p{row}" for row in range(20, 40)], reports[20:])
+    assert len(set(splits[20:])) == 3

@@ -100,7 +100,7 @@ def _table(
     impressions: Sequence[str],
     reports: Sequence[str],
 ) -> pd.DataFrame:
-    splits = assign_splits(patient_ids, reports)
+    splits = assign_splits(patient_ids, reports, findings)
     sources = [source] * len(study_ids)
     columns = (study_ids, patient_ids, splits, sources, findings, impressions, reports)
     return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))

@@ -13,6 +13,7 @@ from radtower.data.reports.corruption import corrupt_many
 from radtower.data.reports.pairs import COLUMNS
 from radtower.data.reports.report_corpus import ReportTable
 from radtower.data.reports.rewriting import rewrite
+from radtower.processing.report_text import canonical_text
 
 LabelKeys = Literal["labels", "text"]
 Task = Literal["findings_impression", "report_rewrite"]
@@ -135,12 +136,6 @@ def is_normal_impression(impression: str) -> bool:
     plain = [" ".join(re.findall(r"[\w-]+", sentence)) for sentence in sentences]
     kept = [sentence for sentence in plain if sentence]
     return bool(kept) and all(_NORMAL_SENTENCE.fullmatch(sentence) for sentence in kept)
-
-
-def canonical_text(text: str) -> str:
-    """Lower-case words without list numbers and punctuation: equal where a reader sees no difference."""
-    without_numbers = re.sub(r"(?:^|(?<=[\s.;]))\d+[.)](?=\s)", " ", text.lower())
-    return " ".join(re.findall(r"[\w%+<>=/-]+(?:\.\d+)?", without_numbers))
 
 
 def _label_key(impression: str, labels: np.ndarray, names: tuple[str, ...], keys: LabelKeys) -> str:

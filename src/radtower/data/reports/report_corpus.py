@@ -14,7 +14,7 @@ import pandas as pd
 
 from radtower.data.manifest import Split, identifier_hash
 from radtower.data.targets import MASKED_TARGET, Status, TargetPolicy
-from radtower.processing.report_text import join_sections, normalize_report, report_sha256
+from radtower.processing.report_text import canonical_text, join_sections, normalize_report, report_sha256
 
 SECTIONS = ("findings", "impression")
 TEXT_COLUMNS = (*SECTIONS, "report")
@@ -72,25 +72,29 @@ class ReportTable:
         return self.rows((self.frame[list(SECTIONS)] != "").all(axis=1).to_numpy())
 
 
-def assign_splits(patient_ids: Sequence[str], reports: Sequence[str]) -> list[Split]:
+def assign_splits(
+    patient_ids: Sequence[str], reports: Sequence[str], findings: Sequence[str] | None = None
+) -> list[Split]:
     """Return train (70 %), validation (10 %) or test (20 %) per study; always the same for the same studies.
 
-    Studies of one patient, and studies with the same report, are in one group and so in one split: else a
-    model is tested on texts that it was trained on. The place of a group is the SHA-256 of its first report
-    hash, so neither row order nor ids nor a seed decide it; the shares hold on average. A study without a
-    report is placed by its patient.
+    Studies of one patient, and studies whose reports or findings are the same but for case, numbering and
+    punctuation, are in one group and so in one split: else a model is tested on texts that it was trained on.
+    The place of a group is the smallest SHA-256 of its reports, so neither row order nor ids nor a seed
+    decide it; the shares hold on average. A study without a report is placed by its patient.
 
     Args:
         patient_ids: Patient of each study.
-        reports: Text of each study; compared as ``normalize_report`` writes it.
+        reports: Text of each study.
+        findings: Findings of each study, "" where there are none. None goes by the reports alone.
 
     Raises:
         ValueError: If the lists differ in length.
     """
-    if len(patient_ids) != len(reports):
+    findings = [""] * len(reports) if findings is None else findings
+    sizes = [len(patient_ids), len(reports), len(findings)]
+    if len(set(sizes)) > 1:
         raise ValueError(
-            f"patient_ids and reports must pair up, got {len(patient_ids)} and {len(reports)}. "
-            "Give one of each per study."
+            f"patient_ids, reports and findings must pair up, got {sizes}. Give one of each per study."
         )
     hashes = [
         report_sha256(report) if normalize_report(report) else hashlib.sha256(patient.encode()).hexdigest()
@@ -104,10 +108,13 @@ def assign_splits(patient_ids: Sequence[str], reports: Sequence[str]) -> list[Sp
             node = parents[node]
         return node
 
-    for patient, digest in zip(patient_ids, hashes, strict=True):
-        # The smaller hash becomes the root, so that the root does not depend on the order.
-        first, second = sorted((root(digest), root(f"patient {patient}")))
-        parents[second] = first
+    for digest, patient, *texts in zip(hashes, patient_ids, reports, findings, strict=True):
+        forms = [f"text {form}" for form in map(canonical_text, texts) if form]
+        for other in (f"patient {patient}", *forms):
+            # The smaller becomes the root, so that the root does not depend on the order; digits and a to f
+            # come before the other names, so that it is the hash of a report.
+            first, second = sorted((root(digest), root(other)))
+            parents[second] = first
     return [_split_at(root(digest)) for digest in hashes]
 
 
