@@ -167,12 +167,12 @@ def test_a_diverged_run_is_exit_code_2_and_its_last_checkpoint_stays(radtower, p
         "steps",
         "--save_steps",
         1,
-        "--num_train_epochs",
-        20,
         "--save_total_limit",
         1,
     )
-    done = radtower("train", "vision", RECIPE, *_paths(root, output), *flags, *wild, *saving)
+    longer = list(flags)
+    longer[longer.index("--num_train_epochs") + 1] = 20
+    done = radtower("train", "vision", RECIPE, *_paths(root, output), *longer, *wild, *saving)
     assert done.code == 2, done.err
     assert "must be finite, got" in done.err
     assert "Traceback" not in done.err
