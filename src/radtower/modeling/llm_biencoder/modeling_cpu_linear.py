@@ -15,9 +15,8 @@ from torch.overrides import TorchFunctionMode
 ONEDNN_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 MIN_TOKENS = 16  # below, laying out the weight anew costs more than the product
 MAX_INT8 = 127
-# Share of the decoder's layers, from the bottom, that stays floating point. The huge activations of SmolLM2
-# arise in its 12th layer of 30, and rounding below decides for some words whether they do: vectors of short
-# sentences had a cosine down to 0.96 (with bfloat16: 0.94), and 0.998 with these layers as they were.
+# Share of the decoder's layers, from the bottom, that stays floating point. A decoder gives some words huge
+# activations in a middle layer, and rounding below decides whether it does: short sentences suffer most.
 KEPT_LAYERS, OF_LAYERS = 2, 5
 FINE_STEPS = 2 * MAX_INT8  # the rounding error of a step, at most half of it, in 8 bits again
 
@@ -25,8 +24,8 @@ FINE_STEPS = 2 * MAX_INT8  # the rounding error of a step, at most half of it, i
 class OneDNNLinears(TorchFunctionMode):
     """While active, ``F.linear`` of float32 on a CPU runs in oneDNN.
 
-    MKL, the default, leaves AVX-512 unused on processors of AMD. The weight is handed over as it is, in every
-    call: nothing is stored, so that nothing goes stale and no memory is spent. Equal up to rounding.
+    The weight is handed over as it is, in every call: nothing is stored, so that nothing goes stale and no
+    memory is spent. Equal up to rounding.
     """
 
     def __torch_function__(
