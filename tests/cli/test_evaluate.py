@@ -76,6 +76,29 @@ def test_an_unknown_task_or_split_is_refused(radtower, encoder_folder, table, tm
     assert not (tmp_path / "r.json").exists()
 
 
+def test_what_could_not_be_written_is_refused_before_the_work(radtower, encoder_folder, table, tmp_path):
+    arguments = ("evaluate", "text", encoder_folder, table, "--task", "negation", "--no-bm25", "-o")
+    assert "-o must be a file that ends in .json, got 'r.txt'" in radtower(*arguments, tmp_path / "r.txt").err
+    (tmp_path / "file").write_text("")
+    done = radtower(*arguments, tmp_path / "file" / "r.json")
+    assert (done.code, "Measuring" in done.err) == (2, False)
+    done = radtower(*arguments, tmp_path / "r.json", "--label-source", " ")
+    assert "--label-source must say who gave the labels" in done.err
+
+
+def test_a_limit_a_phantom_and_a_task_without_questions(radtower, encoder_folder, table, tmp_path):
+    options = ("--no-bm25", "--resamples", 20, "--limit", 4, "--phantom")
+    done = radtower("evaluate", "text", encoder_folder, table, "-o", tmp_path / "r.json", *options)
+    assert done.code == 0, done.err
+    results = read_results(tmp_path / "r.json")
+    assert results.phantom
+    assert {m.n for m in results.metrics if m.metric == "mrr"} == {4}
+    assert "Not measured: error discrimination, findings_impression: no kind of error has 10" in done.out
+    assert len(results.not_measured) == done.out.count("Not measured: ") == 5
+    assert "phantom results" in done.out
+    assert "undefined" not in done.out
+
+
 def test_bm25_needs_its_extra(radtower, encoder_folder, table, tmp_path, monkeypatch):
     monkeypatch.setitem(extras.EXTRAS, "text", ("no_such_module",))
     done = radtower("evaluate", "text", encoder_folder, table, "-o", tmp_path / "r.json")
@@ -96,6 +119,6 @@ def test_bm25_finds_real_impressions_better_than_a_random_model(radtower, encode
     key = {"direction": "impression_to_findings", "protocol": "equal texts are hits"}
     words = read_results(tmp_path / "results.bm25.json").get("recall_at_10", **key)
     model = read_results(output).get("recall_at_10", **key)
-    assert (words.n, model.n) == (330, 330)
+    assert (words.n, model.n) == (356, 356)
     assert words.ci_low > model.ci_high
     assert words.value > 0.4

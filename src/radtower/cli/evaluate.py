@@ -44,6 +44,11 @@ def text(  # noqa: PLR0913 -- one argument per flag
     label_source: Annotated[
         str, typer.Option(help="Who gave the labels of the table.")
     ] = "label columns of the table",
+    limit: Annotated[
+        int | None,
+        typer.Option(min=2, help="Studies per split, at most; by hash of their id."),
+    ] = None,
+    phantom: Annotated[bool, typer.Option("--phantom", help="Say that the reports are synthetic.")] = False,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the patients.")] = 2000,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -56,7 +61,13 @@ def text(  # noqa: PLR0913 -- one argument per flag
     from radtower.evaluation.text.text_evaluation import TASK_NAMES, build_tasks, evaluate_text
     from radtower.evaluation.text.text_models import load_scorer, untrained_scorer
 
-    tasks = build_tasks(read_report_table(table), split, task or TASK_NAMES, label_source)  # type: ignore[arg-type]
+    _check_output(output)
+    if not label_source.strip():
+        raise ValueError("--label-source must say who gave the labels, got an empty text. Name them.")
+    reports = read_report_table(table)
+    if limit is not None:
+        reports = reports.limited(limit)
+    tasks = build_tasks(reports, split, task or TASK_NAMES, label_source)  # type: ignore[arg-type]
     scorers: list[TextScorer] = [load_scorer(model, instruction), *map(load_scorer, baseline or ())]
     if untrained is not None:
         scorers.append(untrained_scorer(untrained))
@@ -65,7 +76,14 @@ def text(  # noqa: PLR0913 -- one argument per flag
 
         scorers.append(BM25Scorer())
     with progress_bar("Measuring", len(tasks) * len(scorers)) as on_progress:
-        done = evaluate_text(scorers[0], tasks, scorers[1:], num_resamples=resamples, on_progress=on_progress)
+        done = evaluate_text(
+            scorers[0],
+            tasks,
+            scorers[1:],
+            num_resamples=resamples,
+            is_phantom=phantom,
+            on_progress=on_progress,
+        )
     write_results(done.model, output)
     for name, results in done.baselines.items():
         write_results(results, output.with_name(f"{output.stem}.{name}.json"))
@@ -74,7 +92,18 @@ def text(  # noqa: PLR0913 -- one argument per flag
         print_json(_plain(everything))
         return
     _print_evaluation(done)
+    for reason in done.model.not_measured:
+        print(f"Not measured: {reason}.")
+    if phantom:
+        print("These are phantom results: they show that the software works.")
     print(f"Written: {output}" + "".join(f", {output.stem}.{name}.json" for name in done.baselines))
+
+
+def _check_output(output: Path) -> None:
+    """Refuse before the work what could not be written after it."""
+    if output.suffix != ".json" or output.is_dir():
+        raise ValueError(f"-o must be a file that ends in .json, got {output.name!r}. Name results.json.")
+    output.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _plain(content: object) -> dict:
@@ -93,6 +122,7 @@ def _print_evaluation(done: "TextEvaluation") -> None:
             groups.setdefault(title.replace("_", " "), []).append(item)
     columns = ("", "n", done.model.model_id, *done.baselines)
     for title, items in groups.items():
+        # What too few questions leave undefined is in the file, with the reason.
         rows = [
             (
                 " ".join(filter(None, [i.metric, i.finding])).replace("_at_", "@").replace("_", " "),
@@ -101,6 +131,7 @@ def _print_evaluation(done: "TextEvaluation") -> None:
                 *(_against(i, results, done.model) for results in done.baselines.values()),
             )
             for i in items
+            if i.value is not None
         ]
         print_table(title, columns, rows)
     print("95 % intervals over patients. *: the paired difference to the model excludes 0.")

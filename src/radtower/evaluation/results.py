@@ -67,7 +67,11 @@ class MetricResult(Provenance):
 
 
 class Results(BaseModel):
-    """All metrics of one model; ``phantom`` says that the scans are synthetic."""
+    """All metrics of one model.
+
+    ``phantom`` says that scans or reports are synthetic; ``not_measured`` names the tasks that the data had
+    no question for, and why.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,6 +81,7 @@ class Results(BaseModel):
     created: AwareDatetime
     phantom: bool
     metrics: tuple[MetricResult, ...]
+    not_measured: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check_unique(self) -> "Results":

@@ -13,7 +13,7 @@ from radtower.data.reports.report_corpus import ReportTable
 
 ROWS = [  # findings, impression, labels
     ("Heart is large.", "1. Cardiomegaly.", (1, 0)),
-    ("Big heart.", "cardiomegaly", (1, 0)),
+    ("Big heart is observed.", "cardiomegaly", (1, 0)),
     ("Clear.", "No acute disease.", (0, 1)),
     ("Nothing.", "Normal chest.", (-100, -100)),
     ("Something.", "Cardiomegaly", (-100, -100)),
@@ -80,7 +80,7 @@ def test_a_report_is_paired_with_itself_in_other_words_and_its_corruptions(table
     pairs = build_pairs(table, PairOptions(num_negatives=2))
     rewrites = pairs[pairs["source"] == "corpus/report_rewrite"]
     assert rewrites["query"].tolist() == table.frame["report"].tolist()
-    assert rewrites["positive"][5] == "Enlarged heart. Heart is large."
+    assert rewrites["positive"][5] == "Cardiomegaly. Heart is large."
     assert rewrites["label_key"].nunique() == 6
     assert rewrites["label_key"].str.startswith("text:").all()
     assert [len(kinds) for kinds in pairs["negative_kinds"]] == [len(n) for n in pairs["negatives"]]

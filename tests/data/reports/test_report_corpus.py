@@ -149,3 +149,20 @@ def test_equal_findings_stay_together_and_missing_ones_do_not_glue():
     assert len(set(splits[:20])) == 1
     assert splits[20:] == assign_splits([f"p{row}" for row in range(20, 40)], reports[20:])
     assert len(set(splits[20:])) == 3
+
+
+def test_a_limit_takes_the_same_studies_of_every_split_whatever_the_order(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "study_id": [f"s{row}" for row in range(20)],
+            "patient_id": [f"p{row}" for row in range(20)],
+            "split": ["train", "test"] * 10,
+            "report": "Clear.",
+        }
+    )
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame[::-1].to_csv(tmp_path / "b.csv", index=False)
+    kept = [set(read_report_table(tmp_path / f"{name}.csv").limited(3).frame["study_id"]) for name in "ab"]
+    assert kept[0] == kept[1]
+    assert sorted(int(name[1:]) % 2 for name in kept[0]) == [0, 0, 0, 1, 1, 1]
+    assert len(read_report_table(tmp_path / "a.csv").limited(100)) == 20

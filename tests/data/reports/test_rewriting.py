@@ -54,6 +54,25 @@ def test_the_order_changes_and_list_numbers_go():
     assert "Mass. Cyst. Scar." not in rewrites("Mass. Cyst. Scar.")
 
 
+@pytest.mark.parametrize("second", ["It is calcified.", "Other lobes show scars.", "The largest is tiny."])
+def test_a_sentence_that_points_back_stays_behind_its_own(second):
+    assert rewrites(f"Scar. Mass. {second}") == {f"Mass. {second} Scar."}
+    assert rewrites(f"Mass. {second}") == {None}
+
+
+@pytest.mark.parametrize(
+    ("text", "ways"),
+    [
+        ("Bones are within normal limits.", {"Bones are normal."}),
+        ("Normal bones.", {None}),
+        ("Unremarkable bones.", {None}),
+        ("Mildly enlarged heart.", {"Slightly enlarged heart."}),
+    ],
+)
+def test_plainer_words_go_one_way(text, ways):
+    assert rewrites(text) == ways
+
+
 def test_sides_numbers_and_findings_stay_on_real_reports():
     if "RADTOWER_REAL_DATA" not in os.environ:
         pytest.skip("set RADTOWER_REAL_DATA to a folder with real reports")

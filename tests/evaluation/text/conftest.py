@@ -57,9 +57,8 @@ def build_table(studies: list[tuple], split: str | list[str] = "test") -> Report
             "report": [" ".join(pair) for pair in zip(findings, impressions, strict=True)],
         }
     )
-    return ReportTable(
-        frame, np.array(labels, dtype=np.float32).T, ("nodule", "effusion", "hernia")[: len(labels)]
-    )
+    matrix = np.array(labels, dtype=np.float32).reshape(len(labels), len(studies)).T
+    return ReportTable(frame, matrix, ("nodule", "effusion", "hernia")[: len(labels)])
 
 
 def hashed_vectors(texts: list[str]) -> np.ndarray:

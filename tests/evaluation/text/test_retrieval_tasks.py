@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from radtower.evaluation.text.retrieval_tasks import LabelRetrieval, SectionRetrieval, ndcg
+from radtower.evaluation.text.task_scores import NothingToMeasure
 
 
 def values(task, scorer) -> dict[str, float]:
@@ -81,3 +82,15 @@ def test_reports_without_findings_are_all_alike(make_table, oracle):
     table = make_table([("A.", "", 0, 0, 0), ("B.", "", 0, 0, 0), ("C.", "", 1, 0, 0)])
     scores = LabelRetrieval(table, "toy", "3 labels", "hand").score(oracle({("A. ", "C. "): 1.0}))
     assert scores.values()[0] == pytest.approx((1 / np.log2(3) + 1 / np.log2(3)) / 2)
+
+
+def test_without_queries_or_answers_nothing_is_measured(make_table, oracle):
+    normal = make_table([("Clear.", "No acute disease.", -100), ("Lungs clear.", "Normal chest.", 1)])
+    task = SectionRetrieval(normal, "toy", "findings_to_impression", is_abnormal_only=True)
+    with pytest.raises(NothingToMeasure, match="findings_to_impression: 0 abnormal queries, 2 different"):
+        task.score(oracle({}))
+    same = make_table([("Clear.", "Normal."), ("Lungs clear.", "1. NORMAL")])
+    with pytest.raises(NothingToMeasure, match="findings_to_impression: 2 queries, 1 different texts"):
+        SectionRetrieval(same, "toy", "findings_to_impression").score(oracle({}))
+    with pytest.raises(NothingToMeasure, match="label retrieval: 1 different reports"):
+        LabelRetrieval(normal, "toy", "1 label", "hand").score(oracle({}))

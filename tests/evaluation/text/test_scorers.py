@@ -40,6 +40,11 @@ def test_a_vector_without_direction_is_refused(bad):
         EmbeddingScorer("model", embed).vectors([bad])
 
 
+def test_bm25_of_texts_without_a_word_is_zero():
+    np.testing.assert_array_equal(BM25Scorer().score(["No.", "!"], ["...", "?"]), np.zeros((2, 2)))
+    np.testing.assert_array_equal(BM25Scorer().score(["!"], ["No.", "?"]), np.zeros((1, 2)))
+
+
 def test_bm25_prefers_shared_and_rare_words_and_reads_no():
     gallery = ["no effusion", "effusion seen", "nodule 5 mm", "effusion again"]
     scores = BM25Scorer().score(["No effusion.", "5 mm", "unknown words"], gallery)

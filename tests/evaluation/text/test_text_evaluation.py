@@ -6,7 +6,7 @@ import pytest
 from radtower.evaluation.results import Provenance
 from radtower.evaluation.text.linear_probe import LinearProbe
 from radtower.evaluation.text.scorers import EmbeddingScorer
-from radtower.evaluation.text.task_scores import Metric, TaskScores, mean_scores
+from radtower.evaluation.text.task_scores import Metric, NothingToMeasure, TaskScores, mean_scores
 from radtower.evaluation.text.text_evaluation import build_tasks, evaluate_text
 
 KEY = {"metric", "finding", "direction", "dataset", "protocol"}
@@ -60,7 +60,7 @@ def test_a_table_gives_the_tasks_it_has_data_for(table, make_table, studies):
     assert [task.name for task in build_tasks(table)] == [
         *["retrieval"] * 4,
         "label retrieval",
-        *["error discrimination"] * 2,
+        *["error discrimination"] * 4,
         "negation",
     ]
     no_sections = table.rows((table.frame["study_id"] == "s0").to_numpy())
@@ -78,7 +78,13 @@ def test_model_and_baselines_answer_the_same_questions(table, bag_of_words, orac
     tasks = build_tasks(table)
     seen: list[int] = []
     done = evaluate_text(bag_of_words, tasks, [oracle({})], num_resamples=50, on_progress=seen.append)
-    assert seen == list(range(1, 2 * len(tasks) + 1))
+    # Six studies give no ten questions: four tasks of error discrimination are not measured.
+    assert seen == [*range(1, 11), 12, 14, 16, 18, 19, 20][: len(seen)]
+    assert seen[-1] == 2 * len(tasks)
+    assert len(done.model.not_measured) == 4
+    assert done.model.not_measured[0].startswith("error discrimination, findings_impression: no kind")
+    assert done.baselines["oracle"].not_measured == done.model.not_measured
+    assert not done.model.phantom
     own = [m for m in done.model.metrics if not m.metric.endswith("_difference")]
     assert len(done.model.metrics) == 2 * len(own)
     assert done.baselines["oracle"].model_id == "oracle"
@@ -132,3 +138,29 @@ def test_bm25_has_no_vectors_and_no_probe(bag_of_words, by_words, make_table):
     done = evaluate_text(bag_of_words, [probe], [by_words], num_resamples=20)
     assert done.baselines["words"].metrics == ()
     assert {m.metric for m in done.model.metrics} == {"probe_macro_auroc", "probe_auroc"}
+
+
+def test_a_label_needs_studies_with_and_without_it(bag_of_words, make_table):
+    train, validation, test = probe_tables(40, make_table)
+    test.labels[:, 0] = 1
+    test.labels[:, 1] = 0
+    probe = LinearProbe(train, validation, test, "toy", "3 labels", "hand")
+    with pytest.raises(NothingToMeasure, match="linear probe: none of 3 labels has 10 studies"):
+        probe.score(bag_of_words)
+    test.labels[:3, 0] = 0
+    assert LinearProbe(train, validation, test, "toy", "3 labels", "hand").columns == [0]
+
+
+def test_a_run_without_any_question_is_refused_and_says_why(make_table, bag_of_words):
+    tasks = build_tasks(make_table([("Hello.", "Hello.", 1), ("Hello.", "Hello.", 1)]))
+    seen: list[int] = []
+    with pytest.raises(
+        NothingToMeasure, match=r"at least one .* retrieval, find.*; label.*; negation: no"
+    ):
+        evaluate_text(bag_of_words, tasks, on_progress=seen.append)
+    assert seen[-1] == len(tasks)
+
+
+def test_phantom_reports_are_recorded_as_such(table, bag_of_words):
+    tasks = build_tasks(table, names=["negation"])
+    assert evaluate_text(bag_of_words, tasks, num_resamples=5, is_phantom=True).model.phantom

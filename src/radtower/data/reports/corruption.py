@@ -2,7 +2,8 @@
 
 Rules over word lists (``corruption_words.yaml``); what they do not know they leave alone. Each changes one
 sentence in one way, so that a negative has one kind. The four kinds but negation leave negated and normal
-statements alone: "no left effusion" is not made wrong by "no right effusion".
+statements alone: "no left effusion" is not made wrong by "no right effusion". No change is made that may
+leave a statement true ("bilateral effusions" to "left effusion") or that makes no sense ("linear edema").
 """
 
 import functools
@@ -15,7 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import yaml
 
-from radtower.data.reports.negation import NEGATION_CUE, PSEUDO_NEGATION, flips
+from radtower.data.reports.negation import HEDGE, NEGATION_CUE, PSEUDO_NEGATION, SIZE, flips
 from radtower.data.reports.sentences import fix_article, replace_sentence, split_sentences
 
 CorruptionKind = Literal["negation", "laterality", "severity", "finding", "temporal"]
@@ -39,14 +40,30 @@ _FIXED_SIDE = re.compile(
     r"|\bR?ML\b|\bliver\b|\bspleen\b",
     re.IGNORECASE,
 )
-_BOTH = re.compile(
-    r"\b(?:both (?=lungs|lower lobes|upper lobes|kidneys|breasts)|bilateral(?:ly)?\b)", re.IGNORECASE
-)
+_BOTH = re.compile(r"\b(?:both|bilateral(?:ly)?|bibasilar|biapical)\b", re.IGNORECASE)
 # Words after which a grade is part of a name, or of a range.
 _FIXED_GRADE = re.compile(
-    r"[ -](?:bowel|airways?|vessels?|body|and|to|or|sized|fissure|intestin\w+)\b", re.IGNORECASE
+    r"[ -](?:bowel|airways?|vessels?|body|and|to|or|sized|fissure|intestin\w+|number|amount|part|field)\b",
+    re.IGNORECASE,
 )
 _RANGE = re.compile(r"(?:\bto|-) *$")
+# What a finding cannot be swapped after or before: "linear atelectasis", "cyst-like lesion".
+_BOUND_BEFORE = re.compile(
+    r"\b(?:linear|focal|(?:sub)?segmental|discoid|plate-?like|band-?like|streaky|patchy|areas? of|calcified"
+    r"|noncalcified|non-calcified|round(?:ed)?|spiculated|lobulated|solid|part-solid|centrilobular|paraseptal"
+    r"|bullous|lobar|compressive|passive|dependent|perihilar|mosaic|cavitary|cavitating|loculated|ground-?glass"
+    r"|ground glass|reticular|nodular|interstitial|cystic)[ -](?:[\w-]+ )?$",
+    re.IGNORECASE,
+)
+_BOUND_AFTER = re.compile(r"[ -](?:like|lesions?|formations?|structures?|areas?|appearance)\b", re.IGNORECASE)
+# What does not come or go between two scans, or is no finding: nobody writes that it has improved.
+_LASTING = re.compile(
+    r"\b(?:granulomas?|granulomatous|calcif\w+|healed|surg\w+|postsurgical|post-?op\w*|sternotomy|clips?"
+    r"|sutures?|sequela\w*|\w*scoliosis|kyphosis|osteophytes?|degenerative|spondylosis|deformit\w+|heart"
+    r"|silhouette|mediastin\w+|contours?|hernia|eventration|elevat\w+|tortuous|ectatic|atherosclero\w+)\b",
+    re.IGNORECASE,
+)
+_CHANGES = {"new", "worsened", "improved", "worsening", "improving"}
 _COMPARISON = re.compile(
     r"\b(?:compar\w+|interval|previous(?:ly)?|prior|since|again|now|current\w*"
     r"|(?:has|have) (?:been )?(?:in|de)creas\w+)\b",
@@ -54,7 +71,7 @@ _COMPARISON = re.compile(
 )
 _FIXED_TIME = re.compile(
     r"[ -](?:obstructive|bronchitis|position|alignment|heart|cardiomediastinal|mediastin\w+|postop\w+|or|and"
-    r"|on|respiratory|on chronic|ct|pet|thorax|exam\w*|stud\w+|scans?|review)\b",
+    r"|on|respiratory|on chronic|ct|pet|thorax|exam\w*|stud\w+|scans?|review|than|in densit\w+|densit\w+)\b",
     re.IGNORECASE,
 )
 _NO_CHANGE = re.compile(
@@ -180,29 +197,14 @@ def _laterality(sentence: str, report: str) -> Iterator[str]:
     if not _is_positive(sentence) or _FIXED_SIDE.search(sentence):
         return
     sides = {found[1].lower() for found in _SIDE.finditer(sentence)}
-    both = list(_BOTH.finditer(sentence))
-    if len(sides) == 1 and not both:
+    # "Bilateral effusions, larger on the right" and one that is bilateral besides: left alone.
+    if len(sides) == 1 and not _BOTH.search(sentence):
         yield _SIDE.sub(lambda found: match_case(_OTHER_SIDE[found[1].lower()], found[1]), sentence)
-    if not sides and len(both) == 1:
-        for side in ("left", "right"):
-            yield _one_side(sentence, both[0], side)
-
-
-def _one_side(sentence: str, both: re.Match[str], side: str) -> str:
-    """Narrow "in both lungs" to "in the left lung", "bilateral effusions" to "left effusions"."""
-    if both[0].lower().startswith("both"):
-        thing = re.compile(r"(?:lower |upper )?(lung|lobe|kidney|breast)s\b").match(sentence, both.end())
-        if thing is None:
-            return sentence
-        word = match_case(f"the {side} ", both[0])
-        return sentence[: both.start()] + word + thing[0][:-1] + sentence[thing.end() :]
-    word = f"on the {side}" if both[0].lower() == "bilaterally" else side
-    text = sentence[: both.start()] + match_case(word, both[0]) + sentence[both.end() :]
-    return fix_article(text, both.start())
 
 
 def _severity(sentence: str, report: str) -> Iterator[str]:
-    if not _is_positive(sentence):
+    # A size beside the grade would give the error away.
+    if not _is_positive(sentence) or SIZE.search(sentence):
         return
     for word, others in word_lists()["severity"].items():
         for found in re.finditer(rf"\b{word}\b", sentence, re.IGNORECASE):
@@ -213,7 +215,8 @@ def _severity(sentence: str, report: str) -> Iterator[str]:
 
 
 def _finding(sentence: str, report: str) -> Iterator[str]:
-    if not _is_positive(sentence):
+    # "May be pneumonia" is not made wrong by "may be edema".
+    if not _is_positive(sentence) or HEDGE.search(sentence):
         return
     for group in word_lists()["findings"]:
         for entry in group:
@@ -222,7 +225,9 @@ def _finding(sentence: str, report: str) -> Iterator[str]:
             others = [o for o in group if o is not entry and not _names(report, o)]
             for form, words in entry.items():
                 for found in re.finditer(rf"(?<!covid )(?<!19 )\b{words}\b", sentence, re.IGNORECASE):
-                    yield from _other_findings(sentence, found, form, others)
+                    before = sentence[: found.start()]
+                    if not _BOUND_BEFORE.search(before) and not _BOUND_AFTER.match(sentence, found.end()):
+                        yield from _other_findings(sentence, found, form, others)
     yield from _other_adjectives(sentence, report)
 
 
@@ -261,14 +266,18 @@ def _temporal(sentence: str, report: str) -> Iterator[str]:
         # "Change." alone would be no sentence.
         change = f"significant {rest}" if re.match(r"change|difference", rest) else rest
         yield sentence[: found.start()] + match_case(change, found[0][:1])
-    if not _is_positive(sentence):
-        return
-    for found in _STABLE.finditer(sentence):
+    if _is_positive(sentence):
+        yield from _other_times(sentence)
+
+
+def _other_times(sentence: str) -> Iterator[str]:
+    is_lasting = _LASTING.search(sentence) is not None
+    for found in () if is_lasting else _STABLE.finditer(sentence):
         is_plural = found[1].lower() in ("are", "were", "remain", "appear")
         for change in ("worsened", "improved"):
             verb = f"{'have' if is_plural else 'has'} {change}"
             yield sentence[: found.start()] + verb + sentence[found.end() :]
-    for found in _STABLE_THING.finditer(sentence):
+    for found in () if is_lasting else _STABLE_THING.finditer(sentence):
         yield _replaced(sentence, found, "worsening ")
     lists = word_lists()["temporal"]
     words = {**lists["certain"], **(lists["ambiguous"] if _COMPARISON.search(sentence) else {})}
@@ -276,7 +285,8 @@ def _temporal(sentence: str, report: str) -> Iterator[str]:
         for found in re.finditer(rf"(?<!-)\b{word}\b(?!-)", sentence, re.IGNORECASE):
             if not _FIXED_TIME.match(sentence, found.end()) and not _STABLE.search(sentence):
                 for other in others:
-                    yield _replaced(sentence, found, other)
+                    if not is_lasting or other not in _CHANGES:
+                        yield _replaced(sentence, found, other)
 
 
 def _is_positive(sentence: str) -> bool:

@@ -39,12 +39,16 @@ HEDGE = re.compile(
     r"|likely|perhaps|represent\w*|favor\w*|should|would|cannot|if)\b",
     re.IGNORECASE,
 )
+SIZE = re.compile(r"\d\s*-?(?:mm|cm)\b", re.IGNORECASE)
 _SCOPE_END = re.compile(
     r"[.;:]|,? (?:but|however|although|which|that|with|without|except|other than|and no|or no)\b|, no\b"
 )
 _QUANTITY = (
     r"(?:(?:an?|the|some|several|multiple|few|many|numerous|scattered|two|three|small|large|tiny|mild|minimal"
     r"|moderate|severe|slight|marked|massive|trace|subtle|extensive|diffuse) )*"
+)
+_FIRST_QUANTITY = re.compile(
+    r"(?:(?:An?|Some|Several|Multiple|Few|Numerous|Scattered|Two|Three) )+", re.IGNORECASE
 )
 _THERE = re.compile(r"\b(there (?:is|are|was|were|has been|have been)) ", re.IGNORECASE)
 _NO = re.compile(r"\b(with no|but no|and no|or no|, no|no) (?=\w)", re.IGNORECASE)
@@ -98,7 +102,8 @@ def flips(sentence: str) -> list[str]:
     if PSEUDO_NEGATION.search(sentence):
         return []
     made = list(_without_negation(sentence))
-    if not NEGATION_CUE.search(sentence) and not HEDGE.search(sentence):
+    # Nobody measures what is not there.
+    if not NEGATION_CUE.search(sentence) and not HEDGE.search(sentence) and not SIZE.search(sentence):
         made += _with_negation(sentence)
     made += _in_other_words(sentence)
     kept = dict.fromkeys(capitalized(text) if sentence[:1].isupper() else text for text in made)
@@ -138,7 +143,7 @@ def _with_negation(sentence: str) -> Iterator[str]:
     for found in _THERE.finditer(sentence):
         rest = re.sub(rf"^{_QUANTITY}", "", sentence[found.end() :])
         yield f"{sentence[: found.end()]}no {_any_of(rest)}"
-    first = re.match(r"(?:An?|Some|Several|Multiple|Few|Numerous|Scattered|Two|Three) ", sentence)
+    first = _FIRST_QUANTITY.match(sentence)
     for found in _SEEN_VERB.finditer(sentence):
         if first:
             yield "No " + sentence[first.end() :]

@@ -67,6 +67,12 @@ class ReportTable:
             raise ValueError(f"split must be one of {', '.join(found)} in this table, got {name!r}.")
         return kept
 
+    def limited(self, num: int) -> "ReportTable":
+        """Return at most ``num`` studies of each split: those with the smallest hashes of their ids."""
+        hashes = self.frame["study_id"].map(lambda name: hashlib.sha256(name.encode()).hexdigest())
+        places = hashes.groupby(self.frame["split"]).rank(method="first")
+        return self.rows((places <= num).to_numpy())
+
     def with_both_sections(self) -> "ReportTable":
         """Return the studies that have findings and an impression: those retrieval can use."""
         return self.rows((self.frame[list(SECTIONS)] != "").all(axis=1).to_numpy())

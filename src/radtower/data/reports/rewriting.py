@@ -12,6 +12,14 @@ from radtower.data.reports.corruption import match_case, word_lists
 from radtower.data.reports.negation import BE, PSEUDO_NEGATION, SEEN
 from radtower.data.reports.sentences import capitalized, fix_article, split_sentences, uncapitalized
 
+# What points to the sentence before it, and stays behind it.
+_POINTS_BACK = re.compile(
+    r"(?:It|Its|This|These|That|Those|They|Their|Other\w*|Apart|Besides|Also|However|Additionally|In addition"
+    r"|Therefore|There also|The (?:largest|latter|former|other|described|mentioned|same|lesion|finding)s?"
+    r"|Both of|One of|Some of|Former|Latter|Such|Similar\w*|Again|Furthermore|Moreover|Otherwise|Remaining"
+    r"|Further|Hence|Thus|Here|Above|Where|Which)\b",
+    re.IGNORECASE,
+)
 _LIST_ITEM = r"[^.;:,?!]+?(?:, [^.;:,?!]+?)*,? or [^.;:,?!]+?|[^.;:,?!]+?"
 _VERB = re.compile(
     rf"\b(?:{BE}|has|have|had|remains?|appears?|may|can|shows?|{SEEN}|that|which|with|without|to|but|except|than|and)\b",
@@ -26,6 +34,8 @@ _THING_NOT_SEEN = re.compile(rf"((?:[\w/()-]+ ){{1,6}}?)(is|are|was|were) not (?
 def rewrite(text: str, rng: np.random.Generator) -> str | None:
     """Reorder the sentences of a report, restate its negations and swap synonyms.
 
+    A sentence that points back ("It is stable.") moves with the one before it.
+
     Args:
         text: Report or section.
         rng: Chooses among the ways, and the order.
@@ -36,12 +46,25 @@ def rewrite(text: str, rng: np.random.Generator) -> str | None:
     """
     sentences = [sentence.text for sentence in split_sentences(text)]
     changed = [_with_synonyms(_restated(sentence, rng), rng) for sentence in sentences]
-    order = rng.permutation(len(changed))
+    if not changed:
+        return None
+    blocks = _blocks(sentences, changed)
+    order = rng.permutation(len(blocks))
     if len(order) > 1 and (order == np.arange(len(order))).all():
         order = np.roll(order, 1)
     if changed == sentences and len(order) < 2:
         return None
-    return " ".join(_closed(changed[row]) for row in order)
+    return " ".join(_closed(sentence) for row in order for sentence in blocks[row])
+
+
+def _blocks(sentences: list[str], changed: list[str]) -> list[list[str]]:
+    blocks: list[list[str]] = []
+    for sentence, said in zip(sentences, changed, strict=True):
+        if blocks and _POINTS_BACK.match(sentence):
+            blocks[-1].append(said)
+        else:
+            blocks.append([said])
+    return blocks
 
 
 def _restated(sentence: str, rng: np.random.Generator) -> str:
@@ -73,10 +96,12 @@ def _say_absent(thing: str, be: str, avoid: re.Pattern[str], rng: np.random.Gene
 
 
 def _with_synonyms(sentence: str, rng: np.random.Generator) -> str:
-    """Swap every pair of the list of which one is there."""
-    for position in rng.permutation(len(word_lists()["synonyms"])):
-        first, second = word_lists()["synonyms"][position]
-        here, there = (first, second) if _has(sentence, first) else (second, first)
+    """Swap every pair of the list of which one is there; the plainer words only one way."""
+    two_ways, one_way = word_lists()["synonyms"], word_lists()["plainer_words"]
+    for position in rng.permutation(len(two_ways) + len(one_way)):
+        first, second = (*two_ways, *one_way)[position]
+        is_one_way = position >= len(two_ways)
+        here, there = (first, second) if is_one_way or _has(sentence, first) else (second, first)
         # Where both are there, or the new word overlaps the old, the meaning could shift.
         if not _has(sentence, here) or _has(sentence, there) or here in there:
             continue

@@ -18,8 +18,11 @@ class BM25Scorer:
 
     def score(self, queries: Sequence[str], gallery: Sequence[str]) -> np.ndarray:
         """Return ``(Q, G)`` float32 scores, 0 where no word is shared."""
+        words = _words(gallery)
+        if not any(words):
+            return np.zeros((len(queries), len(gallery)), dtype=np.float32)
         retriever = bm25s.BM25()
-        retriever.index(_words(gallery), show_progress=False)
+        retriever.index(words, show_progress=False)
         known = retriever.vocab_dict
         rows = [[word for word in words if word in known] for words in _words(queries)]
         empty = np.zeros(len(gallery), dtype=np.float32)

@@ -15,9 +15,9 @@ from radtower.data.reports.report_corpus import ReportTable
 from radtower.evaluation.metrics import auroc_per_finding, macro_mean, weighted_auroc
 from radtower.evaluation.results import Provenance
 from radtower.evaluation.text.scorers import EmbeddingScorer
-from radtower.evaluation.text.task_scores import Metric, TaskScores
+from radtower.evaluation.text.task_scores import Metric, NothingToMeasure, TaskScores
 
-MIN_TRAIN_POSITIVES, MIN_TEST_POSITIVES = 10, 3
+MIN_TRAIN, MIN_TEST = 10, 3  # studies with a finding, and without it
 STRENGTHS = (0.001, 0.01, 0.1)  # inverse regularization, chosen on the validation split
 
 
@@ -26,7 +26,8 @@ class LinearProbe:
     """Logistic regression per label on standardized vectors of whole reports.
 
     The strength of its regularization, one for all labels, is the one with the best macro AUROC on
-    validation. Labels with fewer than 10 positives in train, or 3 in the split under test, are left out.
+    validation. Labels with fewer than 10 studies with or without them in train, or 3 in the split under test,
+    are left out.
 
     Args:
         train: Studies to fit on.
@@ -48,16 +49,24 @@ class LinearProbe:
     @property
     def columns(self) -> list[int]:
         """Labels that can be measured."""
-        counts = [(table.labels == 1).sum(axis=0) for table in (self.train, self.test)]
-        return [
-            column
-            for column in range(len(self.test.label_names))
-            if counts[0][column] >= MIN_TRAIN_POSITIVES and counts[1][column] >= MIN_TEST_POSITIVES
-        ]
+        train, test = (
+            np.minimum((table.labels == 1).sum(axis=0), (table.labels == 0).sum(axis=0))
+            for table in (_with_report(self.train), _with_report(self.test))
+        )
+        return [int(column) for column in np.flatnonzero((train >= MIN_TRAIN) & (test >= MIN_TEST))]
 
     def score(self, scorer: EmbeddingScorer) -> TaskScores:
-        """Fit on train, choose on validation, measure."""
+        """Fit on train, choose on validation, measure.
+
+        Raises:
+            NothingToMeasure: If no label has enough studies with and without it.
+        """
         columns = self.columns
+        if not columns:
+            raise NothingToMeasure(
+                f"{self.name}: none of {len(self.test.label_names)} labels has {MIN_TRAIN} studies with and "
+                f"without it in train and {MIN_TEST} in the split under test"
+            )
         tables = [_with_report(table) for table in (self.train, self.validation, self.test)]
         vectors = [scorer.vectors(table.frame["report"].tolist()) for table in tables]
         scaler = StandardScaler().fit(vectors[0])

@@ -14,11 +14,12 @@ from radtower.data.reports.report_corpus import ReportTable
 from radtower.evaluation.results import Direction, Provenance
 from radtower.evaluation.retrieval import positives_by_key, ranks_of_scores
 from radtower.evaluation.text.scorers import TextScorer
-from radtower.evaluation.text.task_scores import Metric, TaskScores, mean_scores
+from radtower.evaluation.text.task_scores import Metric, NothingToMeasure, TaskScores, mean_scores
 from radtower.processing.report_text import canonical_text
 
 RECALL_AT = (1, 5, 10)
 NDCG_AT = 10
+MIN_GALLERY = 2
 _SIMILAR = 1e-6  # scores closer than this are a tie
 
 
@@ -44,7 +45,11 @@ class SectionRetrieval:
     name: str = field(default="retrieval", init=False)
 
     def score(self, scorer: TextScorer) -> TaskScores:
-        """Rank the gallery for every query."""
+        """Rank the gallery for every query.
+
+        Raises:
+            NothingToMeasure: If there are fewer than two texts to choose from, or no query.
+        """
         frame = self.table.with_both_sections().frame
         sections = self.direction.split("_to_")
         queries, targets = (frame[section].tolist() for section in sections)
@@ -52,7 +57,12 @@ class SectionRetrieval:
         hits = _hits(queries, targets, gallery_keys)
         kept = np.arange(len(frame))
         if self.is_abnormal_only:
-            kept = np.array([row for row in kept if not is_normal_impression(frame["impression"][row])])
+            kept = kept[[not is_normal_impression(impression) for impression in frame["impression"]]]
+        if not len(kept) or len(gallery) < MIN_GALLERY:
+            which = "abnormal queries" if self.is_abnormal_only else "queries"
+            raise NothingToMeasure(
+                f"{self.name}, {self.direction}: {len(kept)} {which}, {len(gallery)} different texts to find"
+            )
         asked, inverse = np.unique(np.array(queries, dtype=object)[kept], return_inverse=True)
         scores = scorer.score(asked.tolist(), gallery)[inverse]
         ranks = ranks_of_scores(scores, [hits[row] for row in kept])
@@ -98,12 +108,18 @@ class LabelRetrieval:
     name: str = field(default="label retrieval", init=False)
 
     def score(self, scorer: TextScorer) -> TaskScores:
-        """Rank the other reports for every report."""
+        """Rank the other reports for every report.
+
+        Raises:
+            NothingToMeasure: If fewer than two reports have all labels known.
+        """
         known = self.table.rows(
             (self.table.labels >= 0).all(axis=1) & (self.table.frame["report"] != "").to_numpy()
         )
         reports = known.frame["report"].tolist()
         gallery, keys = _distinct(reports)
+        if len(gallery) < MIN_GALLERY:
+            raise NothingToMeasure(f"{self.name}: {len(gallery)} different reports with all labels known")
         forms = list(map(canonical_text, reports))
         first = {form: row for row, form in reversed(list(enumerate(forms)))}
         labels = known.labels == 1

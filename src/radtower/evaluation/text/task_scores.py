@@ -12,6 +12,10 @@ from radtower.evaluation.bootstrap import count_bootstrap, percentile_interval
 from radtower.evaluation.results import Direction, MetricResult, Provenance, measured
 
 
+class NothingToMeasure(ValueError):
+    """The data have no question for a task; the message says which task, and what is missing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """One of the K numbers of a task; see ``MetricResult``."""

@@ -1,19 +1,26 @@
 """All text tasks of a report table, on a model and its baselines, in one run and on the same rows."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from radtower.data.manifest import Split
 from radtower.data.reports.report_corpus import ReportTable
 from radtower.evaluation.results import MetricResult, Results
-from radtower.evaluation.text.discrimination import ErrorDiscrimination, NegationSensitivity
+from radtower.evaluation.text.discrimination import (
+    ErrorDiscrimination,
+    NegationSensitivity,
+    QueryControl,
+    Question,
+)
 from radtower.evaluation.text.linear_probe import LinearProbe
 from radtower.evaluation.text.retrieval_tasks import LabelRetrieval, SectionRetrieval
 from radtower.evaluation.text.scorers import EmbeddingScorer, TextScorer
-from radtower.evaluation.text.task_scores import TaskScores
+from radtower.evaluation.text.task_scores import NothingToMeasure, TaskScores
 
-TextTask = SectionRetrieval | LabelRetrieval | ErrorDiscrimination | NegationSensitivity | LinearProbe
+TextTask = (
+    SectionRetrieval | LabelRetrieval | ErrorDiscrimination | QueryControl | NegationSensitivity | LinearProbe
+)
 TASK_NAMES = ("retrieval", "label retrieval", "error discrimination", "negation", "linear probe")
 MIN_STUDIES = 2
 
@@ -66,8 +73,8 @@ def build_tasks(
         ],
         "label retrieval": lambda: [LabelRetrieval(part, dataset, class_set, label_source)],
         "error discrimination": lambda: [
-            *([ErrorDiscrimination(paired, dataset, "findings_impression", seed)] if has_sections else []),
-            ErrorDiscrimination(part, dataset, "report_rewrite", seed),
+            *(_discrimination(paired, dataset, "findings_impression", seed) if has_sections else []),
+            *_discrimination(part, dataset, "report_rewrite", seed),
         ],
         "negation": lambda: [NegationSensitivity(part, dataset, seed)],
         "linear probe": lambda: [
@@ -98,6 +105,11 @@ def build_tasks(
     return made
 
 
+def _discrimination(table: ReportTable, dataset: str, question: Question, seed: int) -> list[TextTask]:
+    asked = ErrorDiscrimination(table, dataset, question, seed)
+    return [asked, QueryControl(asked)]
+
+
 def evaluate_text(
     model: TextScorer,
     tasks: Sequence[TextTask],
@@ -105,11 +117,13 @@ def evaluate_text(
     *,
     num_resamples: int = 2000,
     seed: int = 0,
+    is_phantom: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> TextEvaluation:
     """Measure a model and its baselines on the same questions.
 
-    A scorer without vectors (BM25) has no linear probe.
+    A scorer without vectors (BM25) has no linear probe. A task that the data have no question for is named in
+    ``not_measured`` of the results, and the others are measured.
 
     Args:
         model: The model.
@@ -117,48 +131,60 @@ def evaluate_text(
         baselines: What it is compared with; names must differ.
         num_resamples: Of the patients, for intervals.
         seed: Of the resampling.
+        is_phantom: Whether the reports are synthetic.
         on_progress: Called with the number of (scorer, task) pairs done.
 
     Raises:
+        NothingToMeasure: If the data have no question for any task.
         ValueError: If two scorers share a name.
     """
     names = [model.name, *(baseline.name for baseline in baselines)]
     if len(set(names)) < len(names):
         raise ValueError(f"scorers must have different names, got {names}. Rename a folder.")
-    own: list[MetricResult] = []
-    differences: list[MetricResult] = []
-    others: dict[str, list[MetricResult]] = {name: [] for name in names[1:]}
-    num_done = 0
-    for task in tasks:
-        scored: TaskScores | None = None
-        for scorer in (model, *baselines):
-            found = _score(task, scorer)
-            num_done += 1
+    measured: dict[str, list[MetricResult]] = {name: [] for name in names}
+    not_measured: list[str] = []
+    for number, task in enumerate(tasks):
+        try:
+            for place, name, results in _measure(task, [model, *baselines], (num_resamples, seed)):
+                measured[name] += results
+                if on_progress is not None and name == names[place]:
+                    on_progress(number * len(names) + place + 1)
+        except NothingToMeasure as error:
+            not_measured.append(str(error))
             if on_progress is not None:
-                on_progress(num_done)
-            if found is None:
-                continue
-            results = found.results(num_resamples, seed)
-            if scorer is model:
-                scored = found
-                own += results
-                continue
-            others[scorer.name] += results
-            if scored is not None:
-                differences += scored.minus(found, scorer.name, num_resamples, seed)
-    return TextEvaluation(
-        _as_results(model.name, [*own, *differences]),
-        {name: _as_results(name, metrics) for name, metrics in others.items()},
-    )
+                on_progress((number + 1) * len(names))
+    if len(not_measured) == len(tasks):
+        raise NothingToMeasure(f"at least one task must have a question, got: {'; '.join(not_measured)}.")
+
+    def as_results(name: str, metrics: Iterable[MetricResult]) -> Results:
+        return Results(
+            model_id=name,
+            model_revision=None,
+            created=datetime.now(UTC),
+            phantom=is_phantom,
+            metrics=tuple(metrics),
+            not_measured=tuple(not_measured),
+        )
+
+    everything = {name: as_results(name, metrics) for name, metrics in measured.items()}
+    return TextEvaluation(everything.pop(model.name), everything)
+
+
+def _measure(
+    task: TextTask, scorers: Sequence[TextScorer], resampling: tuple[int, int]
+) -> Iterator[tuple[int, str, list[MetricResult]]]:
+    """Yield the place of a scorer and what it changes: its own results, and the model's difference to it."""
+    model, *baselines = scorers
+    own = _score(task, model)
+    yield 0, model.name, [] if own is None else own.results(*resampling)
+    for place, baseline in enumerate(baselines, start=1):
+        other = _score(task, baseline)
+        yield place, baseline.name, [] if other is None else other.results(*resampling)
+        if own is not None and other is not None:
+            yield place, model.name, own.minus(other, baseline.name, *resampling)
 
 
 def _score(task: TextTask, scorer: TextScorer) -> TaskScores | None:
     if isinstance(task, LinearProbe):
         return task.score(scorer) if isinstance(scorer, EmbeddingScorer) else None
     return task.score(scorer)
-
-
-def _as_results(name: str, metrics: Iterable[MetricResult]) -> Results:
-    return Results(
-        model_id=name, model_revision=None, created=datetime.now(UTC), phantom=False, metrics=tuple(metrics)
-    )
