@@ -81,3 +81,7 @@ def test_canonical_text_drops_case_numbering_and_punctuation_only():
     assert canonical_text("A 1.5 cm nodule.") == "a 1.5 cm nodule"
     assert canonical_text("A 2.5 cm nodule.") != canonical_text("A 1.5 cm nodule.")
     assert canonical_text("T12 fracture") != canonical_text("T1 fracture")
+    # A number before a full stop is an item of a list only in its turn.
+    assert canonical_text("Fracture of rib 4. No edema.") == "fracture of rib 4 no edema"
+    assert canonical_text("1. Rib 7. 2. Scar. 1. Clear.") == "rib 7 scar clear"
+    assert canonical_text("In 2022. Clear.") != canonical_text("In 2021. Clear.")

@@ -32,6 +32,8 @@ PLAIN_CHARACTERS = str.maketrans(
         **dict.fromkeys("\u00ad\u200b\u200c\u200d\u2060\ufeff\x00", None),  # soft hyphen, zero width
     }
 )
+_ITEM_NUMBER = re.compile(r"(?:^|(?<=[\s.;]))(\d{1,4})[.)](?=\s)")
+_WORD = re.compile(r"[\w%+<>=/-]+(?:\.\d+)?")
 _NAMES = "|".join(f"(?P<{section}>{'|'.join(names)})" for section, names in HEADINGS.items())
 # A heading opens a line or follows the end of a sentence, and has a colon or a line of its own.
 # In "with these findings: ..." the word stands inside a sentence.
@@ -62,9 +64,18 @@ def report_sha256(report: str) -> str:
 
 
 def canonical_text(text: str) -> str:
-    """Lower-case words without list numbers and punctuation: equal where a reader sees no difference."""
-    without_numbers = re.sub(r"(?:^|(?<=[\s.;]))\d+[.)](?=\s)", " ", text.lower())
-    return " ".join(re.findall(r"[\w%+<>=/-]+(?:\.\d+)?", without_numbers))
+    """Lower-case words without list numbers and punctuation: equal where a reader sees no difference.
+
+    A list counts from 1, and may begin again; "rib 4." at the end of a sentence is no item of one.
+    """
+    lower = text.lower()
+    kept, start, following = [], 0, 1
+    for found in _ITEM_NUMBER.finditer(lower):
+        number = int(found[1])
+        if number in (1, following):
+            kept.append(lower[start : found.start()])
+            start, following = found.end(), number + 1
+    return " ".join(_WORD.findall(" ".join([*kept, lower[start:]])))
 
 
 def split_sections(report: str) -> dict[str, str]:

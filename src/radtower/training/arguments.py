@@ -98,19 +98,22 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     }
 
 
-def write_run_record(folder: str | Path, run: AnyRun, arguments: TrainingArguments) -> None:
+def write_run_record(
+    folder: str | Path, run: AnyRun, arguments: TrainingArguments, data: str | None = None
+) -> None:
     """Write ``run.yaml`` beside a model: every setting, the seed, the versions and the commit."""
-    record = run_record(run, arguments) | {
+    record = run_record(run, arguments, data) | {
         "versions": {package: version(package) for package in RECORDED_PACKAGES},
         "git_commit": _git_commit(),
     }
     (Path(folder) / RECORD_FILE).write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
 
 
-def run_record(run: AnyRun, arguments: TrainingArguments) -> dict[str, Any]:
-    """Return the settings of a run, in the types that YAML has."""
+def run_record(run: AnyRun, arguments: TrainingArguments, data: str | None = None) -> dict[str, Any]:
+    """Return the settings of a run, in the types that YAML has; ``data`` is the hash of what it trains on."""
     return {
         "kind": type(run).__name__,
+        "data": data,
         "run": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(run).items()},
         "training": {
             name: getattr(arguments, name)

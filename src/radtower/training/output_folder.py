@@ -113,8 +113,12 @@ def require_same_model(checkpoint: str | Path, model: PreTrainedModel, processor
             _require_equal(checkpoint, then, now)
 
 
-def require_same_run(checkpoint: str | Path, run: AnyRun, arguments: TrainingArguments) -> None:
+def require_same_run(
+    checkpoint: str | Path, run: AnyRun, arguments: TrainingArguments, data: str | None = None
+) -> None:
     """Refuse to go on with a run of other settings, except where data lie, how long, and how it is measured.
+
+    The data may lie elsewhere, but their hash, where the data set has one, must be the same.
 
     Raises:
         ValueError: If the checkpoint has no record, or one of another run.
@@ -126,8 +130,9 @@ def require_same_run(checkpoint: str | Path, run: AnyRun, arguments: TrainingArg
             "Start again: it cannot be known which run it is of."
         )
     then = yaml.safe_load(path.read_text(encoding="utf-8"))
-    now = run_record(run, arguments)
-    _require_equal(checkpoint, {"kind": then["kind"]}, {"kind": now["kind"]})
+    now = run_record(run, arguments, data)
+    for name in ("kind", "data"):
+        _require_equal(checkpoint, {name: then.get(name)}, {name: now[name]})
     for section, ignored in (("run", PLACES), ("training", ADJUSTABLE)):
         _require_equal(
             checkpoint,

@@ -93,13 +93,19 @@ class RadTowerTrainer(Trainer):
             )
         require_same_model(checkpoint, self.accelerator.unwrap_model(self.model), self.processing_class)
         if self.run is not None:
-            require_same_run(checkpoint, self.run, self.args)
+            require_same_run(checkpoint, self.run, self.args, self._data_hash())
+
+    def _data_hash(self) -> str | None:
+        """Of data sets that are small enough to know one; another table may lie at the same path."""
+        hashed = getattr(self.train_dataset, "sha256", None)
+        return None if hashed is None else str(hashed())
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights of a checkpoint, and beside them which run they are of."""
         super().save_model(output_dir, _internal_call)
         if self.run is not None and self.args.should_save:
-            write_run_record(output_dir or str(self.args.output_dir), self.run, self.args)
+            folder = output_dir or str(self.args.output_dir)
+            write_run_record(folder, self.run, self.args, self._data_hash())
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Return every batch: ``dataloader_drop_last`` is for training, and would leave out patients here."""
@@ -126,7 +132,7 @@ class RadTowerTrainer(Trainer):
             model.save_pretrained(folder)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
-            write_run_record(folder, run, self.args)
+            write_run_record(folder, run, self.args, self._data_hash())
         self.accelerator.wait_for_everyone()
         return folder
 
@@ -192,6 +198,11 @@ class SupervisedTrainer(RadTowerTrainer):
         """Measure the weights that would be saved: the average, if there is one."""
         with self._averaged():
             return super().evaluate(*args, **kwargs)
+
+    def _data_hash(self) -> str | None:
+        """Of data sets that are small enough to know one; another table may lie at the same path."""
+        hashed = getattr(self.train_dataset, "sha256", None)
+        return None if hashed is None else str(hashed())
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights of a checkpoint, and the average beside them."""

@@ -151,6 +151,27 @@ def test_equal_findings_stay_together_and_missing_ones_do_not_glue():
     assert len(set(splits[20:])) == 3
 
 
+def test_a_label_of_minus_one_is_refused_and_not_taken_for_some_other_column(tmp_path):
+    columns = {"study_id": ["a", "b"], "patient_id": ["a", "b"], "split": "test", "report": "Clear."}
+    pd.DataFrame(columns | {"nodule": [1, -1]}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(ValueError, match="got -1 in 1 rows of 'nodule'"):
+        read_report_table(tmp_path / "t.csv")
+    pd.DataFrame(columns | {"change_mm": [3, -1]}).to_csv(tmp_path / "t.csv", index=False)
+    assert read_report_table(tmp_path / "t.csv").label_names == ()
+
+
+@pytest.mark.parametrize("name", ["findings", "nodule"])
+def test_rows_of_a_study_must_agree(tmp_path, name):
+    columns = {"study_id": "a", "patient_id": "a", "split": "test", "report": "Clear.", "findings": "Clear."}
+    frame = pd.DataFrame(columns | {"nodule": 1, "volume_id": ["v", "w"]})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert len(read_report_table(tmp_path / "t.csv")) == 1
+    frame[name] = ["Clear.", "Other."] if name == "findings" else [1, 0]
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(ValueError, match=rf"must have one {name}|differ in \['{name}'\]"):
+        read_report_table(tmp_path / "t.csv")
+
+
 def test_a_limit_takes_the_same_studies_of_every_split_whatever_the_order(tmp_path):
     frame = pd.DataFrame(
         {

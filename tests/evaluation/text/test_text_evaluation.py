@@ -154,9 +154,7 @@ def test_a_label_needs_studies_with_and_without_it(bag_of_words, make_table):
 def test_a_run_without_any_question_is_refused_and_says_why(make_table, bag_of_words):
     tasks = build_tasks(make_table([("Hello.", "Hello.", 1), ("Hello.", "Hello.", 1)]))
     seen: list[int] = []
-    with pytest.raises(
-        NothingToMeasure, match=r"at least one .* retrieval, find.*; label.*; negation: no"
-    ):
+    with pytest.raises(NothingToMeasure, match=r"at least one .* retrieval, find.*; label.*; negation: no"):
         evaluate_text(bag_of_words, tasks, on_progress=seen.append)
     assert seen[-1] == len(tasks)
 

@@ -2,16 +2,19 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, EvalPrediction
 
 from radtower.data.reports.pairs import read_pairs, write_pairs
 from radtower.modeling.llm_biencoder.modeling_llm_biencoder_mntp import LLMBiEncoderForMaskedNTP
 from radtower.modeling.losses import cosine_similarities
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.training.runs import TextContrastiveRun
+from radtower.training.text.contrastive_trainer import ContrastiveLoss, mean_statistics
 from radtower.training.text.train_contrastive import set_attention_dropout, train_contrastive
 
 SAVING = {"max_steps": 5, "save_strategy": "steps", "save_steps": 1}
@@ -294,11 +297,57 @@ def test_goes_on_with_an_encoder_of_masked_training(run, make_arguments, tiny_ll
 def test_refuses_an_encoder_that_would_be_cut_or_lose_its_head(
     run, make_arguments, tiny_llm_folder, tmp_path
 ):
-    LLMBiEncoder.from_llm(tiny_llm_folder, latent_variant="v0").save_pretrained(tmp_path / "encoder")
-    run = replace(run, llm=str(tmp_path / "encoder"))
+    encoder = LLMBiEncoder.from_llm(tiny_llm_folder, latent_variant="v0", max_length=48)
+    encoder.save_pretrained(tmp_path / "encoder")
+    run = replace(run, llm=str(tmp_path / "encoder"), pooling="latent_attention")
     with pytest.raises(ValueError, match="num_hidden_layers must be left out where llm is an encoder, got 1"):
         train_contrastive(replace(run, num_hidden_layers=1), make_arguments())
+    path = tmp_path / "encoder" / "model.safetensors"
+    weights = load_file(path)
+    save_file({name: weights[name] for name in weights if "latent_attn" not in name}, path, {"format": "pt"})
     with pytest.raises(
         ValueError, match=r"every weight of the encoder, got \d+ missing, such as latent_attn\."
     ):
-        train_contrastive(replace(run, pooling="latent_attention"), make_arguments())
+        train_contrastive(run, make_arguments())
+
+
+def test_an_encoder_goes_on_with_its_own_head_direction_and_length(
+    run, make_arguments, tiny_llm_folder, tmp_path
+):
+    encoder = LLMBiEncoder.from_llm(tiny_llm_folder, latent_variant="v0", max_length=48)
+    encoder.save_pretrained(tmp_path / "encoder")
+    run = replace(run, llm=str(tmp_path / "encoder"), pooling="latent_attention")
+    folder = train_contrastive(run, make_arguments(max_steps=1, learning_rate=0.0))
+    again = LLMBiEncoder.from_pretrained(folder)
+    assert again.config.latent_variant == "v0"
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in encoder.state_dict().items())
+    for changes, message in (
+        ({"pooling": "mean"}, "pooling 'latent_attention' there and 'mean' now"),
+        ({"bidirectional": False}, "bidirectional True there and False now"),
+        ({"max_length": 32}, "max_length 48 there and 32 now"),
+    ):
+        with pytest.raises(ValueError, match=f"must go on as it was trained, got {message}"):
+            train_contrastive(replace(run, **changes), make_arguments())
+
+
+def test_resuming_refuses_other_pairs_at_the_same_place(run, make_arguments):
+    train_contrastive(run, make_arguments(**SAVING))
+    table = read_pairs(run.pairs[0])
+    table.loc[table.index[0], "positive"] = "Another text."
+    write_pairs(table, run.pairs[0])
+    with pytest.raises(ValueError, match=r"got data '.*' there and '.*' now"):
+        train_contrastive(run, make_arguments(**SAVING, resume_from_checkpoint=True))
+
+
+def test_a_query_without_a_negative_counts_neither_as_right_nor_as_wrong():
+    loss = ContrastiveLoss(scale=1.0)
+    vectors = torch.eye(3)
+    keys = torch.tensor([[1, 10], [1, 11], [2, 12]])
+    statistics = loss(vectors, vectors, keys)[1]
+    assert statistics[:, 2].tolist() == [1, 1, 1]  # the third is a negative of the first two
+    alone = loss(vectors[:2], vectors[:2], keys[:2])[1]
+    assert alone[:, 0].tolist() == [1, 1]
+    assert alone[:, 1:].isnan().all()
+    found = mean_statistics(EvalPrediction(torch.cat([statistics, alone]).numpy(), np.zeros(5)))
+    assert found == {"positive_similarity": 1.0, "negative_similarity": 0.0, "accuracy": 1.0}
+    assert mean_statistics(EvalPrediction(alone.numpy(), np.zeros(2))) == {"positive_similarity": 1.0}

@@ -148,7 +148,7 @@ def read_report_table(path: str | Path) -> ReportTable:
 
     Raises:
         ValueError: If a column is missing, an id is empty, a split is unknown, a patient is in two splits,
-            or the rows of a study differ in text, patient or split.
+            the rows of a study differ in text, patient, split or labels, or a label is -1.
     """
     path = Path(path)
     _check_suffix(path)
@@ -167,7 +167,9 @@ def read_report_table(path: str | Path) -> ReportTable:
     texts = _texts_of(frame, path.stem)
     _check_rows(texts)
     is_first = ~texts["study_id"].duplicated().to_numpy()
-    names, labels = _labels_of(frame[is_first])
+    names, labels = _labels_of(frame)
+    _check_labels(texts["study_id"], names, labels)
+    labels = labels[is_first]
     return ReportTable(texts[is_first].reset_index(drop=True), labels, names)
 
 
@@ -204,7 +206,8 @@ def _check_rows(table: pd.DataFrame) -> None:
         raise ValueError(
             f"split must be one of {', '.join(get_args(Split))}, got {unknown}. Rename the split."
         )
-    for key, name in (("patient_id", "split"), ("study_id", "patient_id"), ("study_id", "report")):
+    same = [("patient_id", "split"), *(("study_id", name) for name in ("patient_id", "report", *SECTIONS))]
+    for key, name in same:
         num_values = table.groupby(key)[name].nunique()
         differing = num_values[num_values > 1]
         if len(differing):
@@ -212,6 +215,16 @@ def _check_rows(table: pd.DataFrame) -> None:
                 f"every {key} must have one {name}, got {len(differing)} with several, first "
                 f"{identifier_hash(str(differing.index[0]))}. Repair the table, or use other ids."
             )
+
+
+def _check_labels(study_ids: pd.Series, names: tuple[str, ...], labels: np.ndarray) -> None:
+    num_values = pd.DataFrame(labels, columns=list(names)).groupby(study_ids.to_numpy()).nunique()
+    differing = [name for name in names if (num_values[name] > 1).any()]
+    if differing:
+        raise ValueError(
+            f"the rows of a study must agree in their labels, got studies that differ in {differing}. "
+            "Repair the table."
+        )
 
 
 def _labels_of(frame: pd.DataFrame) -> tuple[tuple[str, ...], np.ndarray]:
@@ -228,6 +241,11 @@ def _as_label(cells: pd.Series) -> np.ndarray | None:
     if cells.dropna().isin([str(status) for status in Status]).all():
         return TargetPolicy().targets_from_status(cells.to_frame())[:, 0]
     numbers = pd.to_numeric(cells, errors="coerce")
+    if (numbers == -1).any() and numbers[cells.notna()].isin((-1, 0, 1, MASKED_TARGET)).all():
+        raise ValueError(
+            f"labels must be 0, 1, {MASKED_TARGET} or empty, got -1 in {int((numbers == -1).sum())} rows of "
+            f"{cells.name!r}. Write what it stands for: 'uncertain', or {MASKED_TARGET} for unknown."
+        )
     if (numbers.isna() & cells.notna()).any() or not numbers.dropna().isin((0, 1, MASKED_TARGET)).all():
         return None
     return numbers.fillna(MASKED_TARGET).to_numpy()

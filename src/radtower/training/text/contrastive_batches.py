@@ -4,8 +4,10 @@ Everything that is drawn at random is drawn from (seed, epoch, row), so that it 
 of workers, of processes, or on whether the run was resumed.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import pandas as pd
@@ -81,6 +83,11 @@ class PairDataset(Dataset[Pair]):
             for text in (pair.positive, *(pair.negatives if self.num_negatives else ()))
         ]
         return list(dict.fromkeys([*queries, *documents]))
+
+    def sha256(self) -> str:
+        """Hash of all rows in order: what a resumed run must go on with."""
+        content = [(source, *astuple(pair)) for source, pair in zip(self.sources, self._pairs, strict=True)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def is_of_one_text(self) -> bool:
         """Whether every text of some source is its own positive, as in SimCSE; a few are in real reports."""

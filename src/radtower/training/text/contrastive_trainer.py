@@ -3,10 +3,12 @@
 Axes: B pairs of this process, D documents of all processes, E embedding.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Sampler
@@ -50,7 +52,8 @@ class ContrastiveLoss:
 
         Returns:
             The loss of this process, whose mean over processes is that of the global batch; and ``(B, 3)``:
-            similarity of the positive, mean similarity of the negatives, whether the positive comes first.
+            similarity of the positive, mean similarity of the negatives, whether the positive comes first;
+            the last two are NaN for a query that has no negative.
         """
         device, num_queries = query_embeds.device, len(query_embeds)
         document_counts = row_counts(len(document_embeds), device)
@@ -132,7 +135,7 @@ class ContrastiveTextTrainer(RadTowerTrainer):
             loss, statistics = self.contrastive_loss(queries, documents, inputs["document_keys"])
         if model.training:  # a last batch of evaluation may be one pair whose texts are cut to the same
             self._require_spread(queries, documents)
-            self._statistics.append(statistics.mean(dim=0))
+            self._statistics.append(statistics.nanmean(dim=0))
         return (loss, statistics) if return_outputs else loss
 
     def prediction_step(
@@ -152,8 +155,9 @@ class ContrastiveTextTrainer(RadTowerTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the mean statistics of the batches since the last time."""
         if "loss" in logs and self._statistics:
-            mean = self.accelerator.gather(torch.stack(self._statistics).mean(dim=0)[None]).mean(dim=0)
-            logs = {**logs, **dict(zip(STATISTICS, mean.tolist(), strict=True))}
+            mean = self.accelerator.gather(torch.stack(self._statistics).nanmean(dim=0)[None]).nanmean(dim=0)
+            measured = zip(STATISTICS, mean.tolist(), strict=True)
+            logs = {**logs, **{name: value for name, value in measured if not math.isnan(value)}}
             self._statistics = []
         super().log(logs, start_time)
 
@@ -173,9 +177,12 @@ class ContrastiveTextTrainer(RadTowerTrainer):
 
 
 def mean_statistics(prediction: EvalPrediction) -> dict[str, float]:
-    """Average the ``(N, 3)`` statistics of an evaluation."""
+    """Average the ``(N, 3)`` statistics of an evaluation over the queries that have them."""
     predictions: Any = prediction.predictions
-    return dict(zip(STATISTICS, map(float, predictions.mean(axis=0)), strict=True))
+    known = {
+        name: column[np.isfinite(column)] for name, column in zip(STATISTICS, predictions.T, strict=True)
+    }
+    return {name: float(values.mean()) for name, values in known.items() if len(values)}
 
 
 def _encode(model: nn.Module, chunks: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
@@ -187,7 +194,8 @@ def _statistics(similarity: torch.Tensor, positives: torch.Tensor, is_ignored: t
     positive = similarity[rows, positives]
     is_negative = ~is_ignored
     is_negative[rows, positives] = False
-    num_negatives = is_negative.sum(dim=1).clamp_min(1)
-    negative = (similarity * is_negative).sum(dim=1) / num_negatives
+    # 0 / 0 is NaN: a query without a negative tells nothing of the model, and does not count as right.
+    negative = (similarity * is_negative).sum(dim=1) / is_negative.sum(dim=1)
     hardest = similarity.masked_fill(~is_negative, -1.0).max(dim=1).values
-    return torch.stack([positive, negative, (positive > hardest).float()], dim=1)
+    is_first = (positive > hardest).float().masked_fill(~is_negative.any(dim=1), torch.nan)
+    return torch.stack([positive, negative, is_first], dim=1)

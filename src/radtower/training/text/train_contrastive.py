@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, TrainerCallback, TrainingArg
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from radtower.data.manifest import Split
 from radtower.data.reports.pairs import read_several_pairs
+from radtower.modeling.llm_biencoder.modeling_llm_biencoder_mntp import LLMBiEncoderForMaskedNTP
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.training.runs import TextContrastiveRun
 from radtower.training.text.contrastive_batches import PairDataset
@@ -37,7 +38,8 @@ def train_contrastive(
     Raises:
         ValueError: If a source does not fill a batch, more layers are frozen than there are, in a source
             every text is its own positive and nothing tells the two apart, the pairs have no row of a split
-            that is needed, or ``llm`` is an encoder of ours that lacks weights or would have to be cut.
+            that is needed, or ``llm`` is an encoder of ours that lacks weights, would have to be cut, or was
+            trained with another direction, pooling or length.
     """
     set_seed(arguments.seed)
     # Processes encode different numbers of chunks; a broadcast per chunk would wait forever for the others.
@@ -104,13 +106,34 @@ def _encoder(run: TextContrastiveRun) -> LLMBiEncoder:
 
 
 def _trained_encoder(run: TextContrastiveRun, fields: dict[str, Any]) -> LLMBiEncoder:
-    """Go on with an encoder, such as the one of masked training; only a pooling head may be new."""
+    """Go on with an encoder, such as the one of masked training; only a pooling head may be new.
+
+    A head of latent attention starts as the mean: it may follow the mean. Anything else that the run sets
+    otherwise would silently give another encoder than the one that was trained.
+    """
     if run.num_hidden_layers is not None:
         raise ValueError(
             f"num_hidden_layers must be left out where llm is an encoder, got {run.num_hidden_layers}. "
             "Choose the layers in the first stage."
         )
     stored = AutoConfig.from_pretrained(run.llm)
+    is_masked = (stored.architectures or [""])[0] == LLMBiEncoderForMaskedNTP.__name__
+    kept = {"bidirectional": stored.bidirectional}
+    if not is_masked:  # it has no pooling of its own yet
+        kept |= {"max_length": stored.max_length, "pooling": stored.pooling}
+        if (stored.pooling, run.pooling) == ("mean", "latent_attention"):
+            del kept["pooling"]
+    changed = {
+        name: (value, getattr(run, name)) for name, value in kept.items() if value != getattr(run, name)
+    }
+    if changed:
+        raise ValueError(
+            "an encoder must go on as it was trained, got "
+            + "; ".join(f"{name} {then!r} there and {now!r} now" for name, (then, now) in changed.items())
+            + ". Give its own settings."
+        )
+    if stored.pooling == "latent_attention":
+        fields = fields | {"latent_variant": stored.latent_variant}
     loaded: Any = LLMBiEncoder.from_pretrained(run.llm, output_loading_info=True, **fields)
     encoder, report = loaded
     missing = sorted(report["missing_keys"])
