@@ -61,6 +61,20 @@ def test_metadata_is_read_back_by_the_hub_library(make_model_folder, make_result
     assert {(r.dataset_type, r.dataset_name) for r in data.eval_results} == {("phantom", "phantom scans")}
 
 
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        ("ct3d_bare", "image-feature-extraction"),
+        ("ct3d", "image-classification"),
+        ("llm_mean", "feature-extraction"),
+        ("llm_mean_classifier", "text-classification"),
+    ],
+)
+def test_is_listed_under_the_task_of_its_class(make_model_folder, tmp_path, kind, task):
+    folder = _export(make_model_folder, kind, tmp_path)
+    assert ModelCard.load(folder / "README.md").data.pipeline_tag == task
+
+
 def test_states_a_license_only_if_one_was_given(make_model_folder, tmp_path):
     text = (_export(make_model_folder, "ct3d_bare", tmp_path) / "README.md").read_text()
     assert "license" not in text.lower()

@@ -34,10 +34,10 @@ def write_card(
     data = ModelCardData(
         license=license_id,
         library_name="transformers",
-        pipeline_tag=family.pipeline_tag,
+        pipeline_tag=family.pipeline_tag(config),
         tags=["radiology", "radtower", config["model_type"], "research-only"],
         model_name=name,
-        eval_results=_eval_results(measured, family) or None,
+        eval_results=_eval_results(measured, family.pipeline_tag(config)) or None,
     )
     card = ModelCard.from_template(
         data,
@@ -92,13 +92,13 @@ def _results_table(measured: dict[str, Any] | None) -> str:
     return "\n".join(lines)
 
 
-def _eval_results(measured: dict[str, Any] | None, family: Family) -> list[EvalResult]:
+def _eval_results(measured: dict[str, Any] | None, task: str) -> list[EvalResult]:
     """Headline metrics for the ``model-index`` of the card: those that stand for all findings at once."""
     if measured is None:
         return []
     return [
         EvalResult(
-            task_type=family.pipeline_tag,
+            task_type=task,
             dataset_type="phantom" if measured["phantom"] else "private",
             dataset_name=item["dataset"],
             metric_type=item["metric"],

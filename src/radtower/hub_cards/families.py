@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -15,7 +16,8 @@ class Family:
         auto_map: Auto class -> ``module.Class``, for ``config.json``.
         processor_auto_map: The same for the processor's JSON; empty for a tokenizer alone.
         template: Card template in ``templates/``.
-        pipeline_tag: Task under which the Hub lists it.
+        pipeline_tags: Ending of the class that was saved -> task under which the Hub lists it; the first that
+            fits.
         install: Packages that suffice to load it.
     """
 
@@ -23,8 +25,13 @@ class Family:
     auto_map: dict[str, str]
     processor_auto_map: dict[str, str]
     template: str
-    pipeline_tag: str
+    pipeline_tags: dict[str, str]
     install: str
+
+    def pipeline_tag(self, config: dict[str, Any]) -> str:
+        """Return the task of a model from the class in its configuration."""
+        name = (config.get("architectures") or [""])[0]
+        return next(tag for ending, tag in self.pipeline_tags.items() if name.endswith(ending))
 
 
 FAMILIES = {
@@ -37,7 +44,7 @@ FAMILIES = {
         },
         processor_auto_map={"AutoImageProcessor": "image_processing_ct3d.CT3DImageProcessor"},
         template="ct3d_vision.md",
-        pipeline_tag="image-classification",
+        pipeline_tags={"ForImageClassification": "image-classification", "": "image-feature-extraction"},
         install="torch transformers pillow",
     ),
     "llm_biencoder": Family(
@@ -56,7 +63,7 @@ FAMILIES = {
         },
         processor_auto_map={},
         template="llm_biencoder.md",
-        pipeline_tag="feature-extraction",
+        pipeline_tags={"ForSequenceClassification": "text-classification", "": "feature-extraction"},
         install="torch transformers",
     ),
     "medclip": Family(
@@ -75,7 +82,7 @@ FAMILIES = {
             "AutoImageProcessor": "image_processing_ct3d.CT3DImageProcessor",
         },
         template="medclip.md",
-        pipeline_tag="zero-shot-image-classification",
+        pipeline_tags={"": "zero-shot-image-classification"},
         install="torch transformers pillow",
     ),
 }
