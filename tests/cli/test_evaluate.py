@@ -51,7 +51,7 @@ def test_a_model_is_measured_beside_its_baselines(radtower, encoder_folder, tiny
     }
     item = results.get("mrr", direction="findings_to_impression", protocol="equal texts are hits")
     assert (item.n, item.dataset) == (10, "table (test)")
-    assert f"{item.value:.3f} ({item.ci_low:.3f}-{item.ci_high:.3f})" in done.out
+    assert f"{item.value:.2f} ({item.ci_low:.2f}-{item.ci_high:.2f})" in done.out
     assert "recall@5" in done.out
     assert "excludes 0" in done.out
     assert read_results(output.with_name("results.bm25.json")).model_id == "bm25"

@@ -32,3 +32,11 @@ def test_progress_goes_to_stderr(capsys):
     assert captured.out == ""
     assert "Reading" in captured.err
     assert "3/4" in captured.err
+
+
+def test_no_number_is_cut_short_in_a_narrow_window(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    print_table("t", ("name", "value"), [("recall", "0.123456789012345678")])
+    out = capsys.readouterr().out
+    assert "\u2026" not in out
+    assert "".join(part for part in out if part in ".0123456789") == "0.123456789012345678"

@@ -153,7 +153,7 @@ def _against(item: "MetricResult", baseline: "Results", model: "Results") -> str
 def _value(item: "MetricResult") -> str:
     if item.value is None:
         return "undefined"
-    return f"{item.value:.3f} ({item.ci_low:.3f}-{item.ci_high:.3f})"
+    return f"{item.value:.2f} ({item.ci_low:.2f}-{item.ci_high:.2f})"
 
 
 def add_commands(app: typer.Typer) -> None:

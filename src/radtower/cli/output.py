@@ -24,7 +24,8 @@ def print_table(
     """Print a table; numbers, in all columns but the first, are aligned to the right."""
     table = Table(title=Text(title), title_justify="left")
     for position, column in enumerate(columns):
-        table.add_column(column, justify="right" if position and is_numeric else "left")
+        # Folded: a number cut short is another number.
+        table.add_column(column, justify="right" if position and is_numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))  # a string would be read as markup, and lose what is in brackets
     Console().print(table)
