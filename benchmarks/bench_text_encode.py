@@ -29,7 +29,7 @@ import pandas as pd
 BATCH = 32  # of sentence-transformers, when nobody says otherwise
 MAX_LENGTH = 512
 OURS = "radtower"
-# Systems and how often they take a turn: the slow one once, which is enough for a ratio to the same turn of ours.
+# Systems and every how many turns they work: the slow one once, a ratio to the same turn of ours.
 SYSTEMS = {
     OURS: 1,
     "sentence_transformers": 1,
