@@ -47,7 +47,7 @@ def openi_file(tmp_path) -> Path:
         {
             "uid": [str(row) for row in range(40)],
             "Problems": ["Cardiomegaly", "normal"] * 20,
-            "findings": [f"Mild cardiomegaly, width {row} mm." for row in range(40)],
+            "findings": [f"Mild cardiomegaly, case {row}." for row in range(40)],
             "impression": ["1. Cardiomegaly.", "No acute disease."] * 20,
         }
     )
@@ -65,9 +65,9 @@ def test_open_i_becomes_a_table_and_pairs(radtower, openi_file, tmp_path):
     assert str((table.frame["split"] == "train").sum()) in printed
     done = radtower("reports", "pairs", tmp_path / "table.parquet", "-o", tmp_path / "pairs.jsonl")
     assert "open_i/findings_impression" in done.out
-    # All 40 reports have a grade with two errors, and no impression has one.
+    # All 40 reports have a grade, and no impression has one.
     assert "Negatives of 80 pairs: " in done.out
-    assert "severity 80 (in 40 pairs)" in done.out
+    assert "severity 40 (in 40 pairs)" in done.out
     pairs = read_pairs(tmp_path / "pairs.jsonl")
     assert len(pairs) == 80
     chosen = ("--task", "findings_impression", "--negatives", 1, "--label-keys", "text", "--seed", 3)
