@@ -16,7 +16,8 @@ from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 
 @pytest.fixture
 def encoder_folder(tiny_llm_folder, tmp_path) -> Path:
-    LLMBiEncoder.from_llm(tiny_llm_folder, pooling="mean").save_pretrained(tmp_path / "encoder")
+    encoder = LLMBiEncoder.from_llm(tiny_llm_folder, pooling="mean", max_length=256)
+    encoder.save_pretrained(tmp_path / "encoder")
     return tmp_path / "encoder"
 
 

@@ -110,7 +110,7 @@ def _run_here(model, code):
 @pytest.fixture
 def public_folder(tiny_llm_folder, tiny_tokenizer, tmp_path):
     """A folder in the public layout: flat configuration, ``model.*`` and ``latent_attn.*``."""
-    encoder = LLMBiEncoder.from_llm(tiny_llm_folder, num_latents=6)
+    encoder = LLMBiEncoder.from_llm(tiny_llm_folder, latent_variant="v0", num_latents=6)
     folder = tmp_path / "public"
     tiny_tokenizer.save_pretrained(folder)
     save_file(encoder.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
@@ -128,7 +128,6 @@ def public_folder(tiny_llm_folder, tiny_tokenizer, tmp_path):
     return folder, encoder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("keyword", ["torch_dtype", "dtype"])
 def test_the_code_of_the_public_card_runs_on_an_export(public_folder, tmp_path, keyword):
     folder, source = public_folder
@@ -146,7 +145,6 @@ def test_the_code_of_the_public_card_runs_on_an_export(public_folder, tmp_path, 
         torch.testing.assert_close(torch.tensor(values), of_source, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_the_code_of_the_public_card_runs_in_half_precision(public_folder, tmp_path):
     folder, source = public_folder
     LLMBiEncoder.from_llm(folder).save_pretrained(tmp_path / "ours")
