@@ -49,10 +49,10 @@ _FIXED_GRADE = re.compile(
 _RANGE = re.compile(r"(?:\bto|-) *$")
 # What a finding cannot be swapped after or before: "linear atelectasis", "cyst-like lesion".
 _BOUND_BEFORE = re.compile(
-    r"\b(?:linear|focal|(?:sub)?segmental|discoid|plate-?like|band-?like|streaky|patchy|areas? of|calcified"
-    r"|noncalcified|non-calcified|round(?:ed)?|spiculated|lobulated|solid|part-solid|centrilobular|paraseptal"
-    r"|bullous|lobar|compressive|passive|dependent|perihilar|mosaic|cavitary|cavitating|loculated|ground-?glass"
-    r"|ground glass|reticular|nodular|interstitial|cystic)[ -](?:[\w-]+ )?$",
+    r"\b(?:linear|focal|(?:sub)?segmental|discoid|plate-?like|band-?like|streaky|patchy|areas? of"
+    r"|(?:non)?calcified|round(?:ed)?|spiculated|lobulated|solid|centrilobular|paraseptal|bullous|lobar"
+    r"|compressive|passive|dependent|perihilar|mosaic|cavitary|cavitating|loculated|ground[- ]?glass"
+    r"|reticular|nodular|interstitial|cystic)[ -](?:[\w-]+ )?$",
     re.IGNORECASE,
 )
 _BOUND_AFTER = re.compile(r"[ -](?:like|lesions?|formations?|structures?|areas?|appearance)\b", re.IGNORECASE)

@@ -69,10 +69,10 @@ class ErrorDiscrimination:
         asked: set[str] = set()
         for row, study in enumerate(self.table.frame.to_dict("records")):
             items = list(self._items_of(row, study))
-            form = canonical_text(items[0].right) if items else ""
-            if form not in asked:
+            forms = {canonical_text(item.right) for item in items}  # one, or none without a question
+            if not forms & asked:
                 made += items
-                asked |= {form} if items else set()
+                asked |= forms
         return tuple(made)
 
     @property
