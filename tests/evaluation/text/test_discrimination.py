@@ -64,6 +64,13 @@ def test_metrics_by_hand_and_too_few_questions_are_not_measured(many, make_table
     assert np.isnan(value)
     assert metric.n == 0
     assert [kind for name, kind in found if name == "accuracy_pairwise"] == list(KINDS)
+    # Nine of twelve have a side: too few, whatever the answers; errors of mixed kinds are measured.
+    findings = [(f"F{row}.", true(row) if row < 9 else true(row).replace("left ", "")) for row in range(12)]
+    scores = ErrorDiscrimination(make_table(findings), "toy", "findings_impression").score(oracle({}))
+    found = {(m.name, m.finding): (v, m.n) for m, v in zip(scores.metrics, scores.values(), strict=True)}
+    assert found["accuracy_pairwise", "severity"] == (0.0, 12)
+    assert np.isnan(found["accuracy_pairwise", "laterality"][0])
+    assert found["accuracy_pairwise", "laterality"][1] == 9
     nine = ErrorDiscrimination(many.rows(np.arange(12) < 9), "toy", "findings_impression")
     with pytest.raises(NothingToMeasure, match="findings_impression: no kind of error has 10 questions"):
         nine.score(oracle({}))

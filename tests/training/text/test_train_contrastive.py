@@ -330,6 +330,18 @@ def test_an_encoder_goes_on_with_its_own_head_direction_and_length(
             train_contrastive(replace(run, **changes), make_arguments())
 
 
+def test_a_head_of_latent_attention_may_follow_the_mean_which_it_starts_as(
+    run, make_arguments, tiny_llm_folder, tmp_path
+):
+    encoder = LLMBiEncoder.from_llm(tiny_llm_folder, pooling="mean", max_length=48)
+    encoder.save_pretrained(tmp_path / "encoder")
+    run = replace(run, llm=str(tmp_path / "encoder"), pooling="latent_attention")
+    folder = train_contrastive(run, make_arguments(max_steps=1, learning_rate=0.0))
+    again = LLMBiEncoder.from_pretrained(folder)
+    assert again.config.latent_variant == "prenorm"
+    torch.testing.assert_close(again.encode("No effusion."), encoder.eval().encode("No effusion."))
+
+
 def test_resuming_refuses_other_pairs_at_the_same_place(run, make_arguments):
     train_contrastive(run, make_arguments(**SAVING))
     table = read_pairs(run.pairs[0])
