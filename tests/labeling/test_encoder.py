@@ -24,11 +24,17 @@ def labeler_folder(tiny_llm_folder, tmp_path):
     return tmp_path / "labeler"
 
 
+def label_all(labeler, reports):
+    answers = dict(labeler.label(reports))
+    return [answers[position] for position in range(len(reports))]
+
+
 def test_labels_are_the_thresholded_probabilities_of_the_model(labeler_folder):
     labeler = EncoderLabeler(labeler_folder, max_length=64)
     assert (labeler.name, labeler.model_id, labeler.prompt_version) == ("encoder", "labeler", None)
     assert labeler.keys == ("nodule", "effusion")
-    labels = labeler.label(REPORTS)
+    assert labeler.settings == {"max_length": 64, "present_from": 0.5}
+    labels = label_all(labeler, REPORTS)
     for report, got in zip(REPORTS, labels, strict=True):
         inputs = labeler.tokenizer(report, return_tensors="pt")
         logits = labeler.model(inputs["input_ids"]).logits[0].detach()
@@ -53,9 +59,9 @@ def test_reads_no_more_than_max_length(labeler_folder):
     labeler = EncoderLabeler(labeler_folder, max_length=2)
     whole = EncoderLabeler(labeler_folder)
     long_report = "There is no small nodule present"
-    assert labeler.label([long_report])[0].tokens_in == 2
-    assert whole.label([long_report])[0].tokens_in > 2
-    assert labeler.label([long_report])[0].score != whole.label([long_report])[0].score
+    assert label_all(labeler, [long_report])[0].tokens_in == 2
+    assert label_all(whole, [long_report])[0].tokens_in > 2
+    assert label_all(labeler, [long_report])[0].score != label_all(whole, [long_report])[0].score
 
 
 def test_refuses_a_folder_without_the_trained_head(labeler_folder):

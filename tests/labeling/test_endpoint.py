@@ -155,13 +155,13 @@ def test_tokens_spent_before_a_failure_are_counted(serve):
 @pytest.mark.parametrize("code", [400, 422])
 def test_a_server_that_refuses_the_schema_is_asked_without_it_from_then_on(serve, code):
     server, labeler = serve((code, "{}"), GOOD, GOOD)
-    assert [labels.error for labels in labeler.label([REPORT, REPORT])] == [None, None]
+    assert [labels.error for _, labels in labeler.label([REPORT, REPORT])] == [None, None]
     assert ["response_format" in request for request in server.requests] == [True, False, False]
 
 
 def test_a_refusal_that_is_not_about_the_schema_does_not_turn_it_off(serve):
     server, labeler = serve((400, "{}"), (400, "{}"), GOOD)
-    assert [labels.error for labels in labeler.label([REPORT, REPORT])] == ["http_400", None]
+    assert [labels.error for _, labels in labeler.label([REPORT, REPORT])] == ["http_400", None]
     assert ["response_format" in request for request in server.requests] == [True, False, True]
 
 
@@ -209,6 +209,7 @@ def test_a_server_without_keys_needs_no_variable():
     labeler = EndpointLabeler("http://127.0.0.1:1/v1", "m", FINDINGS)
     labeler.close()
     assert labeler.model_id == "m"
+    assert labeler.settings == {"max_tokens": 4096}
 
 
 def test_a_variable_that_is_not_set_is_refused(monkeypatch):

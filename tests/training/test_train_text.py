@@ -44,7 +44,7 @@ def test_saves_a_labeler_whose_frozen_layers_are_those_of_the_llm(run, make_argu
         tokenizer("no nodule")["input_ids"]
         == AutoTokenizer.from_pretrained(run.llm)("no nodule")["input_ids"]
     )
-    assert EncoderLabeler(folder).label(["no nodule"])[0].error is None
+    assert dict(EncoderLabeler(folder).label(["no nodule"]))[0].error is None
 
 
 def test_learns_the_gold_labels(run, make_arguments):
@@ -56,8 +56,9 @@ def test_learns_the_gold_labels(run, make_arguments):
         "Effusion is present.": (0, 1),
         "small effusion, no nodule": (0, 1),
     }
-    for result, labels in zip(labeler.label(list(expected)), expected.values(), strict=True):
-        assert tuple(int(status == "present") for status in result.status.values()) == labels
+    results = dict(labeler.label(expected))
+    for position, labels in enumerate(expected.values()):
+        assert tuple(int(status == "present") for status in results[position].status.values()) == labels
 
 
 def test_keeps_the_lowest_layers_only(run, make_arguments):

@@ -1,6 +1,6 @@
 """Label reports with a fine-tuned encoder: no prompt, no server, no cost per report."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from radtower.labeling.findings import Status
-from radtower.labeling.labeler import ReportLabels
+from radtower.labeling.report_labels import ReportLabels, label_in_batches
 
 PRESENT_FROM = 0.5  # P(present) from which a finding counts as present
 
@@ -22,6 +22,7 @@ class EncoderLabeler:
     Args:
         folder: Model folder with its tokenizer; ``id2label`` are finding keys.
         max_length: Tokens read of each report.
+        batch_size: Reports per forward pass.
 
     Raises:
         ValueError: If the model folder lacks some of its weights.
@@ -30,7 +31,7 @@ class EncoderLabeler:
     name = "encoder"
     prompt_version: str | None = None
 
-    def __init__(self, folder: str | Path, max_length: int = 512) -> None:
+    def __init__(self, folder: str | Path, max_length: int = 512, batch_size: int = 32) -> None:
         model, report = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True
         )
@@ -42,6 +43,7 @@ class EncoderLabeler:
         self.model: Any = model.eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.max_length = max_length
+        self.batch_size = batch_size
         self.model_id = Path(folder).name
 
     @property
@@ -49,11 +51,19 @@ class EncoderLabeler:
         """Findings that the model answers for, in column order."""
         return tuple(self.model.config.id2label[column] for column in range(self.model.config.num_labels))
 
+    @property
+    def settings(self) -> Mapping[str, str | int | float | bool | None]:
+        """What the answers depend on beside the name of the model."""
+        return {"max_length": self.max_length, "present_from": PRESENT_FROM}
+
+    def label(self, reports: Iterable[str]) -> Iterator[tuple[int, ReportLabels]]:
+        """Label normalized reports, in batches of similar length."""
+        return label_in_batches(reports, self._label_batch, self.keys, self.batch_size)
+
     @torch.no_grad()
-    def label(self, reports: Sequence[str]) -> list[ReportLabels]:
-        """Label one batch of normalized reports."""
+    def _label_batch(self, reports: list[str]) -> list[ReportLabels]:
         inputs = self.tokenizer(
-            list(reports), max_length=self.max_length, truncation=True, padding=True, return_tensors="pt"
+            reports, max_length=self.max_length, truncation=True, padding=True, return_tensors="pt"
         )
         masks = inputs["attention_mask"]
         scores = torch.sigmoid(self.model(input_ids=inputs["input_ids"], attention_mask=masks).logits)

@@ -4,6 +4,7 @@ One report per question, all findings at once. The server is asked for a JSON sc
 """
 
 import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +12,9 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from radtower.labeling.findings import FindingsSet
-from radtower.labeling.labeler import ReportLabels
 from radtower.labeling.parsing import LabelParseError, ParsedReply, parse_reply
 from radtower.labeling.prompts import PROMPT_VERSION, build_messages, repair_messages, response_schema
+from radtower.labeling.report_labels import ReportLabels
 
 
 @dataclass
@@ -78,9 +79,14 @@ class EndpointLabeler:
         """Model name as the server knows it."""
         return self.model
 
-    def label(self, reports: list[str]) -> list[ReportLabels]:
+    @property
+    def settings(self) -> Mapping[str, str | int | float | bool | None]:
+        """What the answers depend on beside model and prompt."""
+        return {"max_tokens": self.max_tokens}
+
+    def label(self, reports: Iterable[str]) -> Iterator[tuple[int, ReportLabels]]:
         """Label reports one after the other; see ``label_report``."""
-        return [self.label_report(report) for report in reports]
+        return ((position, self.label_report(report)) for position, report in enumerate(reports))
 
     def label_report(self, report: str) -> ReportLabels:
         """Label one report; never raises for what the server does."""

@@ -1,55 +1,20 @@
 """Reports -> label rows through any backend: each unique report once, and one failure never stops the run."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
-from radtower.labeling.findings import FindingsSet, Status
+from radtower.labeling.findings import FindingsSet
 from radtower.labeling.label_table import LabelRow
+from radtower.labeling.report_labels import ReportLabels
 from radtower.processing.report_text import normalize_report, report_sha256
 
 EMPTY_REPORT = "empty_report"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReportLabels:
-    """What a backend says about one report; the dictionaries are keyed by finding, all findings in order.
-
-    Either every status is set, or every status is None and ``error`` is a short reason: a code, never text
-    of the report. ``score`` is P(present), None where none was measured.
-    """
-
-    status: dict[str, Status | None]
-    score: dict[str, float | None]
-    evidence: dict[str, str | None]
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    cost_usd: float | None = None
-    error: str | None = None
-    num_dropped_evidence: int = 0
-
-    @classmethod
-    def failed(
-        cls, keys: Sequence[str], error: str, *, tokens_in: int | None = None, tokens_out: int | None = None
-    ) -> "ReportLabels":
-        """Return the labels of a report that could not be labeled."""
-        return cls(
-            status=dict.fromkeys(keys),
-            score=dict.fromkeys(keys),
-            evidence=dict.fromkeys(keys),
-            tokens_in=tokens_in,
-            tokens_out=tokens_out,
-            error=error,
-        )
-
-
 class LabelerBackend(Protocol):
-    """Anything that labels a batch of reports: an endpoint, a local LLM, a fine-tuned encoder.
+    """Anything that labels reports: an endpoint, a local LLM, a fine-tuned encoder.
 
     ``name`` is the kind of backend (column ``labeler``). ``prompt_version`` is None where there is no prompt.
-    ``label`` returns one result per report, in order; it may raise, which costs the batch a second try one
-    report at a time.
     """
 
     @property
@@ -58,7 +23,22 @@ class LabelerBackend(Protocol):
     def model_id(self) -> str: ...
     @property
     def prompt_version(self) -> str | None: ...
-    def label(self, reports: list[str]) -> list[ReportLabels]: ...
+
+    @property
+    def settings(self) -> Mapping[str, str | int | float | bool | None]:
+        """Everything beside the findings set that answers depend on, such as a hash of prompt or weights.
+
+        A change starts a new generation. Addresses, concurrency, batch sizes and prices are no part of it.
+        """
+        ...
+
+    def label(self, reports: Iterable[str]) -> Iterator[tuple[int, ReportLabels]]:
+        """Yield position in ``reports`` and labels: any order, each as soon as it is known and exactly once.
+
+        Normalized texts are taken only as fast as there is room for them. What one report does wrong is
+        ``ReportLabels.failed``; ``StopLabeling`` is raised when going on is pointless.
+        """
+        ...
 
 
 def label_reports(
@@ -66,7 +46,6 @@ def label_reports(
     backend: LabelerBackend,
     findings: FindingsSet,
     *,
-    batch_size: int = 32,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[LabelRow]:
     """Label each unique report once.
@@ -76,32 +55,31 @@ def label_reports(
 
     Args:
         reports: Pairs of report id and text.
-        backend: Labels a batch; an exception in it costs only the reports that raise it alone as well.
+        backend: Labels what is not empty.
         findings: The list the backend answers for.
-        batch_size: Reports per call of the backend.
-        on_progress: Called after each batch with the number of unique reports done so far.
+        on_progress: Called with the number of reports that the backend has answered so far.
 
     Returns:
         One row per unique report, in order of first appearance; ``error`` says why a report failed.
 
     Raises:
-        ValueError: If ``batch_size`` is below 1, an id comes twice, or the backend breaks its contract.
+        ValueError: If an id comes twice, or the backend breaks its contract.
     """
-    if batch_size < 1:
-        raise ValueError(
-            f"batch_size must be at least 1, got {batch_size}. Use 1 to label one report at a time."
-        )
-    rows: list[LabelRow] = []
-    unique = _unique_reports(reports)
-    while batch := list(islice(unique, batch_size)):
-        texts = [text for _, _, text in batch if text]
-        labels = iter(_label_batch(texts, backend, findings))
-        for report_id, sha256, text in batch:
-            result = next(labels) if text else ReportLabels.failed(findings.keys, EMPTY_REPORT)
-            rows.append(_row(report_id, sha256, result, backend, findings))
+    unique = list(_unique_reports(reports))
+    asked = [sha256 for _, sha256, text in unique if text]
+    answers: dict[str, ReportLabels] = {}
+    for position, labels in backend.label(text for _, _, text in unique if text):
+        _check(labels, backend, findings)
+        answers[asked[position]] = labels
         if on_progress is not None:
-            on_progress(len(rows))
-    return rows
+            on_progress(len(answers))
+    if len(answers) != len(asked):
+        raise ValueError(
+            f"backend must answer every report once, got {len(answers)} answers for {len(asked)}. "
+            f"Fix {backend.name!r}."
+        )
+    empty = ReportLabels.failed(findings.keys, EMPTY_REPORT)
+    return [_row(report_id, sha, answers.get(sha, empty), backend, findings) for report_id, sha, _ in unique]
 
 
 def sha256_by_report_id(reports: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -125,28 +103,12 @@ def _unique_reports(reports: Iterable[tuple[str, str]]) -> Iterator[tuple[str, s
             yield report_id, sha256, normalize_report(text)
 
 
-def _label_batch(texts: list[str], backend: LabelerBackend, findings: FindingsSet) -> list[ReportLabels]:
-    if not texts:
-        return []
-    try:
-        labels = backend.label(texts)
-    except Exception as error:
-        if len(texts) > 1:
-            return [labels for text in texts for labels in _label_batch([text], backend, findings)]
-        # The type only: the message of a foreign exception may quote the report.
-        return [ReportLabels.failed(findings.keys, f"exception:{type(error).__name__}")]
-    if len(labels) != len(texts):
+def _check(labels: ReportLabels, backend: LabelerBackend, findings: FindingsSet) -> None:
+    if list(labels.status) != list(findings.keys):
         raise ValueError(
-            f"backend must return one result per report, got {len(labels)} for {len(texts)}. "
-            f"Fix {backend.name!r}."
+            f"backend must answer for {list(findings.keys)} in this order, got {list(labels.status)}. "
+            f"Give {backend.name!r} the same findings set."
         )
-    for result in labels:
-        if list(result.status) != list(findings.keys):
-            raise ValueError(
-                f"backend must answer for {list(findings.keys)} in this order, got {list(result.status)}. "
-                f"Give {backend.name!r} the same findings set."
-            )
-    return labels
 
 
 def _row(
