@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from radtower.data.layouts.rad_chestct import finding_abnormalities
 from radtower.data.manifest import read_manifest
+from radtower.labeling.findings import load_findings
 
 
 def _cells(out, first):
@@ -49,7 +49,7 @@ def test_rad_chestct_becomes_a_manifest(radtower, tmp_path):
     np.savez(tmp_path / "trn00001.npz", ct=np.zeros((2, 2, 2), np.int16))
     summary = "NoteAcc_DEID,MRN_DEID,Set_Assigned,Subset_Assigned\ntrn00001,mrn1,imgtrain,imgtrain\n"
     (tmp_path / "Summary_3630.csv").write_text(summary)
-    columns = {f"{name}*lung": [1] for name in set(finding_abnormalities().values())}
+    columns = {f"{name}*lung": [1] for name in load_findings("rad_chestct_columns").names}
     table = pd.DataFrame({"NoteAcc_DEID": ["trn00001"], **columns})
     table.to_csv(tmp_path / "imgtrain_Abnormality_and_Location_Labels.csv", index=False)
     done = radtower("manifest", "rad-chestct", tmp_path, "-o", tmp_path / "out" / "m.csv")
@@ -63,7 +63,7 @@ def test_a_manifest_that_would_leak_does_not_replace_a_good_one(radtower, tmp_pa
     for name, subset in (("trn00001", "imgtrain"), ("tst00001", "imgtest")):
         np.savez(tmp_path / f"{name}.npz", ct=np.zeros((2, 2, 2), np.int16))
         summary += f"{name},mrn1,{subset},{subset}\n"
-        columns = {f"{finding}*lung": [1] for finding in set(finding_abnormalities().values())}
+        columns = {f"{finding}*lung": [1] for finding in load_findings("rad_chestct_columns").names}
         table = pd.DataFrame({"NoteAcc_DEID": [name], **columns})
         table.to_csv(tmp_path / f"{subset}_Abnormality_and_Location_Labels.csv", index=False)
     (tmp_path / "Summary_3630.csv").write_text(summary)

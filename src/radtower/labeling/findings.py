@@ -1,16 +1,17 @@
 """The finding lists, and the four things a report can say about a finding.
 
-A list is data (``findings/*.yaml``), so that a user's own list needs no code.
+A list is data (``findings/*.yaml``), so that a user's own list needs no code. Mappings between lists are
+``findings/mappings/*.yaml``, see ``findings_mapping.py``.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from importlib import resources
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from radtower.labeling.shipped_data import DataFile, open_data_file
 
 
 class Status(StrEnum):
@@ -104,27 +105,92 @@ class FindingsSet(BaseModel):
         return FindingsSet(name=f"{self.name}[{','.join(keys)}]", findings=tuple(findings))
 
 
+class _Override(BaseModel):
+    """What a list says otherwise about a finding that it takes from another; unset fields stay."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str | None = None
+    definition: str | None = None
+    synonyms: tuple[str, ...] | None = None
+    prompts: tuple[str, ...] | None = None
+    parent: str | None = None
+
+
+class _FindingsFile(BaseModel):
+    """A file: a list written out (``findings``), or one built on another (``base``).
+
+    ``keys`` chooses and orders; without it, the base comes first and the further findings follow.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    base: str | None = None
+    keys: tuple[str, ...] | None = None
+    overrides: dict[str, _Override] = {}
+    findings: tuple[Finding, ...] = ()
+
+
 def load_findings(name_or_path: str | Path) -> FindingsSet:
     """Read a shipped list by name, or a user's own list from a YAML file.
 
+    A file may be built on another: ``base`` is a shipped name or a path relative to the file, ``keys`` the
+    findings to keep, in order, ``overrides`` what differs, ``findings`` what is added. A parent that is left
+    out becomes null.
+
     Raises:
-        ValueError: If there is no such list, or its content is not valid.
+        ValueError: If there is no such list, its content is not valid, or it is built on itself.
+        TypeError: If the file is not a table of keys.
+        KeyError: If ``keys`` or ``overrides`` name a finding that neither the base nor the file has.
     """
-    shipped = {
-        item.name.removesuffix(".yaml"): item
-        for item in (resources.files("radtower.labeling") / "findings").iterdir()
-        if item.name.endswith(".yaml")
-    }
-    if str(name_or_path) in shipped:
-        text = shipped[str(name_or_path)].read_text(encoding="utf-8")
-    elif Path(name_or_path).is_file():
-        text = Path(name_or_path).read_text(encoding="utf-8")
-    else:
+    return _load(name_or_path, ())
+
+
+def _load(name_or_path: str | Path, opened_by: tuple[DataFile, ...]) -> FindingsSet:
+    opened = open_data_file("findings set", "findings", name_or_path, opened_by)
+    file = _FindingsFile.model_validate(opened.content)
+    inherited = () if file.base is None else _load(file.base, (*opened_by, opened)).findings
+    base = {finding.key: finding for finding in inherited}
+    _check_known(file, "overrides", set(file.overrides) - set(base), base)
+    base |= {key: _overridden(base[key], override) for key, override in file.overrides.items()}
+    written_twice = [finding.key for finding in file.findings if finding.key in base]
+    if written_twice:
         raise ValueError(
-            f"name_or_path must be a shipped findings set or a YAML file, got {str(name_or_path)!r}. "
-            f"Shipped: {', '.join(sorted(shipped))}."
+            f"findings must hold what the base of {file.name!r} has not, got {written_twice}. "
+            "Put what differs under overrides."
         )
-    return FindingsSet.model_validate(yaml.safe_load(text))
+    everything = {**base, **{finding.key: finding for finding in file.findings}}
+    if file.keys is not None:
+        _check_known(file, "keys", set(file.keys) - set(everything), everything)
+        # A key that comes twice stays: the check of the set below names it.
+        chosen = [everything[key] for key in file.keys]
+    else:
+        chosen = [*base.values(), *file.findings]
+    findings = tuple(_without_lost_parent(finding, chosen, inherited) for finding in chosen)
+    return FindingsSet(name=file.name, findings=findings)
+
+
+def _overridden(finding: Finding, override: _Override) -> Finding:
+    return Finding.model_validate({**finding.model_dump(), **override.model_dump(exclude_unset=True)})
+
+
+def _without_lost_parent(
+    finding: Finding, chosen: Sequence[Finding], inherited: Sequence[Finding]
+) -> Finding:
+    """Drop a parent that stayed in the base; one that the file itself names is left to the set's check."""
+    kept = {other.key for other in chosen}
+    lost = {(other.key, other.parent) for other in inherited if other.parent not in kept}
+    is_lost = (finding.key, finding.parent) in lost
+    return finding.model_copy(update={"parent": None}) if is_lost else finding
+
+
+def _check_known(file: _FindingsFile, field: str, unknown: set[str], known: Iterable[str]) -> None:
+    if unknown:
+        raise KeyError(
+            f"{field} of {file.name!r} must be findings that it or its base has, got {sorted(unknown)}. "
+            f"There are {', '.join(known) or 'none'}."
+        )
 
 
 def match_finding(text: str, keys: Sequence[str], findings: FindingsSet) -> str:

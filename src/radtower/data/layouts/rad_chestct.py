@@ -4,29 +4,30 @@ One npz per scan, HU at 0.8 mm, no reports. Labels are per abnormality and locat
 """
 
 import re
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from radtower.data.layouts.downloaded_set import DownloadedSet, read_columns, rows_of
 from radtower.data.manifest import Manifest, identifier_hash
+from radtower.labeling.findings_mapping import load_mapping, map_scores
 
 SPLIT = {"imgtrain": "train", "imgvalid": "validation", "imgtest": "test"}
 SUMMARY = "Summary_3630.csv"
 LABELS = "{split}_Abnormality_and_Location_Labels.csv"
 SCAN_NAME = re.compile(r"(trn|val|tst)\d{5}")
 SPACING_MM = 0.8  # isotropic; the files do not say
+MAPPING = "rad_chestct_columns_to_ct_rate_18"
 
 
 def read_rad_chestct(root: str | Path) -> DownloadedSet:
     """Read the tables and list the scans of a download, whole or in part.
 
     A finding is present where its abnormality is present at any location; which abnormality that is says
-    ``rad_chestct_findings.yaml``. Reports are empty. The official split is kept.
+    the mapping ``rad_chestct_columns_to_ct_rate_18``, and a finding that has none gets no column. Reports are
+    empty. The official split is kept.
 
     Args:
         root: The folder with the tables; the scans are in it or below it.
@@ -65,14 +66,6 @@ def read_rad_chestct(root: str | Path) -> DownloadedSet:
     return DownloadedSet(Manifest(frame), 0, len(set(summary.index) - set(scan_ids)), ())
 
 
-def finding_abnormalities() -> dict[str, str]:
-    """Return the abnormality of RAD-ChestCT behind each finding of ``ct_rate_18`` that has one."""
-    text = (resources.files("radtower.data.layouts") / "rad_chestct_findings.yaml").read_text(
-        encoding="utf-8"
-    )
-    return dict(yaml.safe_load(text))
-
-
 def _scans_in(root: Path) -> dict[str, Path]:
     paths: dict[str, Path] = {}
     for path in sorted(root.rglob("*.npz")):
@@ -102,9 +95,9 @@ def _split_of(scan_id: str, *assigned: object) -> str:
 
 def _labels_of(path: Path, scan_ids: list[str]) -> pd.DataFrame:
     """``(N, F)`` numbers by scan and finding: the maximum over locations."""
-    abnormalities = finding_abnormalities()
+    mapping = load_mapping(MAPPING)
     header = list(pd.read_csv(path, nrows=0).columns) if path.is_file() else []
-    by_abnormality: dict[str, list[str]] = {name: [] for name in abnormalities.values()}
+    by_abnormality: dict[str, list[str]] = {name: [] for name in mapping.source.names}
     for column in header:
         by_abnormality.get(column.partition("*")[0], []).append(column)
     table = read_columns(path, "NoteAcc_DEID", [c for columns in by_abnormality.values() for c in columns])
@@ -115,6 +108,7 @@ def _labels_of(path: Path, scan_ids: list[str]) -> pd.DataFrame:
             "Download it again."
         )
     numbers = rows_of(table, scan_ids, path.name).astype(np.float32)
-    return pd.DataFrame(
-        {finding: numbers[by_abnormality[name]].max(axis=1) for finding, name in abnormalities.items()}
-    )
+    abnormalities = {
+        finding.key: numbers[by_abnormality[finding.name]].max(axis=1) for finding in mapping.source.findings
+    }
+    return map_scores(pd.DataFrame(abnormalities), mapping)[list(mapping.mapped_keys)]
