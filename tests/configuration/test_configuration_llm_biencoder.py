@@ -25,6 +25,7 @@ def test_survives_a_round_trip_through_json(tmp_path):
         "normalize": True,
         "mask_token_id": 62,
     }
+    assert LLMBiEncoderConfig(num_causal_layers=7).to_dict()["num_causal_layers"] == 7
     LLMBiEncoderConfig(text_config={"model_type": "qwen3", "hidden_size": 48}, **settings).save_pretrained(
         tmp_path
     )
@@ -116,6 +117,21 @@ def test_counts_the_tokens_of_the_prompt():
 def test_refuses_a_prompt_that_could_not_be_read(fields, message):
     with pytest.raises(StrictDataclassClassValidationError, match=message):
         LLMBiEncoderConfig(**fields)
+
+
+@pytest.mark.parametrize(("num_layers", "limit"), [(-1, 2), (3, 2)])
+def test_refuses_more_causal_layers_than_there_are(num_layers, limit):
+    decoder = LlamaConfig(num_hidden_layers=2)
+    with pytest.raises(
+        StrictDataclassClassValidationError, match=f"between 0 and the {limit} layers .* got {num_layers}"
+    ):
+        LLMBiEncoderConfig(text_config=decoder, num_causal_layers=num_layers)
+    assert LLMBiEncoderConfig(text_config=decoder, num_causal_layers=2).num_causal_layers == 2
+
+
+def test_refuses_causal_layers_of_a_decoder_that_is_causal_throughout():
+    with pytest.raises(StrictDataclassClassValidationError, match="must be 0 where bidirectional is false"):
+        LLMBiEncoderConfig(bidirectional=False, num_causal_layers=1)
 
 
 def test_refuses_an_empty_separator():

@@ -188,6 +188,7 @@ def test_ships_the_model_and_nothing_else(make_model_folder, make_results, tmp_p
         "losses.py",
         "model.safetensors",
         "modeling_attention_direction.py",
+        "modeling_causal_layers.py",
         "modeling_cpu_linear.py",
         "modeling_ct3d.py",
         "modeling_ct3d_blocks.py",

@@ -19,6 +19,8 @@ class LLMBiEncoderConfig(PreTrainedConfig):
             None is a default Llama.
         bidirectional: True lets every token see the whole text (LLM2Vec, arXiv 2404.05961); False keeps the
             decoder causal, as Qwen3-Embedding is used.
+        num_causal_layers: Lowest layers that look back only where ``bidirectional`` is true: those of a causal
+            language model that are not trained further. 0 is none.
         pooling: ``latent_attention`` (arXiv 2509.15234), ``mean``, ``last_token`` or ``first_token``.
         latent_variant: ``v0`` is the head of the public LLM2Vec4CXR weights. ``prenorm`` adds norms and
             residuals and starts out equal to mean pooling.
@@ -55,6 +57,7 @@ class LLMBiEncoderConfig(PreTrainedConfig):
 
     text_config: dict[str, Any] | PreTrainedConfig | None = None
     bidirectional: bool = True
+    num_causal_layers: int = 0
     pooling: Literal["latent_attention", "mean", "last_token", "first_token"] = "latent_attention"
     latent_variant: Literal["v0", "prenorm"] = "v0"
     num_latents: int = 512
@@ -131,6 +134,19 @@ class LLMBiEncoderConfig(PreTrainedConfig):
             raise ValueError(
                 f"embedding_dim must be between 1 and the decoder width {self.decoder_width}, got "
                 f"{self.embedding_dim}. Leave it out to keep every number."
+            )
+
+    def validate_direction(self) -> None:
+        depth = getattr(self.text_config, "num_hidden_layers", None)
+        if not 0 <= self.num_causal_layers <= (self.num_causal_layers if depth is None else depth):
+            raise ValueError(
+                f"num_causal_layers must be between 0 and the {depth} layers of the decoder, got "
+                f"{self.num_causal_layers}. Use 0 to let every layer look ahead."
+            )
+        if self.num_causal_layers and not self.bidirectional:
+            raise ValueError(
+                f"num_causal_layers must be 0 where bidirectional is false, got {self.num_causal_layers}. "
+                "Every layer of such a decoder is causal."
             )
 
     def validate_reading(self) -> None:

@@ -22,6 +22,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from .llm_biencoder.modeling_attention_direction import check_attention_direction
+from .llm_biencoder.modeling_causal_layers import keep_causal
 from .llm_biencoder.modeling_cpu_linear import OneDNNLinears, quantize_linears
 from .llm_biencoder.modeling_encode_batches import BatchLimit, encode_distinct, in_eval_mode
 from .llm_biencoder.modeling_llm_biencoder_base import (
@@ -64,6 +65,7 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         for module in self.model.modules():
             if hasattr(module, "is_causal"):
                 module.is_causal = not config.bidirectional
+        keep_causal(self.model.layers[: config.num_causal_layers])
         self.should_pool = add_pooling_layer
         self.latent_attn: LatentAttentionPooling | None = None
         if add_pooling_layer and config.pooling == "latent_attention":
@@ -132,12 +134,13 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         return encoder.eval()
 
     def check_direction(self) -> None:
-        """See by experiment that every layer attends as ``config.bidirectional`` says: a few short texts.
+        """See by experiment that every layer attends as the configuration says: a few short texts.
 
         Raises:
             RuntimeError: If a layer attends in the other direction.
         """
-        check_attention_direction(self.model, is_causal=not self.config.bidirectional)
+        num_causal = self.config.num_causal_layers if self.config.bidirectional else len(self.model.layers)
+        check_attention_direction(self.model, num_causal)
 
     def get_input_embeddings(self) -> nn.Module:
         """Token embedding of the decoder."""

@@ -19,14 +19,15 @@ CAUSAL_CHANGE = 1e-4
 
 
 @torch.no_grad()
-def check_attention_direction(decoder: PreTrainedModel, is_causal: bool) -> None:
+def check_attention_direction(decoder: PreTrainedModel, num_causal_layers: int) -> None:
     """Change the last token of a text and see, layer by layer, whether the tokens before it notice.
 
     Alone and without padding, and beside a longer text with padding on the left and on the right.
 
     Args:
         decoder: Model with its layers in ``layers``; computes in eval mode here and goes back to its own.
-        is_causal: What it was told.
+        num_causal_layers: How many of the lowest layers were told to look back only, the others to look ahead,
+            too.
 
     Raises:
         RuntimeError: If a layer attends in the other direction.
@@ -34,13 +35,15 @@ def check_attention_direction(decoder: PreTrainedModel, is_causal: bool) -> None
     with in_eval_mode(decoder):
         for padding in ("no", "left", "right"):
             changes = _changes_before_the_last_token(decoder, padding)
-            wrong = [layer for layer, change in enumerate(changes) if (change < CAUSAL_CHANGE) != is_causal]
-            if wrong:
-                raise RuntimeError(
-                    f"attention must be {_name(is_causal)}, got {_name(not is_causal)} in layers {wrong} of "
-                    f"{type(decoder).__name__} with {padding} padding under "
-                    f"{decoder.config._attn_implementation!r}. Load with another attn_implementation."
-                )
+            for is_causal in (True, False):
+                told = range(num_causal_layers) if is_causal else range(num_causal_layers, len(changes))
+                wrong = [layer for layer in told if (changes[layer] < CAUSAL_CHANGE) != is_causal]
+                if wrong:
+                    raise RuntimeError(
+                        f"attention must be {_name(is_causal)}, got {_name(not is_causal)} in layers {wrong} "
+                        f"of {type(decoder).__name__} with {padding} padding under "
+                        f"{decoder.config._attn_implementation!r}. Load with another attn_implementation."
+                    )
 
 
 def _changes_before_the_last_token(decoder: PreTrainedModel, padding: str) -> list[float]:

@@ -89,7 +89,7 @@ class LLMBiEncoderPreTrainedModel(PreTrainedModel):
 
 def built_settings(config: LLMBiEncoderConfig, has_pooling: bool) -> dict[str, Any]:
     """Copy what a model is built of; the other fields are read at every call and may be edited."""
-    names: tuple[str, ...] = ("bidirectional", *PROMPT_FIELDS)
+    names: tuple[str, ...] = ("bidirectional", "num_causal_layers", *PROMPT_FIELDS)
     if has_pooling:
         names += ("pooling", *(HEAD_FIELDS if config.pooling == "latent_attention" else ()))
     return {name: copy.copy(getattr(config, name)) for name in names}
