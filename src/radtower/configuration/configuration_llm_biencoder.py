@@ -19,8 +19,8 @@ class LLMBiEncoderConfig(PreTrainedConfig):
             None is a default Llama.
         bidirectional: True lets every token see the whole text (LLM2Vec, arXiv 2404.05961); False keeps the
             decoder causal, as Qwen3-Embedding is used.
-        num_causal_layers: Lowest layers that look back only where ``bidirectional`` is true: those of a causal
-            language model that are not trained further. 0 is none.
+        num_causal_layers: Lowest layers that look back only although ``bidirectional`` is true: those of a
+            causal language model that are not trained further. 0 is none.
         pooling: ``latent_attention`` (arXiv 2509.15234), ``mean``, ``last_token`` or ``first_token``.
         latent_variant: ``v0`` is the head of the public LLM2Vec4CXR weights. ``prenorm`` adds norms and
             residuals and starts out equal to mean pooling.

@@ -65,7 +65,8 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         for module in self.model.modules():
             if hasattr(module, "is_causal"):
                 module.is_causal = not config.bidirectional
-        keep_causal(self.model.layers[: config.num_causal_layers])
+        if config.num_causal_layers:
+            keep_causal(self.model.layers[: config.num_causal_layers])
         self.should_pool = add_pooling_layer
         self.latent_attn: LatentAttentionPooling | None = None
         if add_pooling_layer and config.pooling == "latent_attention":

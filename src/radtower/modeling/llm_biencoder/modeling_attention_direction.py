@@ -26,7 +26,7 @@ def check_attention_direction(decoder: PreTrainedModel, num_causal_layers: int) 
 
     Args:
         decoder: Model with its layers in ``layers``; computes in eval mode here and goes back to its own.
-        num_causal_layers: How many of the lowest layers were told to look back only, the others to look ahead,
+        num_causal_layers: How many of the lowest layers were told to look back only; the others look ahead,
             too.
 
     Raises:

@@ -1,6 +1,7 @@
 """Lower layers that stay causal in a decoder that is read in both directions above them.
 
-A layer of a causal language model that is not trained further knows only how to look back. Axes: B texts, T tokens.
+A layer of a causal language model that is not trained further knows only how to look back.
+Axes: B texts, T tokens.
 """
 
 from typing import Any
