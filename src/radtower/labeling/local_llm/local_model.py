@@ -1,0 +1,108 @@
+"""Load a causal language model and its tokenizer from a folder, a GGUF file or the Hub; no pickles."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalModel:
+    """A causal language model in this process, in eval mode.
+
+    Args:
+        model: On its device.
+        tokenizer: Of the model.
+        model_id: Hub id, or the last part of a local path.
+        weights: Commit of the Hub, or SHA-256 of the weight files.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    model_id: str
+    weights: str
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens that the model can read; None where its configuration names no limit."""
+        limit: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return limit
+
+
+def load_local_model(
+    path: str | os.PathLike[str], *, dtype: str = "auto", device: str | None = None
+) -> LocalModel:
+    """Load a causal language model; remote code is not run.
+
+    Args:
+        path: Folder, ``.gguf`` file (dequantized; needs the extra ``local-llm``), or Hub id ``owner/name``.
+        dtype: Name of a floating-point type of torch; ``"auto"`` is that of the source, float32 for GGUF.
+        device: Of torch; None is the GPU where there is one, else the CPU.
+
+    Raises:
+        FileNotFoundError: If ``path`` reads like a local one and is none.
+        ValueError: If ``dtype`` is no floating-point type, or weights are missing.
+    """
+    chosen = _check_dtype(dtype)
+    text = os.fspath(path)
+    local = Path(text).expanduser()
+    if not local.exists() and _reads_like_a_path(path, text):
+        raise FileNotFoundError(
+            f"path must be an existing folder, a .gguf file or a Hub id, got {text!r}. "
+            "Correct the path; a Hub id is written owner/name."
+        )
+    source: str | Path = local if local.exists() else text
+    gguf: dict[str, Any] = {}
+    if local.is_file():
+        source, gguf = local.parent, {"gguf_file": local.name}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype=chosen,
+        output_loading_info=True,
+        trust_remote_code=False,
+        **(gguf or {"use_safetensors": True}),
+    )
+    model, report = loaded
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ValueError(
+            f"path must hold every weight of a causal language model, got {len(missing)} missing, such as "
+            f"{missing[0]}. Point to a model with its language-model head."
+        )
+    return LocalModel(
+        model=model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        tokenizer=AutoTokenizer.from_pretrained(source, trust_remote_code=False, **gguf),
+        model_id=local.name if local.exists() else text,
+        weights=_hash_weights(local) if local.exists() else str(model.config._commit_hash),
+    )
+
+
+def _check_dtype(dtype: str) -> torch.dtype | str:
+    if dtype == "auto":
+        return dtype
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(
+            f"dtype must be a floating-point type of torch or 'auto', got {dtype!r}. "
+            "Take float32 or bfloat16."
+        )
+    return found
+
+
+def _reads_like_a_path(path: str | os.PathLike[str], text: str) -> bool:
+    is_local = isinstance(path, os.PathLike) or text.startswith((".", "/", "~")) or text.endswith(".gguf")
+    return is_local or "\\" in text or text.count("/") != 1 or Path(text.split("/")[0]).is_dir()
+
+
+def _hash_weights(local: Path) -> str:
+    """SHA-256 over the weight files, in the order of their names."""
+    files = [local] if local.is_file() else sorted(local.glob("*.safetensors"))
+    total = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()

@@ -1,0 +1,53 @@
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from radtower.labeling.local_llm.local_model import load_local_model
+
+
+def test_a_folder_gives_model_tokenizer_and_the_hash_of_its_weights(chat_llm_folder):
+    local = load_local_model(chat_llm_folder, device="cpu")
+    digest = hashlib.sha256((chat_llm_folder / "model.safetensors").read_bytes()).digest()
+    assert local.weights == hashlib.sha256(digest).hexdigest()
+    assert local.model_id == "tiny-chat-llm"
+    assert local.max_length == 4096
+    assert (local.model.training, local.model.dtype) == (False, torch.float32)
+    assert local.tokenizer.chat_template is not None
+
+
+def test_other_weights_have_another_hash(chat_llm_folder, tmp_path):
+    changed = shutil.copytree(chat_llm_folder, tmp_path / "changed")
+    weights = load_file(changed / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"] + 1
+    save_file(weights, changed / "model.safetensors", metadata={"format": "pt"})
+    assert load_local_model(changed).weights != load_local_model(chat_llm_folder).weights
+
+
+def test_precision_is_that_of_the_source_or_as_asked(chat_llm_folder):
+    assert load_local_model(chat_llm_folder, dtype="bfloat16").model.dtype is torch.bfloat16
+    load_local_model(chat_llm_folder, dtype="float16").model.save_pretrained(chat_llm_folder)
+    assert load_local_model(chat_llm_folder).model.dtype is torch.float16
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float31"])
+def test_what_is_no_floating_point_type_is_refused(chat_llm_folder, dtype):
+    with pytest.raises(ValueError, match=f"dtype must be a floating-point type .* got '{dtype}'"):
+        load_local_model(chat_llm_folder, dtype=dtype)
+
+
+@pytest.mark.parametrize("path", ["nowhere/at/all", "./nowhere", "nowhere", "a/b.gguf", Path("a/b")])
+def test_a_path_that_is_not_there_is_refused_and_not_asked_from_the_hub(path):
+    with pytest.raises(FileNotFoundError, match=f"existing folder, a .gguf file or a Hub id, got '{path}'"):
+        load_local_model(path)
+
+
+def test_a_model_without_its_language_model_head_is_refused(tmp_path, chat_llm_folder):
+    weights = load_file(chat_llm_folder / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, chat_llm_folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"got 1 missing, such as lm_head\.weight"):
+        load_local_model(chat_llm_folder)
