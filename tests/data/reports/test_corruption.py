@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from radtower.data.reports.corruption import KINDS, corrupt, corrupt_many, match_case, word_lists
-from radtower.data.reports.sentences import split_sentences
+from radtower.processing.report_sentences import split_sentences
 
 
 def all_corruptions(text: str, kind: str) -> set[str]:

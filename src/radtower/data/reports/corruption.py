@@ -17,7 +17,8 @@ import numpy as np
 import yaml
 
 from radtower.data.reports.negation import HEDGE, NEGATION_CUE, PSEUDO_NEGATION, SIZE, flips
-from radtower.data.reports.sentences import fix_article, replace_sentence, split_sentences
+from radtower.data.reports.sentences import fix_article, replace_sentence
+from radtower.processing.report_sentences import split_sentences
 
 CorruptionKind = Literal["negation", "laterality", "severity", "finding", "temporal"]
 KINDS: tuple[CorruptionKind, ...] = get_args(CorruptionKind)

@@ -10,7 +10,8 @@ import numpy as np
 
 from radtower.data.reports.corruption import match_case, word_lists
 from radtower.data.reports.negation import BE, PSEUDO_NEGATION, SEEN
-from radtower.data.reports.sentences import capitalized, fix_article, split_sentences, uncapitalized
+from radtower.data.reports.sentences import capitalized, fix_article, uncapitalized
+from radtower.processing.report_sentences import split_sentences
 
 # What points to the sentence before it, and stays behind it.
 _POINTS_BACK = re.compile(
