@@ -24,6 +24,7 @@ def test_survives_a_round_trip_through_json(tmp_path):
         "embedding_dim": 24,
         "normalize": True,
         "mask_token_id": 62,
+        "label_temperature": 1.7,
     }
     assert LLMBiEncoderConfig(num_causal_layers=7).to_dict()["num_causal_layers"] == 7
     LLMBiEncoderConfig(text_config={"model_type": "qwen3", "hidden_size": 48}, **settings).save_pretrained(
@@ -134,6 +135,15 @@ def test_refuses_causal_layers_of_a_decoder_that_is_causal_throughout():
         LLMBiEncoderConfig(bidirectional=False, num_causal_layers=1)
 
 
+@pytest.mark.parametrize("value", [0.0, -2.0, float("inf"), float("nan")])
+def test_refuses_a_temperature_that_cannot_divide(value):
+    with pytest.raises(
+        StrictDataclassClassValidationError,
+        match=f"label_temperature must be above 0 and finite, got {value}",
+    ):
+        LLMBiEncoderConfig(label_temperature=value)
+
+
 def test_refuses_an_empty_separator():
     with pytest.raises(StrictDataclassClassValidationError, match="separator must not be empty, got ''"):
         LLMBiEncoderConfig(separator="")
@@ -159,6 +169,7 @@ def test_refuses_an_empty_separator():
         ("text_prefix", None),
         ("embedding_dim", "64"),
         ("normalize", "yes"),
+        ("label_temperature", "1"),
     ],
 )
 def test_refuses_a_field_of_the_wrong_type(name, value):

@@ -1,6 +1,7 @@
 """Configuration of the report encoder: a decoder LLM, its attention direction and its pooling."""
 
 import copy
+import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -43,16 +44,19 @@ class LLMBiEncoderConfig(PreTrainedConfig):
             arXiv 2205.13147). None keeps all.
         normalize: Whether pooled vectors are scaled to length 1, after the cut.
         mask_token_id: What stood in the place of hidden tokens in masked training. None without it.
+        label_temperature: Of a labeler: P(present) is ``sigmoid(logits / label_temperature)``. The logits
+            of the model stay raw. Training fits it on held-out reports; 1.0 where there are none.
 
     Raises:
         StrictDataclassClassValidationError: If ``num_latent_heads`` does not divide the width of the decoder,
             a size is not positive or does not fit the decoder, a prompt comes without its tokens or leaves no
-            room, or the template has no place for the instruction. ``@strict`` wraps the ValueErrors in it.
+            room, the template has no place for the instruction, or ``label_temperature`` is not above 0.
+            ``@strict`` wraps the ValueErrors in it.
     """
 
     model_type = "llm_biencoder"
     # As wide as the longest text of a batch: Trainer could not stack them when it evaluates.
-    keys_to_ignore_at_inference = ["token_weights"]
+    keys_to_ignore_at_inference = ["token_weights", "log_normalizer"]
     sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama")}
 
     text_config: dict[str, Any] | PreTrainedConfig | None = None
@@ -74,6 +78,7 @@ class LLMBiEncoderConfig(PreTrainedConfig):
     embedding_dim: int | None = None
     normalize: bool = False
     mask_token_id: int | None = None
+    label_temperature: float = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -156,6 +161,13 @@ class LLMBiEncoderConfig(PreTrainedConfig):
             raise ValueError(
                 f"instruction_template must contain {{instruction}}, got {self.instruction_template!r}. "
                 "Mark where the instruction belongs."
+            )
+
+    def validate_labels(self) -> None:
+        if not 0 < self.label_temperature < math.inf:
+            raise ValueError(
+                f"label_temperature must be above 0 and finite, got {self.label_temperature}. "
+                "Use 1.0 where none was fitted."
             )
 
     def validate_prompt(self) -> None:

@@ -21,13 +21,17 @@ class LLMBiEncoderClassifierOutput(ModelOutput):
 
     Args:
         loss: Scalar, only with labels.
-        logits: ``(B, F)``, before the sigmoid.
+        logits: ``(B, F)``, before the sigmoid and before ``config.label_temperature``, which divides them.
         token_weights: ``(B, F, T)``, attention of each finding over the tokens; rows sum to 1.
+        log_normalizer: ``(B, F)``, logarithm of what the attention was divided by. It puts parts of one text
+            together that were read apart: the logit of all their tokens is the mean of the logits, weighted
+            by ``log_normalizer.softmax(dim=0)`` over the parts.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     token_weights: torch.Tensor | None = None
+    log_normalizer: torch.Tensor | None = None
 
 
 class FindingAttention(nn.Module):
@@ -43,14 +47,16 @@ class FindingAttention(nn.Module):
         self.query = nn.Linear(width, num_findings, bias=False)
         self.score = nn.Linear(width, num_findings)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(B, T, E)`` and its ``(B, T)`` mask -> logits ``(B, F)`` and token weights ``(B, F, T)``."""
+    def forward(
+        self, hidden: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """``(B, T, E)`` and its ``(B, T)`` mask -> logits, token weights and log normalizer of the output."""
         affinity = self.query(hidden).float() / hidden.shape[-1] ** 0.5
         affinity = affinity.masked_fill(mask[..., None] == 0, float("-inf"))
         weights = affinity.softmax(dim=1)
         # Scoring every token and averaging the scores equals scoring the average: the layer is affine.
         logits = (weights * self.score(hidden).float()).sum(dim=1)
-        return logits, weights.transpose(1, 2)
+        return logits, weights.transpose(1, 2), affinity.logsumexp(dim=1)
 
 
 class LLMBiEncoderForSequenceClassification(LLMBiEncoderPreTrainedModel):
@@ -87,11 +93,14 @@ class LLMBiEncoderForSequenceClassification(LLMBiEncoderPreTrainedModel):
             labels: ``(B, F)`` in [0, 1], -100 where unknown. None skips the loss.
 
         Returns:
-            ``logits``, ``token_weights`` and ``loss``, see :class:`LLMBiEncoderClassifierOutput`.
+            ``logits``, ``token_weights``, ``log_normalizer`` and ``loss``, see
+            :class:`LLMBiEncoderClassifierOutput`.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         hidden = self.encoder(input_ids, attention_mask, return_dict=True).last_hidden_state
-        logits, token_weights = self.finding_attention(hidden, attention_mask)
+        logits, token_weights, log_normalizer = self.finding_attention(hidden, attention_mask)
         loss = None if labels is None else masked_binary_cross_entropy(logits, labels)
-        return LLMBiEncoderClassifierOutput(loss=loss, logits=logits, token_weights=token_weights)
+        return LLMBiEncoderClassifierOutput(
+            loss=loss, logits=logits, token_weights=token_weights, log_normalizer=log_normalizer
+        )
