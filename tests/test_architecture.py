@@ -16,7 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"processing", "labeling"},
     "evaluation": {"configuration", "modeling", "processing", "data"},
     "training": {"configuration", "modeling", "processing", "data", "evaluation"},
-    "hub_cards": {"configuration", "modeling", "processing"},
+    "hub_cards": {"configuration", "modeling", "processing", "labeling", "data"},
 }
 MAY_IMPORT["demo"] = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = set(MAY_IMPORT)

@@ -1,9 +1,18 @@
-"""``radtower export``: a trained model folder -> one that loads anywhere."""
+"""``radtower export`` and ``radtower push-labels``: model folders and label tables -> the Hub."""
 
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from radtower.cli.extras import require
+from radtower.cli.output import print_failures, print_json
+
+if TYPE_CHECKING:
+    from radtower.hub_cards.labels.label_release import LabelRelease
+    from radtower.hub_cards.publish import Published
 
 
 def export(
@@ -22,6 +31,136 @@ def export(
     print(f"Exported {export_model(model, output, results, license_id)}")
 
 
+def push_labels(  # noqa: PLR0913 -- one argument per flag
+    labels: Annotated[Path, typer.Argument(help="labels.parquet of radtower label.")],
+    repo_id: Annotated[str, typer.Argument(help="owner/name of the data set on the Hub.")],
+    reports: Annotated[
+        Path | None, typer.Option(help="Manifest or report table: one row per volume, its split, its text.")
+    ] = None,
+    id_column: Annotated[
+        str | None, typer.Option(help="Ids of that table; without: volume_id, study_id or report_id.")
+    ] = None,
+    text_column: Annotated[
+        str, typer.Option(help="Texts of that table, which lead to the labels.")
+    ] = "report",
+    results: Annotated[Path | None, typer.Option(help="results.json of radtower evaluate labels.")] = None,
+    findings: Annotated[
+        str | None, typer.Option(help="Findings set, or a YAML file; without: the one in the labels.")
+    ] = None,
+    uncertain: Annotated[
+        float | None, typer.Option(help="Target of an uncertain finding; without: null.")
+    ] = None,
+    mask_not_mentioned: Annotated[
+        bool, typer.Option("--mask-not-mentioned", help="Null and not 0 where a report is silent.")
+    ] = False,
+    license_id: Annotated[
+        str | None, typer.Option("--license", help="Of the data set, e.g. cc-by-nc-sa-4.0.")
+    ] = None,
+    license_of_source: Annotated[str | None, typer.Option(help="Of the reports, in words.")] = None,
+    language: Annotated[str, typer.Option(help="Of the reports, ISO 639-1.")] = "en",
+    phantom: Annotated[bool, typer.Option("--phantom", help="The reports are synthetic.")] = False,
+    include_text: Annotated[
+        bool, typer.Option("--include-text", help="Publish reports and quotes, too; needs --license.")
+    ] = False,
+    accept_phi: Annotated[
+        int, typer.Option(help="Matches of the privacy check in the texts that you judged harmless.")
+    ] = 0,
+    keep_ids: Annotated[
+        bool, typer.Option("--keep-ids", help="Ids like record numbers or dates are public names.")
+    ] = False,
+    public: Annotated[bool, typer.Option("--public", help="Visible to everyone; without: private.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Keep the data set in this new folder.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write and check, but push nothing.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Publish a label table as a data set with a card: private, and without report text, unless asked."""
+    require("plots")
+    from radtower.data.targets import TargetPolicy
+    from radtower.hub_cards.labels.label_card import read_results_file
+    from radtower.hub_cards.labels.label_dataset import FILES, write_label_dataset
+    from radtower.hub_cards.labels.label_release import ReleaseOptions, prepare_release
+    from radtower.hub_cards.publish import push_folder, require_token
+
+    if not dry_run:
+        require_token()
+    options = ReleaseOptions(
+        repo_id=repo_id,
+        reports=reports,
+        id_column=id_column,
+        text_column=text_column,
+        findings=findings,
+        policy=TargetPolicy(uncertain=uncertain, not_mentioned=None if mask_not_mentioned else 0.0),
+        has_text=include_text,
+        num_accepted_matches=accept_phi,
+        are_ids_public=keep_ids,
+        license_id=license_id,
+        source_license=license_of_source,
+        language=language,
+        is_phantom=phantom,
+    )
+    measured = read_results_file(results)
+    release = prepare_release(labels, options)
+    _list_matches(release)
+    with ExitStack() as stack:
+        if output is None:
+            output = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "labels"
+        write_label_dataset(release, output, measured)
+        published = None
+        if not dry_run:
+            published = push_folder(
+                output,
+                repo_id,
+                repo_type="dataset",
+                message="Labels by radtower push-labels",
+                is_public=public,
+                owned_files=FILES,
+            )
+    _print_release(release, published, as_json=json)
+
+
+def _list_matches(release: "LabelRelease") -> None:
+    """Say which rows the privacy check stopped at, and why; never what it saw there."""
+    for report in (release.id_check, release.text_check):
+        if report is not None:
+            print_failures({name: ", ".join(kinds) for name, kinds in report.kinds_by_id.items()})
+
+
+def _print_release(release: "LabelRelease", published: "Published | None", *, as_json: bool) -> None:
+    volumes = release.volumes
+    content: dict[str, Any] = {
+        "repo_id": release.options.repo_id,
+        "splits": release.splits,
+        "joined_by": volumes.joined_by,
+        "num_without_labels": volumes.num_without_labels,
+        "num_unused_labels": volumes.num_unused_labels,
+        "has_text": release.options.has_text,
+        "url": None if published is None else published.url,
+        "commit": None if published is None else published.commit,
+        "is_private": None if published is None else published.is_private,
+    }
+    if as_json:
+        print_json(content)
+        return
+    splits = ", ".join(f"{rows} {split}" for split, rows in release.splits.items())
+    print(f"Rows: {splits}; found by {volumes.joined_by}")
+    if volumes.num_without_labels or volumes.num_unused_labels:
+        print(
+            f"Left out: {volumes.num_without_labels} rows without labels, "
+            f"{volumes.num_unused_labels} labeled reports that no row has"
+        )
+    print(
+        "Ids are published as they are; reports and quotes are "
+        + ("too" if release.options.has_text else "not")
+    )
+    if published is None:
+        print("Nothing was pushed")
+    else:
+        print(f"Pushed to {published.url} ({'private' if published.is_private else 'public'})")
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command()(export)
+    app.command()(push_labels)

@@ -1,0 +1,137 @@
+"""The card of a label data set: every number is counted in the label table or read from ``results.json``.
+
+Axes: F findings.
+"""
+
+import json
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import pandas as pd
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from radtower.hub_cards.labels.class_balance_plot import COLORS
+from radtower.hub_cards.labels.label_release import LabelRelease
+from radtower.hub_cards.results_table import results_table
+
+TEMPLATE = Path(__file__).parents[1] / "templates" / "label_card.md"
+NOT_MEASURED = "Not measured."
+PLOT_FILE = "assets/class_balance.png"
+NO_ANSWER = "no answer"
+_SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+
+
+def read_results_file(path: str | Path | None) -> dict[str, Any] | None:
+    """Read ``results.json`` of ``radtower evaluate labels``.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ValueError: If it is not the results file of this version.
+    """
+    if path is None:
+        return None
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"results must be a file, got {path}. Evaluate the labels, or leave it out.")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not {"metrics", "phantom", "model_id"} <= set(content):
+        raise ValueError(f"results must be a results.json, got {path.name}, which lacks its fields.")
+    return content
+
+
+def class_counts(release: LabelRelease) -> pd.DataFrame:
+    """Return ``(F, 5)`` rows of the data set by finding and state; no answer is a failed report."""
+    statuses = release.statuses()
+    counts = {}
+    for finding in release.findings.findings:
+        of_state = Counter(cell if isinstance(cell, str) else NO_ANSWER for cell in statuses[finding.key])
+        counts[finding.name] = [of_state[state] for state in COLORS]
+    return pd.DataFrame.from_dict(counts, orient="index", columns=list(COLORS))
+
+
+def label_card(release: LabelRelease, measured: dict[str, Any] | None) -> str:
+    """Return the text of ``README.md``.
+
+    Args:
+        release: What is published.
+        measured: Content of ``results.json``; None says that nothing was measured.
+    """
+    options = release.options
+    num_rows = sum(release.splits.values())
+    data = DatasetCardData(
+        license=options.license_id,
+        language=[options.language],
+        task_categories=["image-classification", "text-classification"],
+        size_categories=[next((name for limit, name in _SIZES.items() if num_rows < limit), "n>1M")],
+        tags=["radiology", "radtower", "silver-labels", "research-only"],
+        pretty_name=options.repo_id.rpartition("/")[2],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"data/{split}.parquet"} for split in release.splits],
+            }
+        ],
+    )
+    card = DatasetCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        release=release,
+        options=options,
+        name=options.repo_id.rpartition("/")[2],
+        num_rows=num_rows,
+        first_split=next(iter(release.splits)),
+        is_phantom=release.is_phantom or bool(measured and measured["phantom"]),
+        provenance=_provenance(release),
+        agreement=results_table(measured, NOT_MEASURED),
+        measured_model=without_machine_path(measured["model_id"]) if measured else None,
+        balance=class_counts(release),
+        plot=PLOT_FILE,
+        radtower_version=version("radtower"),
+    )
+    return card.content.rstrip() + "\n"
+
+
+def _provenance(release: LabelRelease) -> dict[str, Any]:
+    """Who labeled, with what outcome and at what price; over the label table, one row per unique report."""
+    frame = release.labels.frame
+    errors = frame["error"].dropna()
+    return {
+        "labelers": _values(frame["labeler"]),
+        "models": _values(frame["model_id"].map(without_machine_path)),
+        "prompts": _values(frame["prompt_version"]) or "none: the labeler takes no prompt",
+        "settings": {},
+        "num_reports": len(frame),
+        "num_labeled": len(frame) - len(errors),
+        "failures": dict(sorted(Counter(errors).items(), key=lambda item: (-item[1], item[0]))),
+        "num_dropped_evidence": release.labels.num_dropped_evidence,
+        "tokens_in": _sum(frame["tokens_in"], "{:,.0f}"),
+        "tokens_out": _sum(frame["tokens_out"], "{:,.0f}"),
+        "cost": _sum(frame["cost_usd"], "{:,.4f} USD"),
+    }
+
+
+def without_machine_path(model_id: str) -> str:
+    """Return the last part of a local path; an id of the Hub or of an endpoint as it is."""
+    for kind in (PurePosixPath, PureWindowsPath):
+        path: PurePath = kind(model_id)
+        if path.is_absolute() or model_id.startswith((".", "~")):
+            return path.name
+    return model_id
+
+
+def _values(column: pd.Series) -> str:
+    """Name what is in a column, with counts where there is more than one value."""
+    counts = Counter(column.dropna())
+    if len(counts) < 2:
+        return "".join(counts)
+    return ", ".join(f"{value} ({count} reports)" for value, count in sorted(counts.items()))
+
+
+def _sum(column: pd.Series, form: str) -> str:
+    known = column.dropna()
+    if known.empty:
+        return "not recorded"
+    total = form.format(known.sum())
+    return total if len(known) == len(column) else f"{total}, recorded for {len(known)} reports"

@@ -1,0 +1,160 @@
+"""What must not leave a hospital, searched for in texts and ids: patterns only, so a floor and no proof.
+
+Kinds follow the identifiers of HIPAA's Safe Harbor rule (45 CFR 164.514) that a report can hold and a pattern
+can find. Nothing here returns, raises or logs what was matched: counts, kinds and ids of reports only.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+_MONTH = (
+    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|"
+    r"Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?|JAN(?:UARY)?|FEB(?:RUARY)?|MAR(?:CH)?|APR(?:IL)?|MAY|JUNE?|JULY?|"
+    r"AUG(?:UST)?|SEPT?(?:EMBER)?|OCT(?:OBER)?|NOV(?:EMBER)?|DEC(?:EMBER)?)"
+)
+_DAY = r"(?:0?[1-9]|[12]\d|3[01])(?:st|nd|rd|th)?"
+_CAPITAL = r"[A-Z\u00c0-\u00de\u0100-\u017f]"  # with accents; the last range has small letters, too
+_CAPITALIZED = rf"(?!X{{2,}}\b){_CAPITAL}(?:(?![A-Z])[\w'-])+"
+_SURNAME = rf"(?!X{{2,}}\b){_CAPITAL}[\w'-]+"
+# What follows "Patient" in headings, and is no name.
+_NO_NAME = r"(?!(?:Age|Care|Data|History|Id|Information|Motion|Name|Position(?:ing)?|Rotat\w*|Sex|Status)\b)"
+
+# In this order: what one pattern took, the next does not count again.
+_PATTERNS: dict[str, re.Pattern[str]] = {
+    "email": re.compile(r"[\w.+-]+@[\w-]+\.\w[\w.-]*"),
+    "web address": re.compile(r"(?:https?://|\bwww\.)\S+", re.IGNORECASE),
+    "date": re.compile(
+        r"(?<![\d.])(?:"
+        r"\d{1,2}[./-]\d{1,2}[./-](?:(?:19|20)\d{2}|\d{2})"
+        r"|(?:19|20)\d{2}([./-])\d{1,2}\1\d{1,2}"
+        r"|(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
+        r")(?![\d]|\.\d)"
+        rf"|\b{_DAY}(?: of)?[ .-]+{_MONTH}\b\.?"
+        rf"|\b{_MONTH}\.?[ -]+(?:{_DAY},?[ -]+)?(?:19|20)\d{{2}}\b"
+        rf"|\b{_MONTH}\.? {_DAY}\b(?! ?(?:mm|cm)\b)"
+        r"|\b(?i:on|dated|since|from) \d{1,2}/\d{1,2}\b(?!/)"
+        rf"|\b(?i:dated) (?:\d{{1,2}}\.\d{{1,2}}\b|{_MONTH}\b)"
+        rf"|\b(?i:in|of|since|from) {_MONTH}\b"
+    ),
+    "phone number": re.compile(
+        r"(?<![\d.-])(?:\+\d{1,3}[ .-]?\(?\d{1,4}\)?(?:[ .-]?\d{2,5}){2,4}|\(\d{3}\) ?\d{3}[ .-]\d{4}"
+        r"|\d{3}[.-]\d{3}[.-]\d{4})(?![\d-])"
+        r"|\b(?i:tel(?:ephone)?|phone|fax|pager|extension|ext)\b[.:#]? ?(?i:no\.?|number)?:? ?\d[\d ().-]{2,}"
+    ),
+    "record number": re.compile(
+        r"\b(?i:mrn|medical record(?: number| no\.?)?|accession(?: number| no\.?)?|patient id|ssn"
+        r"|case (?:number|no\.?)|hospital (?:number|no\.?))(?: is)?\s*[:#]?\s*[A-Za-z]{0,4}-?\d[\w-]*"
+        r"|(?<!\d)\d{3}-\d{2}-\d{4}(?!\d)"
+        r"|(?<![\d.])\d+(?:\.\d+){4,}(?![\d.])"  # a DICOM UID
+        r"|(?<![\d.,])\d{6,}(?![.,]\d)"
+    ),
+    "name": re.compile(
+        rf"\b(?:Dr|Prof|Professor|Doctor|Mrs|Mr|Ms|Miss)\b\.? ?(?:(?:med|Dr|Prof)\. ?)*{_SURNAME}"
+        rf"|\b(?:DR|PROF|MRS)\. ?{_SURNAME}"
+        rf"|\b(?i:patient(?:'s)? name|referring physician|ordered by|dictated by|signed by|radiologist)"
+        rf"(?: is)?\s*[:-]?\s*{_SURNAME}"
+        rf"|\b[Pp]atient:?\s+{_NO_NAME}{_CAPITALIZED}"
+    ),
+    "age over 89": re.compile(
+        r"(?<![\d.])(?:9\d|1[0-2]\d)[ -]?(?i:years?\b|yrs?\b|y\.?o\b|y/o\b|y\b)"
+        r"|\b(?i:aged?(?: of)?|age:)\s*(?:9\d|1[0-2]\d)\b(?!\.\d)"
+        r"|\b(?i:nonagenarian|centenarian)\b"
+    ),
+}
+KINDS = tuple(_PATTERNS)
+# What de-identification leaves behind: MIMIC's brackets, and runs of X or underscores.
+_PLACEHOLDER = re.compile(r"\[\*\*.*?\*\*\]|\bX{2,}\b|_{2,}")
+
+
+@dataclass(frozen=True)
+class PrivacyReport:
+    """What a search found.
+
+    Attributes:
+        counts: Matches by kind, over all texts; only kinds that were found.
+        kinds_by_id: The kinds found in each report that has any.
+        num_texts: Texts searched.
+    """
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    kinds_by_id: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    num_texts: int = 0
+
+    @property
+    def num_matches(self) -> int:
+        """Matches of all kinds."""
+        return sum(self.counts.values())
+
+    def describe(self) -> str:
+        """Return the counts as words, such as ``2 date, 1 name``."""
+        return ", ".join(f"{count} {kind}" for kind, count in self.counts.items()) or "none"
+
+
+def count_identifiers(text: str) -> Counter[str]:
+    """Return how many matches of each kind a text has; placeholders such as XXXX and ___ are none."""
+    rest = _PLACEHOLDER.sub(" XX ", text)
+    counts: Counter[str] = Counter()
+    for kind, pattern in _PATTERNS.items():
+        rest, num = pattern.subn(" XX ", rest)
+        counts[kind] = num
+    return +counts
+
+
+def search_texts(texts: Iterable[tuple[str, str]]) -> PrivacyReport:
+    """Search pairs of report id and text; an id may come several times."""
+    counts: Counter[str] = Counter()
+    kinds_by_id: dict[str, set[str]] = {}
+    num_texts = 0
+    for report_id, text in texts:
+        found = count_identifiers(text)
+        counts += found
+        num_texts += 1
+        if found:
+            kinds_by_id.setdefault(report_id, set()).update(found)
+    return PrivacyReport(
+        {kind: counts[kind] for kind in KINDS if counts[kind]},
+        {name: tuple(kind for kind in KINDS if kind in kinds) for name, kinds in kinds_by_id.items()},
+        num_texts,
+    )
+
+
+def search_ids(ids: Iterable[str]) -> PrivacyReport:
+    """Search ids for dates, record numbers, DICOM UIDs and the like; names cannot be told from words."""
+    # An underscore is a letter to a regular expression: the date in a_20200131_b would have no edges.
+    return search_texts((name, name.replace("_", " ")) for name in ids)
+
+
+def refuse_identifiers(report: PrivacyReport, num_accepted: int = 0) -> None:
+    """Refuse texts with matches that nobody has looked at.
+
+    Args:
+        report: What was found.
+        num_accepted: Matches that a person has judged harmless. Must be exactly the number found, so that
+            a judgment of yesterday does not cover what came in today.
+
+    Raises:
+        ValueError: If the numbers differ.
+    """
+    if report.num_matches != num_accepted:
+        raise ValueError(
+            f"the texts must hold no more and no less than {num_accepted} matches of the privacy check, got "
+            f"{report.num_matches} in {len(report.kinds_by_id)} of {report.num_texts} texts "
+            f"({report.describe()}). Remove what identifies a patient; if every match is harmless, "
+            f"accept {report.num_matches}."
+        )
+
+
+def refuse_identifying_ids(report: PrivacyReport, is_accepted: bool) -> None:
+    """Refuse ids that look like record numbers or dates, unless somebody says that they are public.
+
+    Raises:
+        ValueError: If there are such ids and they are not accepted.
+    """
+    if report.num_matches and not is_accepted:
+        raise ValueError(
+            f"ids must not look like identifiers of patients, got {len(report.kinds_by_id)} of "
+            f"{report.num_texts} that do ({report.describe()}). Replace them by public names, or keep them "
+            "if they are public already."
+        )

@@ -1,0 +1,139 @@
+import pytest
+
+from radtower.hub_cards.privacy import (
+    KINDS,
+    PrivacyReport,
+    count_identifiers,
+    refuse_identifiers,
+    refuse_identifying_ids,
+    search_ids,
+    search_texts,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Compared with 12/03/2021.", "date"),
+        ("Compared with 3.12.21.", "date"),
+        ("Compared with 2021-03-12.", "date"),
+        ("CT of 20210312 shows", "date"),
+        ("Seen on March 12, 2021 already.", "date"),
+        ("Seen on 12th of March already.", "date"),
+        ("Since March 2021 stable.", "date"),
+        ("Since MAR 12 stable.", "date"),
+        ("Compared with the CT dated 12/03.", "date"),
+        ("The CT dated 16.03. shows", "date"),
+        ("Compared with the CT dated March,", "date"),
+        ("Stable since July.", "date"),
+        ("MRN: 12345", "record number"),
+        ("Accession number A-998877.", "record number"),
+        ("Number 4711000 was scanned.", "record number"),
+        ("123-45-6789", "record number"),
+        ("1.2.840.113619.2.55.3", "record number"),
+        ("Called (555) 123-4567.", "phone number"),
+        ("Called 555-123-4567.", "phone number"),
+        ("Called +49 30 901820.", "phone number"),
+        ("pager 12345", "phone number"),
+        ("ext. 4711", "phone number"),
+        ("mail j.doe@hospital.example.org please", "email"),
+        ("see https://pacs.example.org/1", "web address"),
+        ("Discussed with Dr. Miller.", "name"),
+        ("Discussed with Dr Miller.", "name"),
+        ("DISCUSSED WITH DR. MILLER.", "name"),
+        ("Prof. Dr. Weiss was told.", "name"),
+        ("Assist.Prof.Dr.Rukiye", "name"),
+        ("Dr. \u00c7elik was told.", "name"),
+        ("Mrs. O'Neil returned.", "name"),
+        ("Patient: Smith", "name"),
+        ("The patient Smith returned.", "name"),
+        ("Referring physician: Jones", "name"),
+        ("Signed by Jones", "name"),
+        ("A 93-year-old woman.", "age over 89"),
+        ("A 101 yo man.", "age over 89"),
+        ("at the age of 90", "age over 89"),
+        ("This nonagenarian", "age over 89"),
+    ],
+)
+def test_finds_an_identifier_once(text, kind):
+    assert count_identifiers(text) == {kind: 1}
+    assert kind in KINDS
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "A nodule of 12.5 x 8.3 mm in segment 10, image 123 of series 4.",
+        "Scoliosis at T12-L1; SUV 3.4; window 1500/-600 HU; ratio 1/2 to 3/4.",
+        "Slices 120, 130 and 140 show it. Lesion 1-2-3 is smaller.",
+        "Compared with the study of 2019, stable.",
+        "Compared with XXXX. Discussed with Dr. XXXX at XXXX.",
+        "Compared with ___. Dr. ___ was called at ___.",
+        "Compared with [**2101-3-4**] by Dr. [**Last Name (STitle) 1**].",
+        "MR imaging and MRI are advised. Correlate with MR. Findings are stable.",
+        "An 89-year-old man. A 54 y/o woman. Density of 95 HU. 92 mm.",
+        "Patient is rotated. Patient Position: supine. The patient has a drain. PATIENT IS SUPINE.",
+        "It may be 3 mm. The lesion may 12 be.",
+        "Doses of 1000 mg, volume of 250,000 cells, 123456.5 units.",
+        "Grown from 1.5 to 2.5 cm. In may cases, of marches.",
+        "Market 5 and Decent 12.",
+    ],
+)
+def test_leaves_measures_years_and_placeholders_alone(text):
+    assert count_identifiers(text) == {}
+
+
+def test_counts_by_kind_and_names_reports_but_never_text():
+    report = search_texts(
+        [
+            ("r1", "Seen on 2021-03-12 and on 2021-04-13 by Dr. Miller."),
+            ("r2", "Clear lungs."),
+            ("r3", "Aged 95."),
+            ("r1", "mail a@b.org"),
+        ]
+    )
+    assert report.counts == {"email": 1, "date": 2, "name": 1, "age over 89": 1}
+    assert report.kinds_by_id == {"r1": ("email", "date", "name"), "r3": ("age over 89",)}
+    assert (report.num_texts, report.num_matches) == (4, 5)
+    assert report.describe() == "1 email, 2 date, 1 name, 1 age over 89"
+    for secret in ("2021", "Miller", "a@b"):
+        assert secret not in repr(report)
+    assert PrivacyReport().describe() == "none"
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("train_1_a_1.nii.gz", ()),
+        ("phantom-0001-1", ()),
+        ("trn00001", ()),
+        ("CXR1000_IM-0003-1001", ()),
+        ("study_20200131_a", ("date",)),
+        ("2020-01-31", ("date",)),
+        ("0012345678", ("record number",)),
+        ("s50414267", ("record number",)),
+        ("1.2.840.113619.2.55.3", ("record number",)),
+    ],
+)
+def test_ids_like_record_numbers_and_dates_are_found(name, kinds):
+    assert search_ids([name]).kinds_by_id.get(name, ()) == kinds
+
+
+def test_matches_must_be_accepted_to_the_number():
+    report = search_texts([("r1", "Dr. Miller, 2021-03-12"), ("r2", "Clear lungs."), ("r3", "Dr. Jones")])
+    for number in (0, 2, 4):
+        with pytest.raises(ValueError, match=rf"no less than {number} matches .* got 3 in 2 of 3 texts") as e:
+            refuse_identifiers(report, number)
+        assert "(1 date, 2 name)" in str(e.value)
+        assert "Miller" not in str(e.value)
+    refuse_identifiers(report, 3)
+    refuse_identifiers(search_texts([("r2", "Clear lungs.")]))
+
+
+def test_ids_that_look_identifying_must_be_accepted():
+    report = search_ids(["a", "12345678", "2020-01-31"])
+    with pytest.raises(ValueError, match=r"got 2 of 3 that do \(1 date, 1 record number\)"):
+        refuse_identifying_ids(report, is_accepted=False)
+    refuse_identifying_ids(report, is_accepted=True)
+    refuse_identifying_ids(search_ids(["a"]), is_accepted=False)
