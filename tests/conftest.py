@@ -5,7 +5,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from local_hub import LocalHub, run_local_hub
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from transformers import (
@@ -43,6 +44,13 @@ CT_RATE_VOLUMES = {
     "valid": ["valid_1_a_1", "valid_1_a_2"],
 }
 CT_RATE_TABLES = {"train": "train", "valid": "validation"}
+
+
+@pytest.fixture
+def local_hub() -> Iterator[LocalHub]:
+    """An empty Hub on 127.0.0.1."""
+    with run_local_hub() as hub:
+        yield hub
 
 
 @pytest.fixture(autouse=True)

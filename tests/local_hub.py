@@ -82,7 +82,7 @@ class LocalHub:
     repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
     stored: dict[str, bytes] = field(default_factory=dict)  # LFS objects by SHA-256
     requests: list[Request] = field(default_factory=list)
-    refused_writes: int | None = None  # HTTP status that writes get, such as 403
+    refused_tokens: dict[str, int] = field(default_factory=dict)  # token -> HTTP status of what it writes
     lock: Any = field(default_factory=Lock)
 
     def environment(self, home: Path, token: str | None = TOKEN) -> dict[str, str]:
@@ -101,6 +101,12 @@ class LocalHub:
 
     def repo(self, type_: str, id_: str) -> Repo:
         return self.repos[type_, id_]
+
+    def make_repo(self, type_: str, id_: str, *, is_private: bool) -> Repo:
+        """Make a repository as the Hub does: with one commit."""
+        repo = self.repos[type_, id_] = Repo(type_, id_, is_private)
+        repo.add("initial commit", {".gitattributes": b"*.parquet filter=lfs\n"})
+        return repo
 
     def of(self, method: str, pattern: str) -> list[Request]:
         """Requests whose path fits."""
@@ -191,9 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
             match = re.fullmatch(pattern, path)
             if match and method in verbs:
                 if needs_token and token != TOKEN:
-                    raise _Error(401)
-                if needs_token and self.hub.refused_writes:
-                    raise _Error(self.hub.refused_writes)
+                    raise _Error(self.hub.refused_tokens.get(token or "", 401))
                 action(self, {**match.groupdict(), "query": query, "token": token}, body)
                 return
         raise _Error(404)
@@ -237,8 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
         is_private = bool(asked.get("private")) or asked.get("visibility") == "private"
         exists = (type_, id_) in self.hub.repos
         if not exists:
-            repo = self.hub.repos[type_, id_] = Repo(type_, id_, is_private)
-            repo.add("initial commit", {".gitattributes": b"*.parquet filter=lfs\n"})
+            self.hub.make_repo(type_, id_, is_private=is_private)
         url = f"{self.hub.url}/{_PREFIX[type_]}{id_}"
         self._send_json({"url": url, "name": id_, "id": id_}, 409 if exists else 200)
 

@@ -3,6 +3,7 @@
 Messages name rows by position and hash, never by id.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -108,7 +109,9 @@ def _read_table(path: Path) -> pd.DataFrame:
     if path.suffix == ".parquet":
         frame = pd.read_parquet(path)
     elif path.suffix == ".jsonl":
-        frame = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+        # Not read_json, which turns what looks like a number or a date into one.
+        lines = path.read_text(encoding="utf-8").splitlines()
+        frame = pd.DataFrame([json.loads(line) for line in lines if line.strip()])
     elif path.suffix == ".csv":
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     else:

@@ -1,0 +1,236 @@
+import json
+import re
+from datetime import UTC, datetime
+
+import pytest
+from huggingface_hub import DatasetCard
+
+from radtower.data.targets import TargetPolicy
+from radtower.evaluation.results import MetricResult, Results, write_results
+from radtower.hub_cards.labels.label_card import (
+    class_counts,
+    label_card,
+    read_results_file,
+    without_machine_path,
+)
+
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)")
+
+
+@pytest.fixture
+def measured(tmp_path):
+    given = {
+        "ci_method": "percentile, 50 resamples",
+        "dataset": "gold reports",
+        "class_set": "two_findings",
+        "label_source": "two readers",
+        "n": 57,
+    }
+    metrics = [
+        {"metric": "macro_auroc", "value": 0.98314, "ci_low": 0.97121, "ci_high": 0.99017},
+        {
+            "metric": "auroc",
+            "finding": "effusion",
+            "value": 0.91263,
+            "ci_low": 0.88,
+            "ci_high": 0.94,
+            "n": 43,
+        },
+        {
+            "metric": "f1",
+            "finding": "nodule",
+            "value": None,
+            "ci_low": None,
+            "ci_high": None,
+            "note": "one class",
+        },
+    ]
+    results = Results(
+        model_id="/home/somebody/labeler-a",
+        model_revision=None,
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+        phantom=False,
+        metrics=tuple(MetricResult.model_validate(given | metric) for metric in metrics),
+    )
+    write_results(results, tmp_path / "results.json")
+    return read_results_file(tmp_path / "results.json")
+
+
+def _section(card, title):
+    return card.split(f"\n## {title}\n")[1].split("\n## ")[0].strip()
+
+
+def _cells(text):
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_front_matter_is_read_back_and_says_where_the_splits_are(make_release):
+    data = DatasetCard(label_card(make_release(license_id="cc-by-nc-sa-4.0", language="de"), None)).data
+    assert (data.license, data.language, data.size_categories) == ("cc-by-nc-sa-4.0", ["de"], ["n<1K"])
+    assert data.task_categories == ["image-classification", "text-classification"]
+    assert data.configs == [
+        {
+            "config_name": "default",
+            "data_files": [
+                {"split": split, "path": f"data/{split}.parquet"} for split in ("train", "validation", "test")
+            ],
+        }
+    ]
+    assert DatasetCard(label_card(make_release(), None)).data.license is None
+
+
+def test_says_who_labeled_with_what_outcome_and_price(make_release):
+    rows = dict(row[:2] for row in _cells(_section(label_card(make_release(), None), "Who labeled")))
+    assert rows["labeler"] == "endpoint"
+    assert rows["model"] == "some/model-7b"
+    assert rows["prompt version"] == "ct-v3"
+    assert rows["findings set"] == f"two_findings, fingerprint {make_release().findings.fingerprint}"
+    assert (rows["unique reports"], rows["labeled"], rows["failed, `reply:no_json`"]) == ("4", "3", "1")
+    assert rows["quotes dropped, because they are not in the report"] == "3"
+    assert (rows["tokens in"], rows["tokens out"], rows["cost"]) == ("1,644", "148", "0.0084 USD")
+
+
+def test_says_what_was_not_recorded(make_release, write_label_table):
+    unknown = {"tokens_in": None, "tokens_out": None, "cost_usd": None, "prompt_version": None}
+    write_label_table(all_rows=unknown, s1={"tokens_in": 500, "model_id": "/data/models/labeler-b"})
+    rows = dict(row[:2] for row in _cells(_section(label_card(make_release(), None), "Who labeled")))
+    assert rows["tokens in"] == "500, recorded for 1 reports"
+    assert (rows["tokens out"], rows["cost"]) == ("not recorded", "not recorded")
+    assert rows["prompt version"] == "none: the labeler takes no prompt"
+    assert rows["model"] == "labeler-b (1 reports), some/model-7b (3 reports)"
+
+
+@pytest.mark.parametrize(
+    ("model_id", "shown"),
+    [
+        ("owner/name", "owner/name"),
+        ("accounts/fireworks/models/x", "accounts/fireworks/models/x"),
+        ("/home/me/runs/labeler", "labeler"),
+        ("./runs/labeler", "labeler"),
+        ("~/labeler", "labeler"),
+        ("C:\\Users\\me\\labeler", "labeler"),
+    ],
+)
+def test_shows_no_path_of_a_machine(model_id, shown):
+    assert without_machine_path(model_id) == shown
+
+
+def test_class_balance_counts_rows_in_every_state(make_release):
+    counts = class_counts(make_release())
+    assert list(counts.columns) == ["present", "uncertain", "absent", "not_mentioned", "no answer"]
+    assert counts.loc["Lung nodule"].tolist() == [3, 0, 0, 1, 1]
+    assert counts.loc["Effusion"].tolist() == [0, 1, 3, 0, 1]
+    card = label_card(make_release(), None)
+    assert _cells(_section(card, "Class balance"))[0][1:] == [
+        *("present", "uncertain", "absent", "not mentioned", "no answer")
+    ]
+    assert _cells(_section(card, "Class balance"))[2] == ["Lung nodule", "3", "0", "0", "1", "1"]
+    assert "](assets/class_balance.png)" in card
+
+
+def test_agreement_is_that_of_results_json_or_not_measured(make_release, measured):
+    card = label_card(make_release(), measured)
+    rows = _cells(_section(card, "Agreement with reference labels"))
+    assert rows[2] == [
+        *("macro auroc", "0.983", "0.971 to 0.990", "57", "two_findings", "two readers", "gold reports")
+    ]
+    assert rows[3][:4] == ["auroc effusion", "0.913", "0.880 to 0.940", "43"]
+    assert rows[4][:4] == ["f1 nodule", "undefined", "one class", "57"]
+    assert "Of the labeler `labeler-a`" in card
+    assert "/home/somebody" not in card
+    without = _section(label_card(make_release(), None), "Agreement with reference labels")
+    assert without.startswith("Not measured.")
+    assert "Of the labeler" not in without
+    for text in (card, without):
+        assert "CT-RATE releases are themselves the output of a model (RadBERT), not of readers" in text
+
+
+def test_no_number_is_in_neither_the_labels_nor_the_results(make_release, measured):
+    release = make_release(source_license="research only")
+    text = label_card(release, measured).split("---\n", 2)[2]
+    for known in (
+        release.findings.fingerprint,
+        "95 % CI",
+        "[0, 1]",
+        "Made with RadTower 0.1.0",
+        "some/model-7b",
+    ):
+        assert known in text
+        text = text.replace(known, "")
+    rule = release.options.policy.describe()
+    text = text.replace(rule, "")
+    counted = {"5", "2", "1", "4", "3", "0", "1,644", "148", "0.0084", "644"}
+    results = {"0.983", "0.971", "0.990", "57", "0.913", "0.880", "0.940", "43"}
+    assert results <= set(NUMBER.findall(text)) <= counted | results | {"89"}
+
+
+def test_states_the_rule_the_definitions_and_what_it_is_not_for(make_release):
+    policy = TargetPolicy(uncertain=0.5, not_mentioned=None)
+    card = label_card(make_release(policy=policy), None)
+    assert policy.describe() in card
+    assert _cells(_section(card, "Findings"))[2] == ["`nodule`", "Lung nodule", "A round thing."]
+    assert "Research use only. Not for diagnosis, and not a medical device." in card
+    assert "{{" not in card
+    assert "{%" not in card
+    assert 'load_dataset("tester/silver")' in card
+    assert _cells(_section(card, "How to load"))[2:] == [["train", "2"], ["validation", "2"], ["test", "1"]]
+
+
+def test_states_what_is_missing_from_the_rows(make_release):
+    card = label_card(make_release(), None)
+    assert "1 rows of the source table are not here" in card
+    assert "1 labeled reports are not here" in card
+    assert "1 reports have rows in more than one split" in card
+    assert "One row per unique report" not in card
+    alone = label_card(make_release(reports=None), None)
+    assert "One row per unique report: of studies with the same text, only the first is listed." in alone
+    assert "are not here" not in alone
+
+
+def test_license_of_the_source_is_stated_or_said_to_be_unknown(make_release):
+    stated = _section(
+        label_card(make_release(source_license="CC-BY-NC-SA 4.0"), None), "License of the source"
+    )
+    assert stated.startswith("Reports: CC-BY-NC-SA 4.0.")
+    unknown = _section(label_card(make_release(), None), "License of the source")
+    assert unknown.startswith("Not stated by who published this.")
+
+
+def test_privacy_says_what_is_there_and_what_was_accepted(
+    make_release, write_label_table, manifest_frame, tmp_path
+):
+    plain = _section(label_card(make_release(), None), "Privacy")
+    assert plain.startswith("Holds no text of a report")
+    assert "look like" not in plain
+    write_label_table(s2={"evidence": {"nodule": "Seen by Dr. Miller.", "effusion": None}})
+    manifest_frame["volume_id"] = [f"8812345{row}" for row in range(6)]
+    manifest_frame.to_csv(tmp_path / "mrn.csv", index=False)
+    release = make_release(has_text=True, license_id="cc-by-4.0", reports=tmp_path / "mrn.csv")
+    card = label_card(release, None)
+    assert "1 matches (1 name), which the publisher looked at and judged harmless" in card
+    assert "5 look like record numbers or dates" in card
+    assert "Miller" not in card
+    assert "`<key>_evidence`" in card
+
+
+@pytest.mark.parametrize("options", [{"is_phantom": True}, {}])
+def test_phantoms_are_called_so(make_release, measured, options):
+    phantom = measured | {"phantom": not options}
+    assert "phantoms, not patients" in label_card(make_release(**options), phantom)
+    assert "phantoms" not in label_card(make_release(), measured)
+
+
+def test_no_sentence_and_no_patient_of_the_table_is_in_the_card(make_release, measured):
+    card = label_card(make_release(), measured)
+    for secret in ("small nodule", "Perhaps", "quiet", "p5"):
+        assert secret not in card
+
+
+def test_results_must_be_a_results_file(tmp_path):
+    assert read_results_file(None) is None
+    with pytest.raises(FileNotFoundError, match="results must be a file, got .*nowhere.json"):
+        read_results_file(tmp_path / "nowhere.json")
+    (tmp_path / "other.json").write_text(json.dumps({"metrics": []}))
+    with pytest.raises(ValueError, match=r"results must be a results\.json, got other\.json"):
+        read_results_file(tmp_path / "other.json")
