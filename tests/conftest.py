@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from local_hub import LocalHub, run_local_hub
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from transformers import (
@@ -25,6 +24,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from local_hub import LocalHub, run_local_hub
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from radtower.configuration.configuration_medclip import MedCLIPConfig

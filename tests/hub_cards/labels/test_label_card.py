@@ -229,7 +229,7 @@ def test_no_sentence_and_no_patient_of_the_table_is_in_the_card(make_release, me
 
 def test_results_must_be_a_results_file(tmp_path):
     assert read_results_file(None) is None
-    with pytest.raises(FileNotFoundError, match="results must be a file, got .*nowhere.json"):
+    with pytest.raises(FileNotFoundError, match=r"results must be a file, got .*nowhere\.json"):
         read_results_file(tmp_path / "nowhere.json")
     (tmp_path / "other.json").write_text(json.dumps({"metrics": []}))
     with pytest.raises(ValueError, match=r"results must be a results\.json, got other\.json"):

@@ -134,7 +134,7 @@ def test_unusable_tables_are_refused(labels, tmp_path):
     with pytest.raises(ValueError, match=r"must end in \.csv, \.parquet or \.jsonl, got '\.txt'"):
         rows_of_table(labels, tmp_path / "table.txt")
     (tmp_path / "empty.csv").write_text("study_id,report\n")
-    with pytest.raises(ValueError, match="at least one row, got 0 in empty.csv"):
+    with pytest.raises(ValueError, match=r"at least one row, got 0 in empty\.csv"):
         rows_of_table(labels, tmp_path / "empty.csv")
     frame = pd.DataFrame({"name": ["a"], "report": ["b"]})
     with pytest.raises(
