@@ -86,7 +86,7 @@ def test_a_path_that_does_not_exist_is_one_line_and_exit_code_2(radtower, tmp_pa
 def test_doctor_without_a_scan_lists_what_is_installed(radtower):
     versions = json.loads(radtower("doctor", "--json").out)
     assert versions["torch"] == version("torch")
-    assert {"radtower", "transformers", "matplotlib", "openai"} <= set(versions)
+    assert {"radtower", "transformers", "matplotlib", "aiohttp"} <= set(versions)
     assert version("transformers") in radtower("doctor").out
 
 

@@ -7,7 +7,7 @@ EXTRAS = {
     "cluster": ("datatrove",),
     "demo": ("gguf", "matplotlib"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
-    "label": ("openai",),
+    "label": ("aiohttp",),
     "plots": ("matplotlib",),
     "st": ("sentence_transformers",),
     "text": ("bm25s",),

@@ -1,35 +1,35 @@
-"""Labels from any server that speaks the OpenAI chat protocol. Needs the extra ``label``.
+"""Labels from any server that speaks the OpenAI chat protocol, many requests at a time. Extra: ``label``.
 
 One report per question, all findings at once. The server is asked for a JSON schema and never trusted.
 """
 
+import asyncio
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
-import openai
-from openai.types.chat import ChatCompletion
-
+from radtower.labeling.chat.budget import Budget, Price
+from radtower.labeling.chat.chat_client import AskError, ChatClient, Limits, Server
+from radtower.labeling.chat.completion import Completion
+from radtower.labeling.chat.event_loop import SteppedLoop
+from radtower.labeling.chat.health import ServerHealth
+from radtower.labeling.chat.logprobs import status_scores
+from radtower.labeling.chat.pacing import Pacer
+from radtower.labeling.chat.questions import Questions, prompt_digest
+from radtower.labeling.chat.retry import RetryPolicy
 from radtower.labeling.findings import FindingsSet
-from radtower.labeling.parsing import LabelParseError, ParsedReply, parse_reply
-from radtower.labeling.prompts import PROMPT_VERSION, build_messages, repair_messages, response_schema
-from radtower.labeling.report_labels import ReportLabels
+from radtower.labeling.parsing import LabelParseError, ParsedReply, ParseFailure, parse_reply
+from radtower.labeling.prompts import PROMPT_VERSION
+from radtower.labeling.report_labels import ReportLabels, StopLabeling
 
-
-@dataclass
-class _Usage:
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-
-    def add(self, completion: ChatCompletion) -> None:
-        if completion.usage is not None:
-            self.tokens_in = (self.tokens_in or 0) + completion.usage.prompt_tokens
-            self.tokens_out = (self.tokens_out or 0) + completion.usage.completion_tokens
-
-
-class _EndpointError(Exception):
-    """A reason code; raised and caught in this file."""
+# A key, a status and for some findings a short quote; for pace and estimates, never for the cap.
+TOKENS_PER_FINDING = 35
+# How much of an unusable reply is handed back: enough to see what is wrong, whatever the reply.
+_MAX_QUOTED_REPLY = 8000
+_SCHEMA_REFUSED = (400, 422)
 
 
 @dataclass
@@ -45,34 +45,54 @@ class EndpointLabeler:
         findings: The list to ask about.
         api_key_env: Name of the environment variable that holds the key; None for a server without keys.
         timeout_s: Limit of one request, in seconds.
-        max_tokens: Limit of one reply; 18 findings with quotes take about 900 tokens.
+        max_tokens: Limit of one reply; 18 findings with quotes take about 600 tokens.
+        concurrency: Requests in flight at most.
+        requests_per_minute: Limit of the service; None for none.
+        tokens_per_minute: Limit of the service, input and output together; None for none.
+        retry: When a request is sent again.
+        with_logprobs: Ask for token log-probabilities and turn them into scores.
+        fields: Further fields of every request; None leaves one of ours out.
+        price: What tokens cost; None where unknown.
+        max_cost_usd: Cap on the cost of all runs of this generation; never exceeded. Needs a price.
+        spent_usd: What earlier runs spent of it.
 
     Raises:
-        ValueError: If the environment variable is not set, or ``timeout_s`` is not positive.
+        ValueError: If the environment variable is not set, or a number is out of its range.
     """
 
     base_url: str
     model: str
     findings: FindingsSet
+    _: KW_ONLY
     api_key_env: str | None = None
     timeout_s: float = 120.0
     max_tokens: int = 4096
+    concurrency: int = 16
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    with_logprobs: bool = False
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    price: Price | None = None
+    max_cost_usd: float | None = None
+    spent_usd: float = 0.0
     name: str = field(default="endpoint", init=False)
     prompt_version: str | None = field(default=PROMPT_VERSION, init=False)
 
     def __post_init__(self) -> None:
-        if self.timeout_s <= 0:
-            raise ValueError(f"timeout_s must be positive, got {self.timeout_s}. Give the limit in seconds.")
-        key = "none" if self.api_key_env is None else os.environ.get(self.api_key_env)
-        if not key:
-            raise ValueError(
-                f"api_key_env must name a variable that is set, got {self.api_key_env!r}. "
-                "Export it, or pass None for a server without keys."
-            )
-        self._client = openai.OpenAI(
-            base_url=self.base_url, api_key=key, timeout=self.timeout_s, max_retries=0
+        for name in ("concurrency", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}. Give a larger one.")
+        self._questions = Questions(
+            self.model,
+            self.findings,
+            max_tokens=self.max_tokens,
+            with_logprobs=self.with_logprobs,
+            fields=self.fields,
         )
-        self._asks_for_schema = True
+        # Refuses now what it would refuse at the first report.
+        self._server()
+        self._limits()
 
     @property
     def model_id(self) -> str:
@@ -81,77 +101,200 @@ class EndpointLabeler:
 
     @property
     def settings(self) -> Mapping[str, str | int | float | bool | None]:
-        """What the answers depend on beside model and prompt."""
-        return {"max_tokens": self.max_tokens}
+        """What the answers depend on beside model and prompt version."""
+        return {
+            "prompt": prompt_digest(self.findings),
+            "max_tokens": self.max_tokens,
+            "with_logprobs": self.with_logprobs,
+            "fields": json.dumps(dict(self.fields), sort_keys=True),
+        }
 
     def label(self, reports: Iterable[str]) -> Iterator[tuple[int, ReportLabels]]:
-        """Label reports one after the other; see ``label_report``."""
-        return ((position, self.label_report(report)) for position, report in enumerate(reports))
+        """Label reports, at most ``concurrency`` at a time; see ``LabelerBackend``.
 
-    def label_report(self, report: str) -> ReportLabels:
-        """Label one report; never raises for what the server does."""
-        usage = _Usage()
-        messages = build_messages(report, self.findings)
+        Raises:
+            StopLabeling: When the cap is reached, the server is gone, or it refuses everything.
+        """
+        limits = self._limits()
+        expected = float(min(TOKENS_PER_FINDING * len(self.findings.keys), self.max_tokens))
+        client = ChatClient(self._server(), limits, max_tokens=self.max_tokens, expected_tokens=expected)
+        run = _Run(_Asker(client, self._questions, self.findings, self.with_logprobs), limits.health)
         try:
-            parsed = self._ask_and_repair(messages, report, usage)
-        except (_EndpointError, LabelParseError) as error:
-            reason = f"reply:{error.reason}" if isinstance(error, LabelParseError) else str(error)
-            return ReportLabels.failed(
-                self.findings.keys, reason, tokens_in=usage.tokens_in, tokens_out=usage.tokens_out
+            yield from run.answers(reports, client)
+        finally:
+            run.close(client)
+            # The next run of this object goes on from here.
+            self.spent_usd = limits.budget.spent_usd
+
+    def _server(self) -> Server:
+        key = None if self.api_key_env is None else os.environ.get(self.api_key_env)
+        if self.api_key_env is not None and not key:
+            raise ValueError(
+                f"api_key_env must name a variable that is set, got {self.api_key_env!r}. "
+                "Export it, or pass None for a server without keys."
             )
-        return ReportLabels(
-            status=dict(parsed.status),
-            # A generated word is not a probability.
-            score=dict.fromkeys(self.findings.keys),
-            evidence=parsed.evidence,
-            tokens_in=usage.tokens_in,
-            tokens_out=usage.tokens_out,
-            num_dropped_evidence=parsed.num_dropped_evidence,
+        return Server(self.base_url, self.timeout_s, key, self.retry)
+
+    def _limits(self) -> Limits:
+        return Limits(
+            budget=Budget(self.price, self.max_cost_usd, self.spent_usd),
+            pacer=Pacer(self.requests_per_minute, self.tokens_per_minute),
+            health=ServerHealth(self.concurrency),
         )
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
 
-    def _ask_and_repair(self, messages: list[dict[str, str]], report: str, usage: _Usage) -> ParsedReply:
-        reply = self._ask(messages, usage)
+@dataclass
+class _Spent:
+    """Tokens and cost of a report, all its replies together; None while no server counted."""
+
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    cost_usd: float | None = None
+
+    def add(self, completion: Completion, cost_usd: float | None) -> None:
+        if completion.usage is not None:
+            self.tokens_in = (self.tokens_in or 0) + completion.usage.prompt_tokens
+            self.tokens_out = (self.tokens_out or 0) + completion.usage.completion_tokens
+        if cost_usd is not None:
+            self.cost_usd = (self.cost_usd or 0.0) + cost_usd
+
+
+class _Asker:
+    """Asks about one report, and once more if need be."""
+
+    def __init__(
+        self, client: ChatClient, questions: Questions, findings: FindingsSet, with_logprobs: bool
+    ) -> None:
+        self._client = client
+        self._questions = questions
+        self._findings = findings
+        self._with_logprobs = with_logprobs
+        self._honors_schema: bool | None = None  # None: not known yet
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return self._findings.keys
+
+    async def label(self, report: str, spent: _Spent) -> ReportLabels:
+        """Return the labels of a report; ``spent`` is up to date whatever happens."""
         try:
-            return parse_reply(reply, report, self.findings)
+            parsed, completion = await self._ask_and_repair(report, spent)
+        except (AskError, LabelParseError) as error:
+            reason = f"reply:{error.reason}" if isinstance(error, LabelParseError) else str(error)
+            return ReportLabels.failed(self._findings.keys, reason, **vars(spent))
+        tokens = completion.tokens if self._with_logprobs else None
+        return ReportLabels(
+            status=dict(parsed.status),
+            # A generated word alone is not a probability.
+            score=status_scores(tokens, self._findings.keys),
+            evidence=parsed.evidence,
+            num_dropped_evidence=parsed.num_dropped_evidence,
+            **vars(spent),
+        )
+
+    async def _ask_and_repair(self, report: str, spent: _Spent) -> tuple[ParsedReply, Completion]:
+        completion = await self._ask(
+            lambda is_constrained: self._questions.ask(report, is_constrained=is_constrained), spent
+        )
+        try:
+            return read_reply(completion, report, self._findings), completion
         except LabelParseError as error:
-            follow_up = [*messages, *repair_messages(reply, str(error))]
-        return parse_reply(self._ask(follow_up, usage), report, self.findings)
+            if error.reason is ParseFailure.REFUSED:
+                raise
+            problem = str(error)
+        reply = completion.text[:_MAX_QUOTED_REPLY]
+        completion = await self._ask(
+            lambda is_constrained: self._questions.repair(
+                report, reply, problem, is_constrained=is_constrained
+            ),
+            spent,
+        )
+        return read_reply(completion, report, self._findings), completion
 
-    def _ask(self, messages: list[dict[str, str]], usage: _Usage) -> str:
+    async def _ask(self, question: Callable[[bool], bytes], spent: _Spent) -> Completion:
+        wants_schema = self._honors_schema is not False
         try:
-            completion = self._complete(messages)
-        except openai.APIStatusError as error:
-            raise _EndpointError(f"http_{error.status_code}") from None
-        except openai.APITimeoutError:
-            raise _EndpointError("timeout") from None
-        except openai.APIConnectionError:
-            raise _EndpointError("connection") from None
-        except (openai.OpenAIError, ValueError):
-            raise _EndpointError("not_a_completion") from None
-        if not isinstance(completion, ChatCompletion) or not completion.choices:
-            raise _EndpointError("not_a_completion")
-        usage.add(completion)
-        return completion.choices[0].message.content or ""
-
-    def _complete(self, messages: list[dict[str, str]]) -> ChatCompletion:
-        request: dict[str, Any] = {
-            "model": self.model,
-            "messages": messages,
-            "temperature": 0.0,
-            "max_tokens": self.max_tokens,
-        }
-        if not self._asks_for_schema:
-            return self._client.chat.completions.create(**request)
-        schema = {"name": "findings", "strict": True, "schema": response_schema(self.findings)}
-        constrained = {**request, "response_format": {"type": "json_schema", "json_schema": schema}}
-        try:
-            return self._client.chat.completions.create(**constrained)
-        except (openai.BadRequestError, openai.UnprocessableEntityError):
-            completion = self._client.chat.completions.create(**request)
-        # Only after it worked without: the refusal may have been about something else.
-        self._asks_for_schema = False
+            completion = await self._client.ask(question(wants_schema))
+            self._honors_schema = wants_schema
+        except AskError as error:
+            # Once a schema was accepted, a refusal is about something else.
+            if error.status not in _SCHEMA_REFUSED or self._honors_schema is True or not wants_schema:
+                raise
+            completion = await self._client.ask(question(False))
+            # Only after it worked without: the refusal may have been about something else.
+            self._honors_schema = False
+        spent.add(completion, self._client.cost_usd(completion))
         return completion
+
+
+class _Run:
+    """One pass over reports: tasks in flight, answers that wait to be taken."""
+
+    def __init__(self, asker: _Asker, health: ServerHealth) -> None:
+        self._asker = asker
+        self._health = health
+        self._loop = SteppedLoop()
+        self._done: deque[tuple[int, ReportLabels]] = deque()
+        self._num_in_flight = 0
+        self._stop: StopLabeling | None = None
+        self._news = asyncio.Event()
+
+    def answers(self, reports: Iterable[str], client: ChatClient) -> Iterator[tuple[int, ReportLabels]]:
+        self._loop.run(client.open())
+        numbered = enumerate(reports)
+        while True:
+            # Texts are taken in the caller's thread, between the steps of the loop.
+            while self._num_in_flight < self._room and (item := next(numbered, None)) is not None:
+                self._num_in_flight += 1
+                self._loop.start(self._label(*item))
+            if not self._num_in_flight:
+                return
+            self._news.clear()
+            self._loop.run(self._news.wait())
+            while self._done:
+                yield self._done.popleft()
+            if self._stop is not None:
+                raise self._stop
+
+    def close(self, client: ChatClient) -> None:
+        self._loop.cancel()
+        self._loop.run(client.close())
+        self._loop.close()
+
+    @property
+    def _room(self) -> int:
+        # The first goes alone: a wrong key or address is refused once, not by every request in flight.
+        return self._health.concurrency if self._health.has_tried else 1
+
+    async def _label(self, position: int, report: str) -> None:
+        spent = _Spent()
+        try:
+            self._done.append((position, await self._asker.label(report, spent)))
+        except StopLabeling as stop:
+            if spent.tokens_in is not None:  # paid for
+                failed = ReportLabels.failed(self._asker.keys, stop.reason, **vars(spent))
+                self._done.append((position, failed))
+            self._stop = self._stop or stop
+        except Exception as error:
+            # The type only: the message of a foreign exception may quote the report.
+            failed = ReportLabels.failed(self._asker.keys, f"exception:{type(error).__name__}", **vars(spent))
+            self._done.append((position, failed))
+        finally:
+            self._num_in_flight -= 1
+            self._news.set()
+
+
+def read_reply(completion: Completion, report: str, findings: FindingsSet) -> ParsedReply:
+    """Read what a server answered about a report.
+
+    Raises:
+        LabelParseError: With the reason, if the reply cannot be used.
+    """
+    if completion.finish_reason in ("content_filter", "refusal"):
+        raise LabelParseError(ParseFailure.REFUSED, "it was refused.")
+    try:
+        return parse_reply(completion.text, report, findings)
+    except LabelParseError:
+        if completion.finish_reason != "length":
+            raise
+    raise LabelParseError(ParseFailure.CUT_OFF, "it is too long and was cut off; keep the evidence short.")

@@ -5,9 +5,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from radtower.labeling.findings import FindingsSet, Status
 
@@ -25,6 +26,8 @@ class ParseFailure(StrEnum):
     EXTRA_FINDING = "extra_finding"
     WRONG_STATUS = "wrong_status"
     WRONG_SHAPE = "wrong_shape"
+    CUT_OFF = "cut_off"
+    REFUSED = "refused"
 
 
 class LabelParseError(ValueError):
@@ -54,6 +57,20 @@ class _Entry(BaseModel):
     evidence: str | None = None
 
 
+class _ExactEntry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    status: Status
+    evidence: str
+
+
+@lru_cache(maxsize=8)
+def _exact_reply(keys: tuple[str, ...]) -> TypeAdapter[BaseModel]:
+    """Return the validator of the reply that was asked for; JSON text goes through it in one step."""
+    fields: dict[str, Any] = {f"finding_{n}": (_ExactEntry, Field(alias=key)) for n, key in enumerate(keys)}
+    return TypeAdapter(create_model("Reply", __config__=ConfigDict(extra="forbid"), **fields))
+
+
 def parse_reply(reply: str, report: str, findings: FindingsSet) -> ParsedReply:
     """Read a reply that should be one JSON object, possibly wrapped in prose or a code fence.
 
@@ -67,6 +84,30 @@ def parse_reply(reply: str, report: str, findings: FindingsSet) -> ParsedReply:
     Raises:
         LabelParseError: With the reason, if the reply cannot be used.
     """
+    entries = _read_exact(reply, findings.keys) or _read_wrapped(reply, findings)
+    quotes = {key: " ".join(entry.evidence.split()) for key, entry in entries.items()}
+    evidence = {key: quote if quote and _has(report, quote) else None for key, quote in quotes.items()}
+    return ParsedReply(
+        status={key: entry.status for key, entry in entries.items()},
+        evidence=evidence,
+        num_dropped_evidence=sum(quotes[key] != "" for key, quote in evidence.items() if quote is None),
+    )
+
+
+def _read_exact(reply: str, keys: tuple[str, ...]) -> dict[str, _ExactEntry] | None:
+    """Return the entries of a reply that is nothing but what was asked for; None for any other."""
+    # JSON may repeat a key, and pydantic would take the last. Every finding takes five strings: where there
+    # are no more quotes than those (an escape could hide one), nothing is repeated.
+    if reply.count('"') != 10 * len(keys) or "\\" in reply:
+        return None
+    try:
+        answer = _exact_reply(keys).validate_json(reply)
+    except ValidationError:
+        return None
+    return dict(zip(keys, answer.__dict__.values(), strict=True))
+
+
+def _read_wrapped(reply: str, findings: FindingsSet) -> dict[str, _ExactEntry]:
     answer = _find_answer(reply, findings)
     missing = [key for key in findings.keys if key not in answer]
     if missing:
@@ -75,13 +116,14 @@ def parse_reply(reply: str, report: str, findings: FindingsSet) -> ParsedReply:
         num_extra = len(answer) - len(findings.keys)
         raise LabelParseError(ParseFailure.EXTRA_FINDING, f"it has {num_extra} keys that were not asked for.")
     entries = {key: _validate_entry(key, answer[key]) for key in findings.keys}
-    passages = _collapse_whitespace(report)
-    quotes = {key: _collapse_whitespace(entry.evidence or "") for key, entry in entries.items()}
-    return ParsedReply(
-        status={key: entry.status for key, entry in entries.items()},
-        evidence={key: quote if quote and quote in passages else None for key, quote in quotes.items()},
-        num_dropped_evidence=sum(quote not in passages for quote in quotes.values()),
-    )
+    return {
+        key: _ExactEntry(status=entry.status, evidence=entry.evidence or "") for key, entry in entries.items()
+    }
+
+
+def _has(report: str, quote: str) -> bool:
+    # A report comes normalized, so the second look is for what does not.
+    return quote in report or quote in " ".join(report.split())
 
 
 def _validate_entry(key: str, value: object) -> _Entry:
@@ -137,7 +179,3 @@ def _unique_keys(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) < len(pairs):
         raise LabelParseError(ParseFailure.DUPLICATE_KEY, "an object in it has the same key twice.")
     return dict(pairs)
-
-
-def _collapse_whitespace(text: str) -> str:
-    return " ".join(text.split())

@@ -1,0 +1,79 @@
+"""Whether going on is pointless: a server that is gone, refuses the key, or does not know the model."""
+
+from dataclasses import dataclass, field
+
+from radtower.labeling.report_labels import StopLabeling
+
+# What a server says to all requests alike, and what to do about it.
+_REFUSALS = {
+    401: ("unauthorized", "Check the key in the variable of --api-key-env."),
+    402: ("payment", "Check the credit of the account."),
+    403: ("unauthorized", "Check what the key may do."),
+    404: ("not_found", "Check --base-url, which ends in /v1 for most servers, and --model."),
+}
+_OUT_OF_QUOTA = "insufficient_quota"  # sent with 429 by OpenAI; no wait brings it back
+
+
+@dataclass
+class ServerHealth:
+    """What the requests of a run heard from the server; they share one.
+
+    Args:
+        concurrency: Requests in flight at most. Twice as many bad ones in a row are no accident.
+    """
+
+    concurrency: int
+    has_tried: bool = field(default=False, init=False)
+    _has_answered: bool = field(default=False, init=False)
+    _has_succeeded: bool = field(default=False, init=False)
+    _silent_in_row: int = field(default=0, init=False)
+    _refused_in_row: int = field(default=0, init=False)
+
+    def record_success(self) -> None:
+        """A request was answered as it should be."""
+        self.has_tried = self._has_answered = self._has_succeeded = True
+        self._silent_in_row = self._refused_in_row = 0
+
+    def record_silence(self, code: str, is_last_try: bool) -> None:
+        """A request got no answer.
+
+        Args:
+            code: What happened instead, for the message.
+            is_last_try: Whether its report gives up.
+
+        Raises:
+            StopLabeling: If it was the last try of a report and no report hears anything any more.
+        """
+        self.has_tried = True
+        self._silent_in_row += 1
+        # The last try: a server that restarts gets the whole time of the retries.
+        if is_last_try and (not self._has_answered or self._silent_in_row >= 2 * self.concurrency):
+            raise StopLabeling(
+                "unreachable",
+                f"the server did not answer {self._silent_in_row} requests in a row ({code}). Check that it "
+                "runs, and --timeout; run the same command again to go on.",
+            )
+
+    def record_status(self, status: int, code: str = "") -> None:
+        """A request was answered with an error.
+
+        Args:
+            status: HTTP status.
+            code: What the server calls the error; for the message, an identifier only.
+
+        Raises:
+            StopLabeling: If others will hear the same.
+        """
+        self.has_tried = self._has_answered = True
+        self._silent_in_row = 0
+        if code == _OUT_OF_QUOTA:
+            raise StopLabeling("quota", "the account has no quota left. Raise it, or wait until it is back.")
+        if not 400 <= status < 500 or status in (408, 409, 425, 429):
+            return
+        self._refused_in_row += 1
+        # The first refusal of these ends the run, if nothing worked before; any other may be one report's.
+        reason, fix = _REFUSALS.get(status, ("refused", "Check --model and the fields of the request."))
+        known_at_once = status in _REFUSALS and not self._has_succeeded
+        if known_at_once or self._refused_in_row >= 2 * max(self.concurrency, 4):
+            named = f" ({code})" if code else ""
+            raise StopLabeling(reason, f"the server answered HTTP {status}{named}. {fix}")
