@@ -1,18 +1,70 @@
+import gc
+import json
+import tracemalloc
+
 import pandas as pd
 import pytest
 
-from radtower.data.report_table import read_reports
+from radtower.data.report_table import ReportStream, read_reports
+
+REPORTS = [("007", "No nodule, no effusion."), ("NA", "")]
 
 
 def test_reads_csv_as_text(tmp_path):
     path = tmp_path / "reports.csv"
     path.write_text('id,text\n007,"No nodule, no effusion."\nNA,\n')
-    assert read_reports(path, "id", "text") == [("007", "No nodule, no effusion."), ("NA", "")]
+    assert read_reports(path, "id", "text") == REPORTS
+
+
+def test_a_stream_can_be_read_again(tmp_path):
+    path = tmp_path / "reports.csv"
+    path.write_text('more,id,text\n1,007,"No nodule, no effusion."\n2,NA,\n')
+    stream = ReportStream(path, "id", "text")
+    assert list(stream) == list(stream) == REPORTS
+
+
+def test_reads_json_lines(tmp_path):
+    path = tmp_path / "reports.jsonl"
+    rows = [{"id": "007", "text": REPORTS[0][1]}, {"text": None, "id": 8, "more": [1]}]
+    path.write_text("\n\n".join(map(json.dumps, rows)) + "\n")
+    assert read_reports(path, "id", "text") == [REPORTS[0], ("8", "")]
 
 
 def test_reads_parquet_with_missing_texts_and_numeric_ids(tmp_path):
     pd.DataFrame({"id": [7, 8], "text": ["Normal.", None]}).to_parquet(tmp_path / "reports.parquet")
     assert read_reports(tmp_path / "reports.parquet", "id", "text") == [("7", "Normal."), ("8", "")]
+
+
+@pytest.fixture
+def data_set(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "train.csv").write_text('id,text,more\n007,"No nodule, no effusion.",1\nNA,,2\n')
+    (folder / "test.csv").write_text("id,text,more\n9,Normal.,3\n")
+    return folder
+
+
+def test_reads_a_split_of_a_data_set_as_text(data_set):
+    assert read_reports(f"hf:{data_set}", "id", "text") == REPORTS
+    assert read_reports(f"hf:{data_set}:test", "id", "text") == [("9", "Normal.")]
+    assert read_reports(f"hf:{data_set}:default:test", "id", "text") == [("9", "Normal.")]
+
+
+def test_reads_a_data_set_of_parquet(tmp_path):
+    (tmp_path / "set").mkdir()
+    pd.DataFrame({"id": [7, 8], "text": ["Normal.", None]}).to_parquet(tmp_path / "set" / "train.parquet")
+    with pytest.raises(ValueError, match=r"got no \['note'\] among \['id', 'text'\]"):
+        ReportStream(f"hf:{tmp_path / 'set'}", "id", "note")
+    assert read_reports(f"hf:{tmp_path / 'set'}", "id", "text") == [("7", "Normal."), ("8", "")]
+
+
+def test_refuses_what_a_data_set_does_not_have(data_set):
+    with pytest.raises(ValueError, match="Bad split: dev"):
+        read_reports(f"hf:{data_set}:dev", "id", "text")
+    with pytest.raises(ValueError, match="got 'hf:a:b:c:d'"):
+        ReportStream("hf:a:b:c:d", "id", "text")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        ReportStream(f"hf:{data_set}/nowhere", "id", "text")
 
 
 def test_reads_as_many_rows_as_asked_for(tmp_path):
@@ -27,9 +79,74 @@ def test_names_the_columns_that_are_there(tmp_path):
     path = tmp_path / "reports.csv"
     path.write_text("AccessionNo,text\na,x\n")
     with pytest.raises(ValueError, match=r"got no \['id'\] among \['AccessionNo', 'text'\]"):
-        read_reports(path, "id", "text")
+        ReportStream(path, "id", "text")
+
+
+def test_a_line_without_a_column_is_refused(tmp_path):
+    path = tmp_path / "reports.jsonl"
+    path.write_text('{"id": 1, "text": "x"}\n{"id": 2}\n')
+    with pytest.raises(ValueError, match=r"got no \['text'\] among \['id'\] in row 1"):
+        list(ReportStream(path, "id", "text"))
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"), [("[1]", "a list in line 2"), ("secret", r"no JSON \(Expecting value\) in line 2")]
+)
+def test_a_line_that_is_no_object_is_refused_without_its_text(tmp_path, line, kind):
+    path = tmp_path / "reports.jsonl"
+    path.write_text(f'{{"id": 1, "text": "x"}}\n{line}\n')
+    with pytest.raises(ValueError, match=f"every line of reports.jsonl must be .*, got {kind}") as caught:
+        list(ReportStream(path, "id", "text"))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "kind"), [("", "none"), (None, "none"), (7.5, "a float")])
+def test_a_row_without_an_id_is_refused(tmp_path, value, kind):
+    path = tmp_path / "reports.jsonl"
+    path.write_text(json.dumps({"id": 1, "text": "x"}) + "\n" + json.dumps({"id": value, "text": "x"}))
+    with pytest.raises(ValueError, match=f"id must be text or a whole number, got {kind} in row 1"):
+        list(ReportStream(path, "id", "text"))
+
+
+def test_a_column_that_holds_no_texts_is_refused(tmp_path):
+    pd.DataFrame({"id": ["a", "b"], "text": [0.5, 1.5]}).to_parquet(tmp_path / "reports.parquet")
+    with pytest.raises(ValueError, match="text must be text, got a float in row 0"):
+        list(ReportStream(tmp_path / "reports.parquet", "id", "text"))
 
 
 def test_refuses_another_format(tmp_path):
     with pytest.raises(ValueError, match=r"got '\.xlsx'"):
         read_reports(tmp_path / "reports.xlsx", "id", "text")
+
+
+def test_refuses_a_file_that_is_not_there(tmp_path):
+    for name in ("reports.csv", "reports.jsonl", "reports.parquet"):
+        with pytest.raises(FileNotFoundError, match=name):
+            ReportStream(tmp_path / name, "id", "text")
+
+
+# datasets leaves its file to the garbage collector when it is not read to the end.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_data_set_of_csv_tells_its_columns_when_it_is_read(data_set):
+    with pytest.raises(ValueError, match=r"got no \['note'\] among \['id', 'text', 'more'\] in row 0"):
+        list(ReportStream(f"hf:{data_set}", "id", "note"))
+    gc.collect()
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_memory_does_not_grow_with_the_table(tmp_path, kind):
+    peaks = []
+    for num_rows in (2000, 20_000):
+        frame = pd.DataFrame({"id": range(num_rows), "text": "No nodule. " * 20, "more": 1})
+        path = tmp_path / f"{num_rows}.{kind}"
+        if kind == "csv":
+            frame.to_csv(path, index=False)
+        elif kind == "jsonl":
+            frame.to_json(path, orient="records", lines=True)
+        else:
+            frame.to_parquet(path, row_group_size=1000)
+        tracemalloc.start()
+        assert sum(1 for _ in ReportStream(path, "id", "text")) == num_rows
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0] < 3_000_000

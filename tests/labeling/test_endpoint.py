@@ -9,6 +9,7 @@ from radtower.labeling.chat.budget import Price
 from radtower.labeling.chat.retry import RetryPolicy
 from radtower.labeling.endpoint import EndpointLabeler
 from radtower.labeling.findings import Status, load_findings
+from radtower.labeling.label_table import read_labels
 from radtower.labeling.labeler import label_reports
 from radtower.labeling.prompts import PROMPT_VERSION
 from radtower.labeling.report_labels import StopLabeling
@@ -355,15 +356,20 @@ def test_a_fake_answer_in_the_report_that_a_server_repeats_beside_its_own_is_amb
     assert label_one(labeler, f"Answer: {fake}").error == "reply:ambiguous"
 
 
-def test_it_is_a_backend_of_label_reports_and_leaks_nothing(serve):
+def test_it_is_a_backend_of_label_reports_and_leaks_nothing(serve, tmp_path):
     _, labeler = serve((500, "{}"), (500, "{}"), (500, "{}"), GOOD)
-    rows = label_reports(
-        [("a", REPORT), ("b", "Other. Small pleural effusion"), ("c", REPORT)], labeler, FINDINGS
-    )
-    assert [(row.report_id, row.error) for row in rows] == [("a", "http_500"), ("b", None)]
-    assert (rows[1].labeler, rows[1].model_id, rows[1].prompt_version) == ("endpoint", "m", PROMPT_VERSION)
+    reports = [("a", REPORT), ("b", "Other. Small pleural effusion"), ("c", REPORT)]
+    summary = label_reports(reports, labeler, FINDINGS, tmp_path / "labels.parquet")
+    assert summary.first_failures == {"a": "http_500"}
+    frame = read_labels(tmp_path / "labels.parquet").frame
+    assert frame["report_id"].tolist() == ["a", "b"]
+    assert frame.loc[1, ["labeler", "model_id", "prompt_version"]].tolist() == [
+        "endpoint",
+        "m",
+        PROMPT_VERSION,
+    ]
     assert "sk-secret" not in repr(labeler)
-    assert "Secret" not in repr(rows)
+    assert "Secret" not in repr(frame.to_dict("records"))
 
 
 def test_settings_change_with_what_the_answers_depend_on_and_nothing_else():

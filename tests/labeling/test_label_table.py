@@ -1,3 +1,5 @@
+import os
+import stat
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from radtower.labeling.findings import Status
-from radtower.labeling.label_table import LabelRow, read_labels, write_labels
+from radtower.labeling.label_table import LabelRow, read_labels, stream_labels, write_labels
 
 COLUMNS = [
     *("report_id", "report_sha256", "status", "score", "evidence", "labeler", "model_id"),
@@ -108,11 +110,45 @@ def test_a_crash_while_writing_leaves_the_old_file_and_no_other(tmp_path, monkey
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(pq, "write_table", fail)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", fail)
     with pytest.raises(OSError, match="disk full"):
         write_labels([make_row("r2")], path)
     assert [item.name for item in tmp_path.iterdir()] == ["labels.parquet"]
     assert read_labels(path).frame["report_id"].tolist() == ["r1"]
+
+
+def test_rows_are_streamed_in_groups_and_the_file_can_be_read_by_others(tmp_path):
+    taken = []
+
+    def rows():
+        for number in range(2500):
+            taken.append(number)
+            yield make_row(f"r{number}", num_dropped_evidence=2)
+
+    path = tmp_path / "labels.parquet"
+    before = os.umask(0o027)
+    try:
+        stream_labels(rows(), path, ["emphysema", "atelectasis"])
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert pq.read_metadata(path).num_row_groups == 3
+    table = read_labels(path)
+    assert table.frame["report_id"].tolist() == [f"r{number}" for number in range(2500)]
+    assert table.num_dropped_evidence == 5000
+
+
+def test_a_wrong_row_of_a_stream_is_named_by_its_place(tmp_path):
+    good = [make_row(f"r{number}") for number in range(1001)]
+    other = make_row("x", status={"mass": Status.ABSENT})
+    with pytest.raises(
+        ValueError, match=r"must share the findings \['emphysema', 'atelectasis'\].* at row 1001"
+    ):
+        stream_labels([*good, other], tmp_path / "labels.parquet", ["emphysema", "atelectasis"])
+    wrong = make_row("x", score={"emphysema": 2.0, "atelectasis": None})
+    with pytest.raises(ValueError, match=r"emphysema=2\.0 at row 1001"):
+        stream_labels([*good, wrong], tmp_path / "labels.parquet", ["emphysema", "atelectasis"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_rows_are_refused(tmp_path):

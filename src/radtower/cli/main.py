@@ -5,7 +5,7 @@ import sys
 import typer
 from yaml import YAMLError
 
-from radtower.cli import data, demo, evaluate, explain, hub, manifest, reports, train, use
+from radtower.cli import data, demo, evaluate, explain, hub, label, manifest, reports, train, use
 
 SOME_FAILED = 1  # exit code: the good items are done, the bad ones are listed
 UNUSABLE_INPUT = 2  # exit code
@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Radiology vision-language models on the Hugging Face Hub. Research use only, not for diagnosis.",
 )
-for group in (demo, manifest, data, reports, train, use, evaluate, explain, hub):
+for group in (demo, manifest, data, reports, label, train, use, evaluate, explain, hub):
     group.add_commands(app)
 
 
@@ -27,9 +27,11 @@ def run() -> None:
     try:
         app()
     except Exception as error:
+        import sqlite3  # its errors: a disk that is full, a file system without locks
+
         from huggingface_hub.errors import StrictDataclassError  # a model configuration that was refused
 
-        if not isinstance(error, (*USER_ERRORS, StrictDataclassError)):
+        if not isinstance(error, (*USER_ERRORS, StrictDataclassError, sqlite3.OperationalError)):
             raise
         # str() of a KeyError is the repr of its message.
         message = error.args[0] if isinstance(error, KeyError) and error.args else error

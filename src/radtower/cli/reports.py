@@ -1,4 +1,4 @@
-"""``radtower reports`` and ``radtower label``: tables of reports, pairs for training, silver labels."""
+"""``radtower reports``: tables of reports, and pairs for training."""
 
 from collections import Counter
 from enum import StrEnum
@@ -7,21 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from radtower.cli.extras import register_models, require
-from radtower.cli.output import print_failures, print_table, progress_bar
+from radtower.cli.output import print_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 reports_app = typer.Typer(no_args_is_help=True, help="Make tables of reports, and pairs for training.")
 Table = Annotated[Path, typer.Option("--output", "-o", help="CSV or parquet.")]
-
-
-class Backend(StrEnum):
-    """Who labels."""
-
-    ENCODER = "encoder"
-    ENDPOINT = "endpoint"
 
 
 class Task(StrEnum):
@@ -36,49 +28,6 @@ class LabelKeys(StrEnum):
 
     LABELS = "labels"
     TEXT = "text"
-
-
-def label(  # noqa: PLR0913 -- one argument per flag
-    reports: Annotated[Path, typer.Argument(help="CSV or parquet with an id and a text column.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="labels.parquet")],
-    model: Annotated[str, typer.Option(help="Folder of a trained labeler, or the endpoint's model name.")],
-    backend: Annotated[Backend, typer.Option(help="Who labels.")] = Backend.ENCODER,
-    findings: Annotated[str, typer.Option(help="Findings set, or a YAML file.")] = "ct_rate_18",
-    base_url: Annotated[str | None, typer.Option(help="Address of the endpoint.")] = None,
-    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the key.")] = None,
-    id_column: Annotated[str, typer.Option(help="Column of report ids.")] = "study_id",
-    text_column: Annotated[str, typer.Option(help="Column of report texts.")] = "report",
-) -> None:
-    """Label reports with a fine-tuned encoder or an OpenAI-compatible endpoint."""
-    register_models()
-    from radtower.data.report_table import read_reports
-    from radtower.labeling.findings import load_findings
-    from radtower.labeling.label_table import write_labels
-    from radtower.labeling.labeler import LabelerBackend, label_reports
-
-    findings_set = load_findings(findings)
-    labeler: LabelerBackend
-    if backend is Backend.ENCODER:
-        from radtower.labeling.encoder import EncoderLabeler
-
-        encoder = EncoderLabeler(model)
-        labeler, findings_set = encoder, findings_set.subset(encoder.keys)
-    else:
-        require("label")
-        from radtower.labeling.endpoint import EndpointLabeler
-
-        if base_url is None:
-            raise ValueError("--base-url must be given for an endpoint, got none. Add its address.")
-        labeler = EndpointLabeler(base_url, model, findings_set, api_key_env=api_key_env)
-    pairs = read_reports(reports, id_column, text_column)
-    with progress_bar("Labeling reports", len(pairs)) as on_progress:
-        rows = label_reports(pairs, labeler, findings_set, on_progress=on_progress)
-    write_labels(rows, output)
-    failures = {row.report_id: row.error for row in rows if row.error is not None}
-    print(f"{len(rows) - len(failures)} of {len(rows)} unique reports labeled in {output}")
-    print_failures(failures)
-    if failures:
-        raise typer.Exit(1)
 
 
 @reports_app.command()
@@ -161,5 +110,4 @@ def _write_table(frame: "DataFrame", output: Path) -> None:
 
 def add_commands(app: typer.Typer) -> None:
     """Add this file's commands."""
-    app.command()(label)
     app.add_typer(reports_app, name="reports")

@@ -1,41 +1,168 @@
-"""A table of reports that is no manifest: ids and texts, read from CSV or parquet."""
+"""A table of reports that is no manifest: ids and texts, streamed from CSV, JSONL, parquet or the Hub."""
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
+from datasets import IterableDataset, load_dataset_builder
+
+HUB_PREFIX = "hf:"
+_ROWS_AT_ONCE = 500
+
+
+class ReportStream:
+    """Report ids and texts of a table; every ``for`` reads it from the top, a few hundred rows at a time.
+
+    Args:
+        source: CSV, JSONL (``.jsonl``) or parquet file; or ``hf:NAME``, ``hf:NAME:SPLIT`` or
+            ``hf:NAME:CONFIG:SPLIT`` for a data set of the Hub or a folder of one. Without a split: ``train``.
+        id_column: Column of ids.
+        text_column: Column of texts; an empty cell is an empty text.
+
+    Raises:
+        FileNotFoundError: If there is no such file or data set.
+        ValueError: If the format or a column is unknown; while reading, if a row has no id, or something else
+            than text in its text column.
+    """
+
+    def __init__(self, source: str | Path, id_column: str, text_column: str) -> None:
+        self.source = str(source)
+        self.id_column = id_column
+        self.text_column = text_column
+        columns = _columns(self.source)
+        if columns is not None:
+            self._check_columns(columns, 0)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        for position, row in enumerate(_rows(self.source, (self.id_column, self.text_column))):
+            self._check_columns(list(row), position)
+            report_id, text = row[self.id_column], row[self.text_column]
+            # A float was made of what somebody wrote: "007" would have become 7.0.
+            if report_id == "" or not isinstance(report_id, str | int):
+                kind = "none" if report_id is None or report_id == "" else f"a {type(report_id).__name__}"
+                raise ValueError(
+                    f"{self.id_column} must be text or a whole number, got {kind} in row {position}. "
+                    "Give each report an id."
+                )
+            if text is not None and not isinstance(text, str):
+                raise ValueError(
+                    f"{self.text_column} must be text, got a {type(text).__name__} in row {position}. "
+                    "Name the column of the reports."
+                )
+            yield str(report_id), text or ""
+
+    def _check_columns(self, columns: list[str], position: int) -> None:
+        missing = [name for name in (self.id_column, self.text_column) if name not in columns]
+        if missing:
+            raise ValueError(
+                f"the table must have the columns {self.id_column} and {self.text_column}, got no {missing} "
+                f"among {columns} in row {position}. Name the columns of your table."
+            )
 
 
 def read_reports(
-    path: str | Path, id_column: str, text_column: str, limit: int | None = None
+    source: str | Path, id_column: str, text_column: str, limit: int | None = None
 ) -> list[tuple[str, str]]:
-    """Read report ids and texts.
+    """Read report ids and texts into memory.
 
     Args:
-        path: CSV or parquet.
+        source: As in ``ReportStream``.
         id_column: Column of ids, which must be unique.
         text_column: Column of texts; an empty cell is an empty text.
         limit: Rows to read from the top. None reads all.
 
     Raises:
-        ValueError: If the format or a column is unknown, or an id comes twice.
+        FileNotFoundError: If there is no such file or data set.
+        ValueError: If the format or a column is unknown, or an id is missing or comes twice.
     """
-    path = Path(path)
-    if path.suffix == ".parquet":
-        frame = pd.read_parquet(path)
-    elif path.suffix == ".csv":
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    else:
-        raise ValueError(f"path must end in .csv or .parquet, got {path.suffix!r}. Convert the table.")
-    missing = [name for name in (id_column, text_column) if name not in frame]
-    if missing:
-        raise ValueError(
-            f"the table must have the columns {id_column} and {text_column}, got no {missing} among "
-            f"{list(frame.columns)}. Name the columns of your table."
-        )
-    frame = frame.head(limit) if limit is not None else frame
-    num_repeated = int(frame[id_column].duplicated().sum())
+    reports = list(islice(ReportStream(source, id_column, text_column), limit))
+    num_repeated = len(reports) - len({report_id for report_id, _ in reports})
     if num_repeated:
         raise ValueError(
             f"{id_column} must be unique, got {num_repeated} repeats. Give each report its own id."
         )
-    return list(zip(frame[id_column].astype(str), frame[text_column].fillna("").astype(str), strict=True))
+    return reports
+
+
+def _columns(source: str) -> list[str] | None:
+    """Names of the columns; None where only reading tells."""
+    if source.startswith(HUB_PREFIX):
+        features = _hub_set(source, ()).features
+        return None if features is None else list(features)
+    path = Path(source)
+    if path.suffix == ".parquet":
+        return pq.read_schema(path).names
+    if path.suffix == ".csv":
+        return list(pd.read_csv(path, dtype=str, nrows=0).columns)
+    if path.suffix == ".jsonl":
+        return list(next(_jsonl_rows(path), {}))
+    raise ValueError(
+        f"source must end in .csv, .jsonl or .parquet, or begin with {HUB_PREFIX}, got {path.suffix!r}. "
+        "Convert the table."
+    )
+
+
+def _rows(source: str, columns: Sequence[str]) -> Iterator[Mapping[Any, Any]]:
+    if source.startswith(HUB_PREFIX):
+        return _hub_rows(source, columns)
+    path = Path(source)
+    if path.suffix == ".jsonl":
+        return _jsonl_rows(path)
+    return _parquet_rows(path, columns) if path.suffix == ".parquet" else _csv_rows(path, columns)
+
+
+def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Mapping[Any, Any]]:
+    options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "usecols": list(columns)}
+    with pd.read_csv(path, chunksize=_ROWS_AT_ONCE, **options) as chunks:
+        for chunk in chunks:
+            yield from chunk.to_dict("records")
+
+
+def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Mapping[Any, Any]]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=list(columns)):
+            yield from batch.to_pylist()
+
+
+def _jsonl_rows(path: Path) -> Iterator[Mapping[Any, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                row = error.msg  # says what is wrong, and quotes nothing
+            if not isinstance(row, dict):
+                kind = f"no JSON ({row})" if isinstance(row, str) else f"a {type(row).__name__}"
+                raise ValueError(  # noqa: TRY004 -- a file with a wrong value, not an argument of a wrong type
+                    f"every line of {path.name} must be a JSON object, got {kind} in line {number}. "
+                    "Write one report per line."
+                )
+            yield row
+
+
+def _hub_rows(source: str, columns: Sequence[str]) -> Iterator[Mapping[Any, Any]]:
+    rows = _hub_set(source, columns)
+    yield from rows if rows.features is None else rows.select_columns(list(columns))
+
+
+def _hub_set(source: str, columns: Sequence[str]) -> IterableDataset:
+    name, *rest = source.removeprefix(HUB_PREFIX).split(":")
+    if not name or len(rest) > 2:
+        raise ValueError(
+            f"source must be {HUB_PREFIX}NAME, {HUB_PREFIX}NAME:SPLIT or {HUB_PREFIX}NAME:CONFIG:SPLIT, "
+            f"got {source!r}. Take the colons out."
+        )
+    split = rest[-1] if rest else "train"
+    config = rest[0] if len(rest) == 2 else None
+    builder = load_dataset_builder(name, config)
+    if builder.name == "csv":
+        # Else ids such as 007 would be read as numbers, and NA as nothing.
+        options = {"converters": dict.fromkeys(columns, str), "keep_default_na": False}
+        builder = load_dataset_builder(name, config, **options)
+    return builder.as_streaming_dataset(split)

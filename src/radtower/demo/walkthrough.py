@@ -29,7 +29,7 @@ from radtower.evaluation.zero_shot import embed_studies, zero_shot_results
 from radtower.hub_cards.export import export_model
 from radtower.labeling.encoder import EncoderLabeler
 from radtower.labeling.findings import FindingsSet, load_findings
-from radtower.labeling.label_table import read_labels, write_labels
+from radtower.labeling.label_table import read_labels
 from radtower.labeling.labeler import label_reports
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
@@ -185,11 +185,9 @@ class _Demo:
             folder = train_labeler(run, arguments, [OnStep(on_progress)])
         reports = list(zip(manifest.frame["study_id"], manifest.frame["report"], strict=True))
         with self.steps.step("Silver labels for every report", len(reports)) as on_progress:
-            rows = label_reports(
-                reports, EncoderLabeler(folder, max_length=192), self.findings, on_progress=on_progress
-            )
             labels_path = self.output / "labels.parquet"
-            write_labels(rows, labels_path)
+            labeler = EncoderLabeler(folder, max_length=192)
+            label_reports(reports, labeler, self.findings, labels_path, on_progress=on_progress)
         return labels_path, self._agreement(manifest, labels_path, gold)
 
     def _agreement(

@@ -5,9 +5,11 @@ prompt_version, findings_set, tokens_in, tokens_out, cost_usd, error. Axes: N ro
 """
 
 import os
-import tempfile
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ _SCALARS = {
     "error": pa.string(),
 }
 _COLUMNS = (*list(_SCALARS)[:2], *_STRUCTS, *list(_SCALARS)[2:])
+_ROWS_PER_GROUP = 1000  # of the file; so many are held while it is written
 _DROPPED_EVIDENCE = b"radtower.num_dropped_evidence"
 
 
@@ -133,24 +136,46 @@ def write_labels(rows: Sequence[LabelRow], path: str | Path) -> None:
         raise ValueError(
             "rows must not be empty, got 0 rows. A label table needs the findings of at least one report."
         )
-    keys = list(rows[0].status)
-    for position, row in enumerate(rows):
-        if not list(row.status) == list(row.score) == list(row.evidence) == keys:
-            raise ValueError(
-                f"rows must share the findings {keys}, got {list(row.status)} at row {position}. "
-                "Write one table per findings set."
-            )
+    for name in ("report_id", "report_sha256"):
+        _check_unique(pd.Series([getattr(row, name) for row in rows], name=name))
+    stream_labels(rows, path, list(rows[0].status))
+
+
+def stream_labels(rows: Iterable[LabelRow], path: str | Path, keys: Sequence[str]) -> None:
+    """Write a label table as ``write_labels`` does, without ever holding all rows.
+
+    Args:
+        rows: At least one; the caller answers for each report coming once.
+        path: File to write.
+        keys: Findings, in order.
+
+    Raises:
+        ValueError: If a row has other findings, or a value breaks the contract of its column.
+    """
     structs = {name: pa.struct([(key, kind) for key in keys]) for name, kind in _STRUCTS.items()}
-    num_dropped = sum(row.num_dropped_evidence for row in rows)
-    schema = pa.schema(
-        [(name, {**_SCALARS, **structs}[name]) for name in _COLUMNS],
-        metadata={_DROPPED_EVIDENCE: str(num_dropped).encode()},
-    )
-    table = pa.Table.from_pylist(
-        [{name: getattr(row, name) for name in _COLUMNS} for row in rows], schema=schema
-    )
-    _check_rows(table.to_pandas())
-    _write_atomically(table, Path(path))
+    schema = pa.schema([(name, {**_SCALARS, **structs}[name]) for name in _COLUMNS])
+    num_rows = num_dropped = 0
+    rows = iter(rows)
+    with _written_atomically(Path(path)) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        while counts := _write_group(rows, writer, num_rows):
+            num_rows += counts[0]
+            num_dropped += counts[1]
+        writer.add_key_value_metadata({_DROPPED_EVIDENCE: str(num_dropped).encode()})
+
+
+def _write_group(
+    rows: Iterator[LabelRow], writer: pq.ParquetWriter, first_row: int
+) -> tuple[int, int] | None:
+    """Write some of the rows; gives their number and dropped quotes, None where there are no more."""
+    group = list(islice(rows, _ROWS_PER_GROUP))
+    if not group:
+        return None
+    _check_findings(group, [field.name for field in writer.schema.field("status").type], first_row)
+    cells = [{name: getattr(row, name) for name in _COLUMNS} for row in group]
+    table = pa.Table.from_pylist(cells, schema=writer.schema)
+    _check_values(table.to_pandas(), first_row)
+    writer.write_table(table)
+    return len(group), sum(row.num_dropped_evidence for row in group)
 
 
 def read_labels(path: str | Path) -> LabelTable:
@@ -177,21 +202,34 @@ def read_labels(path: str | Path) -> LabelTable:
                 f"evidence, got {table.schema.field(name).type}."
             )
     frame = table.select(list(_COLUMNS)).to_pandas()
-    _check_rows(frame)
-    dropped = int((table.schema.metadata or {}).get(_DROPPED_EVIDENCE, b"0"))
+    for name in ("report_id", "report_sha256"):
+        _check_unique(frame[name])
+    _check_values(frame)
+    dropped = int((pq.read_metadata(path).metadata or {}).get(_DROPPED_EVIDENCE, b"0"))
     return LabelTable(frame=frame, keys=keys, num_dropped_evidence=dropped)
 
 
-def _check_rows(frame: pd.DataFrame) -> None:
-    for name in ("report_id", "report_sha256"):
-        repeated = frame[name].duplicated()
-        if repeated.any():
+def _check_unique(column: pd.Series) -> None:
+    repeated = column.duplicated()
+    if repeated.any():
+        raise ValueError(
+            f"{column.name} must be unique, got {int(repeated.sum())} repeats, first at row "
+            f"{int(repeated.argmax())}. Keep one row per unique report."
+        )
+
+
+def _check_findings(rows: Sequence[LabelRow], keys: list[str], first_row: int) -> None:
+    for position, row in enumerate(rows, first_row):
+        if not list(row.status) == list(row.score) == list(row.evidence) == keys:
             raise ValueError(
-                f"{name} must be unique, got {int(repeated.sum())} repeats, first at row "
-                f"{int(repeated.argmax())}. Keep one row per unique report."
+                f"rows must share the findings {keys}, got {list(row.status)} at row {position}. "
+                "Write one table per findings set."
             )
+
+
+def _check_values(frame: pd.DataFrame, first_row: int = 0) -> None:
     for position, (statuses, scores, error) in enumerate(
-        zip(frame["status"], frame["score"], frame["error"], strict=True)
+        zip(frame["status"], frame["score"], frame["error"], strict=True), first_row
     ):
         allowed = {None} if isinstance(error, str) else set(Status)
         invalid = sorted(f"{key}={value}" for key, value in statuses.items() if value not in allowed)
@@ -207,13 +245,14 @@ def _check_rows(frame: pd.DataFrame) -> None:
             )
 
 
-def _write_atomically(table: pa.Table, path: Path) -> None:
+@contextmanager
+def _written_atomically(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the folder of the target: a rename is atomic within one file system only.
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        temporary = Path(file.name)
+    # In the folder of the target: a rename is atomic within one file system only. Not by tempfile, whose
+    # files nobody else can read.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        pq.write_table(table, temporary)
+        yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)

@@ -1,14 +1,22 @@
-"""Reports -> label rows through any backend: each unique report once, and one failure never stops the run."""
+"""Reports -> label table through any backend: each unique report once, and no answer is lost."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Protocol
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn, Protocol
 
 from radtower.labeling.findings import FindingsSet
-from radtower.labeling.label_table import LabelRow
-from radtower.labeling.report_labels import ReportLabels
+from radtower.labeling.label_table import LabelRow, stream_labels
+from radtower.labeling.labeling_summary import LabelingPlan, LabelingSummary
+from radtower.labeling.ledger import Generation, Ledger, ReportCounts, is_empty_report, open_ledger
+from radtower.labeling.report_labels import ReportLabels, StopLabeling
 from radtower.processing.report_text import normalize_report, report_sha256
 
 EMPTY_REPORT = "empty_report"
+NOT_ASKED = "not_asked"
+_PAGE = 1000  # reports that are looked up in the ledger at once
+_NUM_LISTED = 20  # failures that a summary names
 
 
 class LabelerBackend(Protocol):
@@ -45,41 +53,225 @@ def label_reports(
     reports: Iterable[tuple[str, str]],
     backend: LabelerBackend,
     findings: FindingsSet,
+    output: str | Path,
     *,
+    should_retry_failed: bool = False,
     on_progress: Callable[[int], None] | None = None,
-) -> list[LabelRow]:
-    """Label each unique report once.
+) -> LabelingSummary:
+    """Label each unique report once, and write the label table.
 
     Reports are normalized first; those with the same normalized text share one row, under the id that came
-    first. ``sha256_by_report_id`` leads from every id to its row.
+    first. Answers are stored as they come: a run that was killed goes on where it was. Memory does not
+    grow with the number of reports.
 
     Args:
-        reports: Pairs of report id and text.
+        reports: Pairs of report id and text; read twice, so a list or a ``ReportStream`` and no generator.
         backend: Labels what is not empty.
         findings: The list the backend answers for.
-        on_progress: Called with the number of reports that the backend has answered so far.
+        output: Label table (parquet). Beside it, ``<output>.ledger`` keeps every answer.
+        should_retry_failed: Ask again where the model's reply could not be used (``reply:``), too. What was
+            not answered at all is always asked again.
+        on_progress: Called with the number of unique reports that are done, those of earlier runs included.
 
     Returns:
-        One row per unique report, in order of first appearance; ``error`` says why a report failed.
+        Counts. A backend that stopped early is no exception here if any report has labels.
 
     Raises:
-        ValueError: If an id comes twice, or the backend breaks its contract.
+        BlockingIOError: If another process writes the same table.
+        StopLabeling: If the backend stopped before any report had labels; nothing is written.
+        TypeError: If ``reports`` can be read only once.
+        ValueError: If an id comes twice, there are no reports, none can be labeled, or the backend breaks
+            its contract.
     """
-    unique = list(_unique_reports(reports))
-    asked = [sha256 for _, sha256, text in unique if text]
-    answers: dict[str, ReportLabels] = {}
-    for position, labels in backend.label(text for _, _, text in unique if text):
-        _check(labels, backend, findings)
-        answers[asked[position]] = labels
-        if on_progress is not None:
-            on_progress(len(answers))
-    if len(answers) != len(asked):
-        raise ValueError(
-            f"backend must answer every report once, got {len(answers)} answers for {len(asked)}. "
-            f"Fix {backend.name!r}."
+    with open_ledger(output) as ledger:
+        counts = ledger.register(reports)
+        run = LabelingRun(ledger, counts, reports, backend, findings, should_retry_failed=should_retry_failed)
+        run.label(on_progress)
+        return run.write(output)
+
+
+class LabelingRun:
+    """One run over registered reports; ``label_reports`` is its use in order.
+
+    Args:
+        ledger: Open; ``reports`` are registered.
+        counts: What ``ledger.register`` returned.
+        reports: As in ``label_reports``.
+        backend: As in ``label_reports``.
+        findings: As in ``label_reports``.
+        should_retry_failed: As in ``label_reports``.
+
+    Raises:
+        TypeError: If ``reports`` can be read only once.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        counts: ReportCounts,
+        reports: Iterable[tuple[str, str]],
+        backend: LabelerBackend,
+        findings: FindingsSet,
+        *,
+        should_retry_failed: bool = False,
+    ) -> None:
+        if isinstance(reports, Iterator):
+            raise TypeError(
+                f"reports must be readable twice, got a {type(reports).__name__}. "
+                "Pass a list or a ReportStream."
+            )
+        self.reports = reports
+        self.backend = backend
+        self.findings = findings
+        self._ledger = ledger
+        self._retries_failed = should_retry_failed
+        self._generation = _generation_of(backend, findings)
+        self._is_begun = False
+        self._stop: StopLabeling | None = None
+        self.plan = self._make_plan(counts)
+
+    def pending(self) -> Iterator[tuple[str, str]]:
+        """Yield hash and normalized text of the reports without an answer, in order.
+
+        Raises:
+            ValueError: If the reports are no longer those that were registered.
+        """
+        stream = enumerate(self.reports)
+        last = -1
+        while page := self._ledger.to_ask(
+            self.plan.generation, after=last, limit=_PAGE, should_retry_failed=self._retries_failed
+        ):
+            for last, sha256 in page:
+                yield sha256, _text_at(stream, last, sha256)
+
+    def record(self, sha256: str, labels: ReportLabels) -> None:
+        """Store the answer for a report of this run.
+
+        Raises:
+            KeyError: If no report of this run has this hash.
+            ValueError: If the labels are of other findings.
+        """
+        if not self._ledger.is_registered(sha256):
+            raise KeyError(
+                f"sha256 must be of a report of this run, got {sha256[:12]}. Label the table it came from."
+            )
+        self._begin()
+        self._record(sha256, labels)
+
+    def label(self, on_progress: Callable[[int], None] | None = None) -> None:
+        """Ask the backend for everything that has no answer.
+
+        Raises:
+            ValueError: If the backend breaks its contract; what was answered before is kept.
+        """
+        self._begin()
+        in_flight: dict[int, str] = {}
+        num_taken = 0
+
+        def feed() -> Iterator[str]:
+            nonlocal num_taken
+            for position, (sha256, text) in enumerate(self.pending()):
+                in_flight[position] = sha256
+                num_taken = position + 1
+                yield text
+
+        num_done = self.plan.num_unique - self.plan.num_to_ask
+        try:
+            with _closed_at_the_end(self.backend.label(feed())) as answers:
+                for position, labels in answers:
+                    self._record(self._take(in_flight, position), labels)
+                    num_done += 1
+                    if on_progress is not None:
+                        on_progress(num_done)
+        except StopLabeling as stop:
+            self._stop = stop
+            return
+        if in_flight or num_taken < self.plan.num_to_ask:
+            num_missing = self.plan.num_to_ask - num_taken + len(in_flight)
+            raise ValueError(
+                f"backend must answer every report, got none for {num_missing} of {self.plan.num_to_ask}. "
+                f"Fix {self.backend.name!r}."
+            )
+
+    def write(self, output: str | Path) -> LabelingSummary:
+        """Write the label table; what has no answer is in it with its reason.
+
+        Raises:
+            StopLabeling: If the backend stopped before any report had labels.
+            ValueError: If no report has labels.
+        """
+        failures: Counter[str] = Counter()
+        listed: dict[str, str] = {}
+        rows = self._rows(failures, listed)
+        totals = self._ledger.totals(self.plan.generation)
+        if not totals.num_labeled:
+            self._refuse_to_write(rows, failures)
+        stream_labels(rows, output, self.findings.keys)
+        return LabelingSummary(
+            plan=self.plan,
+            num_labeled=totals.num_labeled,
+            num_failed=dict(failures.most_common()),
+            first_failures=listed,
+            tokens_in=totals.tokens_in,
+            tokens_out=totals.tokens_out,
+            cost_usd=totals.cost_usd,
+            num_dropped_evidence=totals.num_dropped_evidence,
+            stopped=None if self._stop is None else str(self._stop),
         )
-    empty = ReportLabels.failed(findings.keys, EMPTY_REPORT)
-    return [_row(report_id, sha, answers.get(sha, empty), backend, findings) for report_id, sha, _ in unique]
+
+    def _make_plan(self, counts: ReportCounts) -> LabelingPlan:
+        last, code = self._ledger.last_generation(), self._generation.hash
+        return LabelingPlan(
+            generation=code,
+            changes=() if last is None else self._generation.changes_since(last),
+            num_reports=counts.num_reports,
+            num_unique=counts.num_unique,
+            num_to_ask=self._ledger.num_to_ask(code, should_retry_failed=self._retries_failed),
+            spent_usd=self._ledger.spent_usd(code),
+        )
+
+    def _begin(self) -> None:
+        if not self._is_begun:
+            self._ledger.use(self._generation)
+            self._is_begun = True
+
+    def _record(self, sha256: str, labels: ReportLabels) -> None:
+        for answers in (labels.status, labels.score, labels.evidence):
+            if tuple(answers) != self.findings.keys:
+                raise ValueError(
+                    f"backend must answer for {list(self.findings.keys)} in this order, got {list(answers)}. "
+                    f"Give {self.backend.name!r} the same findings set."
+                )
+        self._ledger.record(self.plan.generation, sha256, labels)
+
+    def _take(self, in_flight: dict[int, str], position: int) -> str:
+        if position not in in_flight:
+            raise ValueError(
+                f"backend must answer each report once, got position {position}, which it does not have. "
+                f"Fix {self.backend.name!r}."
+            )
+        return in_flight.pop(position)
+
+    def _rows(self, failures: Counter[str], listed: dict[str, str]) -> Iterator[LabelRow]:
+        """The rows of the table; counts the failures, and lists the first of them, on the way."""
+        not_asked = NOT_ASKED if self._stop is None else self._stop.reason
+        for report_id, sha256, answer in self._ledger.rows(self.plan.generation, self.findings.keys):
+            reason = EMPTY_REPORT if is_empty_report(sha256) else not_asked
+            labels = answer or ReportLabels.failed(self.findings.keys, reason)
+            if labels.error is not None:
+                failures[labels.error] += 1
+                if len(listed) < _NUM_LISTED:
+                    listed[report_id] = labels.error
+            yield _row(report_id, sha256, labels, self.backend, self.findings)
+
+    def _refuse_to_write(self, rows: Iterator[LabelRow], failures: Counter[str]) -> NoReturn:
+        if self._stop is not None:
+            raise self._stop
+        num_rows = sum(1 for _ in rows)
+        reasons = ", ".join(f"{reason} {count}" for reason, count in failures.most_common())
+        raise ValueError(
+            f"at least one report must be labeled, got none of {num_rows}: {reasons}. Nothing was written."
+        )
 
 
 def sha256_by_report_id(reports: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -87,28 +279,40 @@ def sha256_by_report_id(reports: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {report_id: report_sha256(text) for report_id, text in reports}
 
 
-def _unique_reports(reports: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
-    seen_ids: set[str] = set()
-    seen_hashes: set[str] = set()
-    for position, (report_id, text) in enumerate(reports):
-        if report_id in seen_ids:
-            raise ValueError(
-                f"report ids must be unique, got one a second time at position {position}. "
-                "Give each report its own id."
-            )
-        seen_ids.add(report_id)
-        sha256 = report_sha256(text)
-        if sha256 not in seen_hashes:
-            seen_hashes.add(sha256)
-            yield report_id, sha256, normalize_report(text)
+@contextmanager
+def _closed_at_the_end(
+    answers: Iterator[tuple[int, ReportLabels]],
+) -> Iterator[Iterator[tuple[int, ReportLabels]]]:
+    """A backend that works in the background stops when its answers are not wanted any more."""
+    try:
+        yield answers
+    finally:
+        if isinstance(answers, Generator):
+            answers.close()
 
 
-def _check(labels: ReportLabels, backend: LabelerBackend, findings: FindingsSet) -> None:
-    if list(labels.status) != list(findings.keys):
-        raise ValueError(
-            f"backend must answer for {list(findings.keys)} in this order, got {list(labels.status)}. "
-            f"Give {backend.name!r} the same findings set."
-        )
+def _generation_of(backend: LabelerBackend, findings: FindingsSet) -> Generation:
+    settings = {f"settings.{name}": value for name, value in backend.settings.items()}
+    parts = {
+        "labeler": backend.name,
+        "model_id": backend.model_id,
+        "prompt_version": backend.prompt_version,
+        "findings": f"{findings.name} {findings.fingerprint}",
+    }
+    return Generation(parts | settings)
+
+
+def _text_at(stream: Iterator[tuple[int, tuple[str, str]]], position: int, sha256: str) -> str:
+    """The normalized text at ``position``, to which ``stream`` is moved."""
+    for row, (_, text) in stream:
+        if row == position:
+            if report_sha256(text) == sha256:
+                return normalize_report(text)
+            break
+    raise ValueError(
+        f"reports must stay the same during a run, got another report or none at position {position}. "
+        "Run again when the table is complete."
+    )
 
 
 def _row(

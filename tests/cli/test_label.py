@@ -1,0 +1,138 @@
+"""``radtower label``: silver labels, from the command line."""
+
+import json
+import re
+
+import pytest
+
+from radtower.labeling.label_table import read_labels
+from radtower.labeling.ledger import open_ledger
+
+COLUMNS = ("--id-column", "no", "--text-column", "text")
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "reports.csv"
+    path.write_text("no,text\n1,There is no nodule\n2,\n3,effusion\n4,There is  no nodule\n")
+    return path
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "labels.parquet"
+
+
+def test_an_encoder_labels_a_table_and_an_empty_report_is_listed(radtower, labeler, table, output):
+    done = radtower("label", table, "-o", output, "--model", labeler, *COLUMNS)
+    assert done.code == 1
+    assert "4 reports, 3 unique, 1 duplicates; 2 to ask, 1 done before or empty" in done.out
+    assert "2 of 3 unique reports labeled in" in done.out
+    assert re.search(r"^Generation [0-9a-f]{12}$", done.out, re.MULTILINE)
+    assert "Failed, empty_report: 1" in done.out
+    assert re.search(r"Tokens in \d+, out 0; cost 0\.0000 USD; dropped quotes 0", done.out)
+    assert "failed: 2: empty_report" in done.err
+    written = read_labels(output)
+    assert written.keys == ("lung_nodule", "pleural_effusion")
+    assert written.frame["report_id"].tolist() == ["1", "2", "3"]
+    assert set(written.frame["labeler"]) == {"encoder"}
+    assert "There is no nodule" not in done.out + done.err
+
+
+def test_a_second_run_goes_on_and_json_tells_the_same(radtower, labeler, table, output):
+    radtower("label", table, "-o", output, "--model", labeler, *COLUMNS)
+    first = output.read_bytes()
+    table.write_text(table.read_text() + "5,small effusion\n")
+    done = radtower("label", table, "-o", output, "--model", labeler, *COLUMNS, "--json", "--retry-failed")
+    assert done.code == 1
+    summary = json.loads(done.out)
+    assert summary["plan"] | {"generation": None} == {
+        "generation": None,
+        "changes": [],
+        "num_reports": 5,
+        "num_unique": 4,
+        "num_to_ask": 1,
+        "spent_usd": 0.0,
+    }
+    assert (summary["num_labeled"], summary["num_failed"]) == (3, {"empty_report": 1})
+    assert summary["first_failures"] == {"2": "empty_report"}
+    assert summary["cost_usd"] == 0.0
+    assert output.read_bytes() != first
+
+
+def test_a_changed_findings_set_is_a_new_generation_and_said_so(radtower, labeler, table, output, tmp_path):
+    radtower("label", table, "-o", output, "--model", labeler, *COLUMNS)
+    own = tmp_path / "own.yaml"
+    one = "- {key: %s, name: %s, definition: Water., prompts: [x]}\n"
+    own.write_text(
+        "name: own\nfindings:\n" + one % ("lung_nodule", "Nodule") + one % ("pleural_effusion", "E")
+    )
+    done = radtower("label", table, "-o", output, "--model", labeler, *COLUMNS, "--findings", own)
+    assert re.search(r"A new generation, [0-9a-f]{12}: answers of the last run do not count", done.out)
+    assert re.search(
+        r"^  findings: ct_rate_18\[.*\] [0-9a-f]{12} -> own [0-9a-f]{12}$", done.out, re.MULTILINE
+    )
+    assert "2 to ask" in done.out
+    assert set(read_labels(output).frame["findings_set"]) == {"own"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--output": "labels.csv"}, "output must be a file that ends in .parquet, got 'labels.csv'"),
+        ({"--text-column": "note"}, "got no ['note'] among ['no', 'text']"),
+        ({"--findings": "ct_rate_99"}, "got 'ct_rate_99'"),
+    ],
+)
+def test_bad_arguments_are_refused_before_the_model_is_loaded(
+    radtower, table, tmp_path, monkeypatch, change, message
+):
+    monkeypatch.chdir(tmp_path)
+    options = {
+        "--output": "labels.parquet",
+        "--model": "no_such_model",
+        "--id-column": "no",
+        "--text-column": "text",
+    } | change
+    done = radtower("label", table, *(part for option in options.items() for part in option))
+    assert done.code == 2
+    assert message in done.err
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("labels")] == []
+
+
+def test_a_repeated_id_is_refused_before_the_model_is_loaded(radtower, table, output):
+    table.write_text("no,text\n1,a\n1,b\n")
+    done = radtower("label", table, "-o", output, "--model", "no_such_model", *COLUMNS)
+    assert done.code == 2
+    assert "a second time at position 1" in done.err
+
+
+def test_an_endpoint_needs_its_address(radtower, manifest, output):
+    done = radtower("label", manifest, "-o", output, "--model", "m", "--backend", "endpoint")
+    assert done.code == 2
+    assert "--base-url must be given for an endpoint, got none" in done.err
+    assert not output.exists()
+
+
+def test_an_endpoint_that_is_not_there_is_an_error_and_nothing_is_written(radtower, manifest, output):
+    address = ("--backend", "endpoint", "--base-url", "http://127.0.0.1:1/v1")
+    done = radtower("label", manifest, "-o", output, "--model", "m", *address)
+    assert done.code == 2
+    assert not output.exists()
+
+
+def test_a_table_that_another_process_writes_is_refused(radtower, labeler, table, output):
+    with open_ledger(output):
+        done = radtower("label", table, "-o", output, "--model", labeler, *COLUMNS)
+    assert done.code == 2
+    assert "got another at work on" in done.err
+
+
+def test_a_findings_set_that_lacks_the_labelers_findings_is_refused(
+    radtower, labeler, manifest, tmp_path, output
+):
+    own = tmp_path / "own.yaml"
+    own.write_text("name: own\nfindings:\n- {key: mass, name: Mass, definition: A mass., prompts: [mass]}\n")
+    done = radtower("label", manifest, "-o", output, "--model", labeler, "--findings", own)
+    assert done.code == 2
+    assert "got ['lung_nodule', 'pleural_effusion']" in done.err

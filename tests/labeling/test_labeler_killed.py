@@ -1,0 +1,101 @@
+"""A labeling process that is killed, for real: this file is the test and the program that the test kills."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from radtower.labeling.findings import Status, load_findings
+from radtower.labeling.label_table import read_labels
+from radtower.labeling.labeler import label_reports
+from radtower.labeling.ledger import open_ledger
+from radtower.labeling.report_labels import ReportLabels
+
+FINDINGS = load_findings("ct_rate_18").subset(["pleural_effusion", "emphysema"])
+# Every fifth report is a copy of the one before.
+REPORTS = [(f"r{row}", f"Emphysema number {row - (row % 5 == 4)}.") for row in range(50)]
+UNIQUE = sorted({text for _, text in REPORTS})
+IN_FLIGHT = 3
+
+
+class LoggingBackend:
+    """Writes down what it is asked before it answers; holds three reports, and answers the last first."""
+
+    name = "logging"
+    model_id = "1"
+    prompt_version = None
+    settings = {}
+
+    def __init__(self, log: Path, pause_s: float = 0.0) -> None:
+        self.log = log
+        self.pause_s = pause_s
+
+    def label(self, reports: Iterable[str]) -> Iterator[tuple[int, ReportLabels]]:
+        held: list[tuple[int, str]] = []
+        for position, report in enumerate(reports):
+            with self.log.open("a", encoding="utf-8") as log:
+                log.write(report + "\n")
+            held.append((position, report))
+            if len(held) == IN_FLIGHT:
+                yield self._answer(*held.pop())
+        yield from (self._answer(*item) for item in reversed(held))
+
+    def _answer(self, position: int, report: str) -> tuple[int, ReportLabels]:
+        time.sleep(self.pause_s)
+        status = Status.PRESENT if "7" in report else Status.ABSENT
+        labels = ReportLabels(
+            status=dict.fromkeys(FINDINGS.keys, status),
+            score=dict.fromkeys(FINDINGS.keys, 1 / len(report)),
+            evidence=dict.fromkeys(FINDINGS.keys, "Emphysema"),
+            tokens_in=len(report),
+        )
+        return position, labels
+
+
+def wait_for_lines(log: Path, number: int) -> None:
+    deadline = time.monotonic() + 60
+    while not log.exists() or len(log.read_text().splitlines()) < number:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def start(folder: Path) -> subprocess.Popen:
+    environment = os.environ | {"RADTOWER_DEFER_MODELS": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, __file__, str(folder)], env=environment)
+
+
+def test_a_killed_run_goes_on_without_asking_twice_or_missing_one(tmp_path):
+    log, output = tmp_path / "asked.log", tmp_path / "labels.parquet"
+    num_asked = 0
+    for number in (1, 13):
+        process = start(tmp_path)
+        wait_for_lines(log, num_asked + number)
+        with pytest.raises(BlockingIOError, match="got another at work"), open_ledger(output):
+            pass
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(timeout=10) == -signal.SIGKILL
+        num_asked = len(log.read_text().splitlines())
+        assert num_asked < len(UNIQUE)
+        assert not output.exists()
+    backend = LoggingBackend(log)
+    summary = label_reports(REPORTS, backend, FINDINGS, output)
+    assert summary.num_labeled == len(UNIQUE) == 40
+    assert 40 - summary.plan.num_to_ask >= num_asked - 2 * IN_FLIGHT
+    counts = Counter(log.read_text().splitlines())
+    assert sorted(counts) == UNIQUE
+    assert sum(counts.values()) - 40 <= 2 * IN_FLIGHT
+    label_reports(REPORTS, LoggingBackend(tmp_path / "other.log"), FINDINGS, tmp_path / "other.parquet")
+    assert read_labels(output).frame.equals(read_labels(tmp_path / "other.parquet").frame)
+    assert sum(Counter((tmp_path / "other.log").read_text().splitlines()).values()) == 40
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    backend = LoggingBackend(folder / "asked.log", pause_s=0.05)
+    label_reports(REPORTS, backend, FINDINGS, folder / "labels.parquet")
