@@ -8,6 +8,7 @@ EXTRAS = {
     "demo": ("gguf", "matplotlib"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "label": ("aiohttp",),
+    "local-llm": ("gguf", "xgrammar"),
     "plots": ("matplotlib",),
     "st": ("sentence_transformers",),
     "text": ("bm25s",),
