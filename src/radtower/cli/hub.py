@@ -78,7 +78,7 @@ def push_labels(  # noqa: PLR0913 -- one argument per flag
     """Publish a label table as a data set with a card: private, and without report text, unless asked."""
     require("plots")
     from radtower.data.targets import TargetPolicy
-    from radtower.hub_cards.labels.label_card import read_results_file
+    from radtower.hub_cards.labels.agreement_table import read_agreement
     from radtower.hub_cards.labels.label_dataset import FILES, write_label_dataset
     from radtower.hub_cards.labels.label_release import ReleaseOptions, prepare_release
     from radtower.hub_cards.publish import push_folder, require_token
@@ -100,8 +100,8 @@ def push_labels(  # noqa: PLR0913 -- one argument per flag
         language=language,
         is_phantom=phantom,
     )
-    measured = read_results_file(results)
     release = prepare_release(labels, options)
+    measured = read_agreement(results, sorted(set(release.labels.frame["model_id"])))
     _list_matches(release)
     with ExitStack() as stack:
         if output is None:

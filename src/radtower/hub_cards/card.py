@@ -8,10 +8,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from radtower.hub_cards.families import Family
-from radtower.hub_cards.results_table import results_table
 from radtower.hub_cards.sentence_transformers_files import has_own_prompts
 
 TEMPLATES = Path(__file__).parent / "templates"
+NOTHING_MEASURED = "Nothing was measured on this model yet."
 
 
 def write_card(
@@ -46,7 +46,7 @@ def write_card(
         install=family.install,
         config=config,
         processor=_processor_settings(folder),
-        results_table=results_table(measured),
+        results_table=_results_table(measured),
         has_sentence_transformers=(folder / "modules.json").exists(),
         has_own_prompts=(folder / "modules.json").exists() and has_own_prompts(folder, config),
         is_phantom=bool(measured and measured["phantom"]),
@@ -68,6 +68,28 @@ def _processor_settings(folder: Path) -> dict[str, Any]:
             settings: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
             return settings
     return {}
+
+
+def _results_table(measured: dict[str, Any] | None) -> str:
+    if not measured or not measured["metrics"]:
+        return NOTHING_MEASURED
+    lines = [
+        "| metric | value | 95 % CI | n | class set | label source | data |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for item in measured["metrics"]:
+        name = " ".join(
+            str(part).replace("_", " ")
+            for part in (item["metric"], item.get("direction"), item.get("finding"), item.get("protocol"))
+            if part
+        )
+        if item["value"] is None:
+            value, interval = "undefined", str(item["note"])
+        else:
+            value, interval = f"{item['value']:.3f}", f"{item['ci_low']:.3f} to {item['ci_high']:.3f}"
+        cells = (name, value, interval, item["n"], item["class_set"], item["label_source"], item["dataset"])
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines)
 
 
 def _eval_results(measured: dict[str, Any] | None, task: str) -> list[EvalResult]:

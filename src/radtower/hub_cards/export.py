@@ -6,10 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from radtower.hub_cards.card import write_card
+from radtower.hub_cards.card import NOTHING_MEASURED, write_card
 from radtower.hub_cards.code import export_code
 from radtower.hub_cards.families import PACKAGE, Family, family_of
-from radtower.hub_cards.results_table import NOTHING_MEASURED
 from radtower.hub_cards.sentence_transformers_files import (
     ST_FILES,
     has_st_files,

@@ -1,4 +1,3 @@
-import json
 import re
 from datetime import UTC, datetime
 
@@ -7,12 +6,8 @@ from huggingface_hub import DatasetCard
 
 from radtower.data.targets import TargetPolicy
 from radtower.evaluation.results import MetricResult, Results, write_results
-from radtower.hub_cards.labels.label_card import (
-    class_counts,
-    label_card,
-    read_results_file,
-    without_machine_path,
-)
+from radtower.hub_cards.labels.agreement_table import read_agreement
+from radtower.hub_cards.labels.label_card import class_counts, label_card
 
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)")
 
@@ -46,14 +41,14 @@ def measured(tmp_path):
         },
     ]
     results = Results(
-        model_id="/home/somebody/labeler-a",
+        model_id="some/model-7b",
         model_revision=None,
         created=datetime(2026, 1, 1, tzinfo=UTC),
         phantom=False,
         metrics=tuple(MetricResult.model_validate(given | metric) for metric in metrics),
     )
     write_results(results, tmp_path / "results.json")
-    return read_results_file(tmp_path / "results.json")
+    return read_agreement(tmp_path / "results.json", ["some/model-7b"])
 
 
 def _section(card, title):
@@ -101,21 +96,6 @@ def test_says_what_was_not_recorded(make_release, write_label_table):
     assert rows["model"] == "labeler-b (1 reports), some/model-7b (3 reports)"
 
 
-@pytest.mark.parametrize(
-    ("model_id", "shown"),
-    [
-        ("owner/name", "owner/name"),
-        ("accounts/fireworks/models/x", "accounts/fireworks/models/x"),
-        ("/home/me/runs/labeler", "labeler"),
-        ("./runs/labeler", "labeler"),
-        ("~/labeler", "labeler"),
-        ("C:\\Users\\me\\labeler", "labeler"),
-    ],
-)
-def test_shows_no_path_of_a_machine(model_id, shown):
-    assert without_machine_path(model_id) == shown
-
-
 def test_class_balance_counts_rows_in_every_state(make_release):
     counts = class_counts(make_release())
     assert list(counts.columns) == ["present", "uncertain", "absent", "not_mentioned", "no answer"]
@@ -131,17 +111,17 @@ def test_class_balance_counts_rows_in_every_state(make_release):
 
 def test_agreement_is_that_of_results_json_or_not_measured(make_release, measured):
     card = label_card(make_release(), measured)
-    rows = _cells(_section(card, "Agreement with reference labels"))
-    assert rows[2] == [
-        *("macro auroc", "0.983", "0.971 to 0.990", "57", "two_findings", "two readers", "gold reports")
+    section = _section(card, "Agreement with reference labels")
+    assert "Data: gold reports; class set: two_findings; label source: two readers;" in section
+    assert _cells(section)[2:] == [
+        ["effusion", "43", "", "0.913 (0.880 to 0.940)", ""],
+        ["nodule", "57", "", "", "one class"],
+        ["mean of the findings", "57", "", "0.983 (0.971 to 0.990)", ""],
     ]
-    assert rows[3][:4] == ["auroc effusion", "0.913", "0.880 to 0.940", "43"]
-    assert rows[4][:4] == ["f1 nodule", "undefined", "one class", "57"]
-    assert "Of the labeler `labeler-a`" in card
-    assert "/home/somebody" not in card
+    assert "where it says nothing, they are left out" in section
     without = _section(label_card(make_release(), None), "Agreement with reference labels")
     assert without.startswith("Not measured.")
-    assert "Of the labeler" not in without
+    assert "they are left out" not in without
     for text in (card, without):
         assert "CT-RATE releases are themselves the output of a model (RadBERT), not of readers" in text
 
@@ -151,7 +131,7 @@ def test_no_number_is_in_neither_the_labels_nor_the_results(make_release, measur
     text = label_card(release, measured).split("---\n", 2)[2]
     for known in (
         release.findings.fingerprint,
-        "95 % CI",
+        "95 % intervals (percentile, 50 resamples)",
         "[0, 1]",
         "Made with RadTower 0.1.0",
         "some/model-7b",
@@ -225,12 +205,3 @@ def test_no_sentence_and_no_patient_of_the_table_is_in_the_card(make_release, me
     card = label_card(make_release(), measured)
     for secret in ("small nodule", "Perhaps", "quiet", "p5"):
         assert secret not in card
-
-
-def test_results_must_be_a_results_file(tmp_path):
-    assert read_results_file(None) is None
-    with pytest.raises(FileNotFoundError, match=r"results must be a file, got .*nowhere\.json"):
-        read_results_file(tmp_path / "nowhere.json")
-    (tmp_path / "other.json").write_text(json.dumps({"metrics": []}))
-    with pytest.raises(ValueError, match=r"results must be a results\.json, got other\.json"):
-        read_results_file(tmp_path / "other.json")

@@ -3,42 +3,23 @@
 Axes: F findings.
 """
 
-import json
 from collections import Counter
 from importlib.metadata import version
-from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from radtower.hub_cards.labels.agreement_table import agreement_text
 from radtower.hub_cards.labels.class_balance_plot import COLORS
 from radtower.hub_cards.labels.label_release import LabelRelease
-from radtower.hub_cards.results_table import results_table
+from radtower.hub_cards.labels.model_names import without_machine_path
 
 TEMPLATE = Path(__file__).parents[1] / "templates" / "label_card.md"
-NOT_MEASURED = "Not measured."
 PLOT_FILE = "assets/class_balance.png"
 NO_ANSWER = "no answer"
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
-
-
-def read_results_file(path: str | Path | None) -> dict[str, Any] | None:
-    """Read ``results.json`` of ``radtower evaluate labels``.
-
-    Raises:
-        FileNotFoundError: If the file is missing.
-        ValueError: If it is not the results file of this version.
-    """
-    if path is None:
-        return None
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"results must be a file, got {path}. Evaluate the labels, or leave it out.")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or not {"metrics", "phantom", "model_id"} <= set(content):
-        raise ValueError(f"results must be a results.json, got {path.name}, which lacks its fields.")
-    return content
 
 
 def class_counts(release: LabelRelease) -> pd.DataFrame:
@@ -49,6 +30,11 @@ def class_counts(release: LabelRelease) -> pd.DataFrame:
         of_state = Counter(cell if isinstance(cell, str) else NO_ANSWER for cell in statuses[finding.key])
         counts[finding.name] = [of_state[state] for state in COLORS]
     return pd.DataFrame.from_dict(counts, orient="index", columns=list(COLORS))
+
+
+def is_phantom(release: LabelRelease, measured: dict[str, Any] | None) -> bool:
+    """Whether the publisher, the ids or the results say that the reports are synthetic."""
+    return release.is_phantom or bool(measured and measured["phantom"])
 
 
 def label_card(release: LabelRelease, measured: dict[str, Any] | None) -> str:
@@ -82,10 +68,10 @@ def label_card(release: LabelRelease, measured: dict[str, Any] | None) -> str:
         name=options.repo_id.rpartition("/")[2],
         num_rows=num_rows,
         first_split=next(iter(release.splits)),
-        is_phantom=release.is_phantom or bool(measured and measured["phantom"]),
+        is_phantom=is_phantom(release, measured),
         provenance=_provenance(release),
-        agreement=results_table(measured, NOT_MEASURED),
-        measured_model=without_machine_path(measured["model_id"]) if measured else None,
+        agreement=agreement_text(measured),
+        is_measured=bool(measured and measured["metrics"]),
         balance=class_counts(release),
         plot=PLOT_FILE,
         radtower_version=version("radtower"),
@@ -110,15 +96,6 @@ def _provenance(release: LabelRelease) -> dict[str, Any]:
         "tokens_out": _sum(frame["tokens_out"], "{:,.0f}"),
         "cost": _sum(frame["cost_usd"], "{:,.4f} USD"),
     }
-
-
-def without_machine_path(model_id: str) -> str:
-    """Return the last part of a local path; an id of the Hub or of an endpoint as it is."""
-    for kind in (PurePosixPath, PureWindowsPath):
-        path: PurePath = kind(model_id)
-        if path.is_absolute() or model_id.startswith((".", "~")):
-            return path.name
-    return model_id
 
 
 def _values(column: pd.Series) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from radtower.hub_cards.labels.class_balance_plot import plot_class_balance
-from radtower.hub_cards.labels.label_card import PLOT_FILE, class_counts, label_card
+from radtower.hub_cards.labels.label_card import PLOT_FILE, class_counts, is_phantom, label_card
 from radtower.hub_cards.labels.label_release import LabelRelease
 from radtower.hub_cards.labels.volume_rows import SPLITS
 
@@ -49,7 +49,7 @@ def write_label_dataset(
         for split in release.splits:
             pq.write_table(release.table(split), partial / "data" / f"{split}.parquet")
         title = f"{release.options.repo_id.rpartition('/')[2]}: {sum(release.splits.values())} rows"
-        phantom = " (synthetic reports)" if release.is_phantom else ""
+        phantom = " (synthetic reports)" if is_phantom(release, measured) else ""
         plot_class_balance(class_counts(release), title + phantom, partial / PLOT_FILE)
         (partial / "README.md").write_text(label_card(release, measured), encoding="utf-8")
         if output.exists():

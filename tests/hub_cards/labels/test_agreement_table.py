@@ -1,0 +1,82 @@
+import json
+
+import pytest
+
+from radtower.hub_cards.labels.agreement_table import agreement_text, read_agreement
+
+GIVEN = {
+    "dataset": "gold_reports",
+    "class_set": "two_findings",
+    "label_source": "two readers",
+    "threshold_source": "status of the label table",
+    "protocol": "labeler endpoint; prompt v1",
+    "ci_level": 0.95,
+    "ci_method": "percentile, 50 resamples",
+    "n": 57,
+    "note": None,
+}
+
+
+def _item(metric, value=None, low=None, high=None, **fields):
+    return GIVEN | {"metric": metric, "value": value, "ci_low": low, "ci_high": high} | fields
+
+
+METRICS = [
+    _item("auroc", 0.91263, 0.88, 0.94, finding="pleural_effusion", n=43, n_positive=11),
+    _item("macro_auroc", 0.98314, 0.97121, 0.99017, note="mean of 1 of 2 findings"),
+    _item("f1", finding="nodule", n_positive=0, note="undefined: one class"),
+    _item("f1", 0.8, 0.75, 0.85, finding="pleural_effusion", n=41, n_positive=11),
+    _item("exact_row", 0.70175, 0.6, 0.8, n=31),
+]
+
+
+def test_findings_are_rows_and_metrics_columns_with_interval_and_n():
+    text = agreement_text({"metrics": METRICS})
+    assert text.splitlines() == [
+        "Data: gold_reports; class set: two_findings; label source: two readers; thresholds: status of the "
+        "label table; labeler endpoint; prompt v1; in brackets 95 % intervals (percentile, 50 resamples).",
+        "",
+        "| finding | n | present | auroc | f1 |",
+        "| --- | --- | --- | --- | --- |",
+        "| pleural effusion | 43 | 11 | 0.913 (0.880 to 0.940) | 0.800 (0.750 to 0.850), n 41 |",
+        "| nodule | 57 | 0 |  | undefined: one class |",
+        "| mean of the findings | 57 |  | 0.983 (0.971 to 0.990) |  |",
+        "",
+        "- exact row: 0.702 (0.600 to 0.800), n 31",
+        "- mean of 1 of 2 findings",
+    ]
+
+
+def test_each_comparison_has_a_table_of_its_own():
+    other = _item(
+        "auroc", 0.5, 0.4, 0.6, finding="nodule", label_source="RadBERT (output of a model, not gold)"
+    )
+    parts = agreement_text({"metrics": [*METRICS, other], "not_measured": ["edema: no gold", "x"]}).split(
+        "Data: "
+    )
+    assert len(parts) == 3
+    assert "label source: RadBERT (output of a model, not gold)" in parts[2]
+    assert "| nodule | 57 |  | 0.500 (0.400 to 0.600) |" in parts[2]
+    assert parts[2].endswith("Not measured: edema: no gold; x.")
+
+
+@pytest.mark.parametrize("measured", [None, {"metrics": []}])
+def test_nothing_measured_is_said(measured):
+    assert agreement_text(measured) == "Not measured."
+
+
+def test_results_of_another_labeler_are_refused(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"metrics": METRICS, "phantom": False, "model_id": "a/b, /home/me/labeler"}))
+    assert read_agreement(path, ["/data/labeler", "a/b"])["metrics"] == METRICS
+    with pytest.raises(ValueError, match=r"of these labels, 'a/c', got those of 'a/b, labeler'"):
+        read_agreement(path, ["a/c"])
+
+
+def test_results_must_be_a_results_file(tmp_path):
+    assert read_agreement(None, ["a/b"]) is None
+    with pytest.raises(FileNotFoundError, match=r"results must be a file, got .*nowhere\.json"):
+        read_agreement(tmp_path / "nowhere.json", ["a/b"])
+    (tmp_path / "other.json").write_text(json.dumps({"metrics": []}))
+    with pytest.raises(ValueError, match=r"results must be a results\.json, got other\.json"):
+        read_agreement(tmp_path / "other.json", ["a/b"])
