@@ -138,11 +138,77 @@ def test_other_reports_are_refused():
         compare_labels(SILVER.iloc[:5], GOLD, PROVENANCE)
 
 
-def test_gold_without_a_status_is_refused():
+def test_an_unknown_gold_cell_is_in_no_metric_and_no_confusion():
     gold = GOLD.astype(object)
     gold.loc["b", "effusion"] = None
-    with pytest.raises(ValueError, match="gold must have a status in every cell, got 1 missing"):
-        compare_labels(SILVER, gold, PROVENANCE)
+    gold.loc["f", "effusion"] = None
+    agreement = compare_labels(SILVER, gold, PROVENANCE, num_resamples=300)
+    results = by_name(agreement.metrics)
+    # effusion, four known rows: gold 1 0 0 0, silver 1 0 0 0.
+    assert (results.get("f1", "effusion").value, results.get("f1", "effusion").n) == (1.0, 4)
+    # a, c, d and e are known throughout; e disagrees.
+    assert (results.get("exact_row").value, results.get("exact_row").n) == (0.75, 4)
+    assert agreement.confusion["effusion"].to_numpy().sum() == 4
+
+
+def test_gold_of_two_states_has_two_rows_of_confusion():
+    gold = make_frame([P, P, A, A, A, None], [P, A, A, A, A, A])
+    table = compare_labels(SILVER, gold, PROVENANCE, num_resamples=20).confusion["emphysema"]
+    assert table.index.tolist() == [P, A]
+    assert table.loc[P].tolist() == [1, 0, 1, 0]
+    assert table.loc[A].tolist() == [1, 2, 0, 0]
+
+
+def test_failed_reports_count_as_wrong_where_asked():
+    silver = SILVER.astype(object)
+    silver.loc[["a", "d"]] = None
+    scores = np.array([[np.nan] * 2, [0.6, 0.1], [0.3, 0.1], [np.nan] * 2, [0.05, 0.1], [0.7, 0.9]])
+    agreement = compare_labels(silver, GOLD, PROVENANCE, scores=scores, num_resamples=300, failures="wrong")
+    results = by_name(agreement.metrics)
+    assert (agreement.num_compared, agreement.num_failed) == (6, 2)
+    # emphysema, gold of a to e 1 1 0 0 0: a and d wrong, b uncertain, e present: tp 0, fp 2, fn 2, tn 1.
+    assert results.get("recall", "emphysema").value == 0.0
+    assert results.get("precision", "emphysema").value == 0.0
+    assert "2 reports without silver labels counted as wrong" in results.get("f1", "emphysema").note
+    # Positives a (below all) and b .6, negatives c .3, d (above all), e .05: 2 of 6.
+    assert results.get("auroc", "emphysema").value == pytest.approx(2 / 6)
+    # effusion: gold a is 1 and lost, d is 0 and lost, f is 0 but present.
+    assert results.get("auroc", "effusion").value == 0.0
+    # Of a to e, only c agrees throughout.
+    assert (results.get("exact_row").value, results.get("exact_row").n) == (0.2, 5)
+    # A failed report has no score and no column.
+    assert (results.get("ece", "effusion").n, results.get("macro_ece").n) == (4, 4)
+    assert agreement.confusion["effusion"].to_numpy().sum() == 4
+
+
+def test_calibration_by_hand():
+    scores = np.array([[0.9, 0.8], [0.2, 0.1], [0.3, 0.1], [0.1, 0.2], [0.05, 0.1], [0.7, 0.9]])
+    agreement = compare_labels(SILVER, GOLD, PROVENANCE, scores=scores, num_resamples=300)
+    results = by_name(agreement.metrics)
+    # emphysema, gold 1 1 0 0 0: every score in a bin of its own but one: .1 + .8 + .3 + .1 + .05 over 5.
+    assert results.get("ece", "emphysema").value == pytest.approx(1.35 / 5)
+    # effusion, gold 1 0 0 0 0 0: .1, .1 and .1 share a bin, the others are alone: .2 + .3 + .2 + .9 over 6.
+    assert results.get("ece", "effusion").value == pytest.approx(1.6 / 6)
+    assert results.get("macro_ece").value == pytest.approx((1.35 / 5 + 1.6 / 6) / 2)
+    assert agreement.reliability.num_scores.sum() == 11
+
+
+def test_without_scores_there_is_no_calibration():
+    agreement = compare_labels(SILVER, GOLD, PROVENANCE, num_resamples=20)
+    assert agreement.reliability is None
+    assert "ece" not in {item.metric for item in agreement.metrics}
+
+
+def test_a_finding_with_a_missing_score_falls_back_to_its_status():
+    scores = np.array([[0.9, 0.8], [0.2, 0.1], [0.3, np.nan], [0.1, 0.2], [0.05, 0.1], [0.7, 0.9]])
+    agreement = compare_labels(SILVER, GOLD, PROVENANCE, scores=scores, num_resamples=300)
+    results = by_name(agreement.metrics)
+    assert results.get("auroc", "emphysema").value == pytest.approx(5 / 6)
+    assert results.get("auroc", "effusion").value == pytest.approx(0.9)
+    assert results.get("auroc", "effusion").note.startswith("three-level score")
+    assert "three-level score in 1 of 2" in results.get("macro_auroc").note
+    assert [item.finding for item in agreement.metrics if item.metric == "ece"] == ["emphysema"]
+    assert agreement.reliability.num_scores.sum() == 5
 
 
 def test_only_failures_are_refused():

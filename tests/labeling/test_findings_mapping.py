@@ -72,8 +72,15 @@ def test_one_source_is_taken_over(write_mapping, status):
 
 
 def test_a_failed_report_stays_failed_in_all_findings(union):
-    statuses = pd.DataFrame({"a": [P, None, None], "b": [None, None, A], "z": [P, None, P]}, dtype=object)
-    assert map_statuses(statuses, union).isna().all(axis=None)
+    mapped = map_statuses(pd.DataFrame({"a": [P, None], "b": [A, None]}, dtype=object), union)
+    assert mapped["c"].tolist() == [N, None]
+    assert mapped["d"].tolist() == [P, None]
+
+
+def test_what_follows_from_an_unknown_source_is_unknown(union):
+    mapped = map_statuses(pd.DataFrame({"a": [P, None], "b": [None, A]}, dtype=object), union)
+    assert mapped["c"].tolist() == [N, N]
+    assert mapped["d"].tolist() == [None, None]
 
 
 def test_no_reports_are_no_rows(union):

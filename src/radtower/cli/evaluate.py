@@ -1,12 +1,13 @@
-"""``radtower evaluate``: how good a model is, with intervals, beside its baselines."""
+"""``radtower evaluate text``: how good an encoder is, with intervals, beside its baselines."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from radtower.cli.evaluate_labels import labels
 from radtower.cli.extras import register_models, require
-from radtower.cli.output import print_json, print_table, progress_bar
+from radtower.cli.output import check_results_path, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
     from radtower.evaluation.results import MetricResult, Results
@@ -14,11 +15,6 @@ if TYPE_CHECKING:
     from radtower.evaluation.text.text_evaluation import TextEvaluation
 
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a model, with intervals.")
-
-
-@evaluate_app.callback()
-def evaluate() -> None:
-    """Keep the name of the one subcommand."""
 
 
 @evaluate_app.command()
@@ -61,7 +57,7 @@ def text(  # noqa: PLR0913 -- one argument per flag
     from radtower.evaluation.text.text_evaluation import TASK_NAMES, build_tasks, evaluate_text
     from radtower.evaluation.text.text_models import load_scorer, untrained_scorer
 
-    _check_output(output)
+    check_results_path(output)
     if not label_source.strip():
         raise ValueError("--label-source must say who gave the labels, got an empty text. Name them.")
     reports = read_report_table(table)
@@ -97,13 +93,6 @@ def text(  # noqa: PLR0913 -- one argument per flag
     if phantom:
         print("These are phantom results: they show that the software works.")
     print(f"Written: {output}" + "".join(f", {output.stem}.{name}.json" for name in done.baselines))
-
-
-def _check_output(output: Path) -> None:
-    """Refuse before the work what could not be written after it."""
-    if output.suffix != ".json" or output.is_dir():
-        raise ValueError(f"-o must be a file that ends in .json, got {output.name!r}. Name results.json.")
-    output.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _plain(content: object) -> dict:
@@ -158,4 +147,5 @@ def _value(item: "MetricResult") -> str:
 
 def add_commands(app: typer.Typer) -> None:
     """Add this file's commands."""
+    evaluate_app.command()(labels)
     app.add_typer(evaluate_app, name="evaluate")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 NOT_FOR_DIAGNOSIS = "Research use only, not for diagnosis."
+
+
+def check_results_path(output: Path) -> None:
+    """Refuse before the work a ``results.json`` that could not be written after it."""
+    if output.suffix != ".json" or output.is_dir():
+        raise ValueError(f"-o must be a file that ends in .json, got {output.name!r}. Name results.json.")
+    output.parent.mkdir(parents=True, exist_ok=True)
 
 
 def print_json(content: Mapping[str, Any]) -> None:

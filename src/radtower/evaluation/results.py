@@ -70,7 +70,7 @@ class Results(BaseModel):
     """All metrics of one model.
 
     ``phantom`` says that scans or reports are synthetic; ``not_measured`` names the tasks that the data had
-    no question for, and why.
+    no question for, and why. ``confusion`` counts reports by finding, gold status and silver status.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,6 +82,7 @@ class Results(BaseModel):
     phantom: bool
     metrics: tuple[MetricResult, ...]
     not_measured: tuple[str, ...] = ()
+    confusion: dict[str, dict[str, dict[str, int]]] = {}
 
     @model_validator(mode="after")
     def _check_unique(self) -> "Results":

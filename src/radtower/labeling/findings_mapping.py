@@ -137,11 +137,11 @@ def map_statuses(statuses: pd.DataFrame, mapping: FindingsMapping) -> pd.DataFra
     """Return the statuses of the target findings.
 
     Present if a source is present, else uncertain if one is uncertain, else not_mentioned if one is not
-    mentioned, else (all are absent) absent. Unmapped findings are not_mentioned. Where labeling failed, all
-    findings of the row stay None.
+    mentioned, else (all are absent) absent. None if a source is None. Unmapped findings are not_mentioned,
+    but None in a row of None, of which labeling failed.
 
     Args:
-        statuses: ``(N, F)`` status values with a column for each source key; None where labeling failed.
+        statuses: ``(N, F)`` status values with a column for each source key; None where unknown.
         mapping: From the findings of ``statuses``.
 
     Returns:
@@ -158,17 +158,17 @@ def map_statuses(statuses: pd.DataFrame, mapping: FindingsMapping) -> pd.DataFra
         raise ValueError(
             f"statuses must be {', '.join(Status)} or None, got {unknown[:3]}. Numbers go through map_scores."
         )
-    ranks = columns.apply(lambda column: column.map(STATUS_ORDER.index, na_action="ignore"))
-    failed = statuses.isna().any(axis=1).to_numpy()
-    by_rank = np.array([str(status) for status in STATUS_ORDER], dtype=object)
+    rank = {str(status): float(position) for position, status in enumerate(STATUS_ORDER)}
+    ranks = columns.apply(lambda column: column.map(rank)).astype(np.float64)
+    by_rank = {position: status for status, position in rank.items()}
+    failed = statuses.isna().all(axis=1).to_numpy()
     mapped = {}
     for key in mapping.target.keys:
-        found = mapping.findings.get(key)
-        values = np.full(len(statuses), str(Status.NOT_MENTIONED), dtype=object)
-        if found is not None:
-            values[~failed] = by_rank[ranks.loc[~failed, list(found.sources)].min(axis=1).astype(int)]
-        values[failed] = None
-        mapped[key] = values
+        if key in mapping.findings:
+            lowest = ranks[list(mapping.findings[key].sources)].min(axis=1, skipna=False)
+            mapped[key] = [by_rank.get(position) for position in lowest]
+        else:
+            mapped[key] = [None if is_failed else str(Status.NOT_MENTIONED) for is_failed in failed]
     return pd.DataFrame(mapped, index=statuses.index, columns=list(mapping.target.keys), dtype=object)
 
 
