@@ -93,9 +93,11 @@ def test_an_unknown_command_is_unusable_input(radtower):
 def test_the_package_ships_its_data_files():
     package_data = _parsed_setup()["options.package_data"]
     assert package_data["radtower.hub_cards"] == "templates/*.md"
-    assert package_data["radtower.labeling"] == "findings/*.yaml"
+    assert package_data["radtower.labeling"] == "findings/*.yaml, findings/mappings/*.yaml"
     templates = {item.name for item in (resources.files("radtower.hub_cards") / "templates").iterdir()}
-    assert templates == {"ct3d_vision.md", "llm_biencoder.md", "medclip.md"}
+    assert templates == {"ct3d_vision.md", "label_card.md", "llm_biencoder.md", "medclip.md"}
     findings = (resources.files("radtower.labeling") / "findings" / "ct_rate_18.yaml").read_text()
     assert "name: ct_rate_18" in findings
+    mappings = resources.files("radtower.labeling").joinpath("findings", "mappings")
+    assert mappings.joinpath("ct_rate_18_to_ct_rate_16.yaml").is_file()
     assert (resources.files("radtower") / "py.typed").is_file()
