@@ -7,29 +7,24 @@ import asyncio
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
+from radtower.labeling.chat.asker import Asker, Spent
 from radtower.labeling.chat.budget import Budget, Price
-from radtower.labeling.chat.chat_client import AskError, ChatClient, Limits, Server
-from radtower.labeling.chat.completion import Completion
+from radtower.labeling.chat.chat_client import ChatClient, Limits, Server
 from radtower.labeling.chat.event_loop import SteppedLoop
 from radtower.labeling.chat.health import ServerHealth
-from radtower.labeling.chat.logprobs import status_scores
 from radtower.labeling.chat.pacing import Pacer
 from radtower.labeling.chat.questions import Questions, prompt_digest
 from radtower.labeling.chat.retry import RetryPolicy
 from radtower.labeling.findings import FindingsSet
-from radtower.labeling.parsing import LabelParseError, ParsedReply, ParseFailure, parse_reply
 from radtower.labeling.prompts import PROMPT_VERSION
 from radtower.labeling.report_labels import ReportLabels, StopLabeling
 
-# A key, a status and for some findings a short quote; for pace and estimates, never for the cap.
+# A key, a status and, for some findings, a short quote.
 TOKENS_PER_FINDING = 35
-# How much of an unusable reply is handed back: enough to see what is wrong, whatever the reply.
-_MAX_QUOTED_REPLY = 8000
-_SCHEMA_REFUSED = (400, 422)
 
 
 @dataclass
@@ -83,7 +78,7 @@ class EndpointLabeler:
         for name in ("concurrency", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}. Give a larger one.")
-        self._questions = Questions(
+        self.questions = Questions(
             self.model,
             self.findings,
             max_tokens=self.max_tokens,
@@ -93,6 +88,11 @@ class EndpointLabeler:
         # Refuses now what it would refuse at the first report.
         self._server()
         self._limits()
+
+    @property
+    def expected_tokens(self) -> float:
+        """Usual length of a reply; for pace and estimates, never for the cap."""
+        return float(min(TOKENS_PER_FINDING * len(self.findings.keys), self.max_tokens))
 
     @property
     def model_id(self) -> str:
@@ -116,9 +116,10 @@ class EndpointLabeler:
             StopLabeling: When the cap is reached, the server is gone, or it refuses everything.
         """
         limits = self._limits()
-        expected = float(min(TOKENS_PER_FINDING * len(self.findings.keys), self.max_tokens))
-        client = ChatClient(self._server(), limits, max_tokens=self.max_tokens, expected_tokens=expected)
-        run = _Run(_Asker(client, self._questions, self.findings, self.with_logprobs), limits.health)
+        client = ChatClient(
+            self._server(), limits, max_tokens=self.max_tokens, expected_tokens=self.expected_tokens
+        )
+        run = _Run(Asker(client, self.questions, self.findings), limits.health)
         try:
             yield from run.answers(reports, client)
         finally:
@@ -143,94 +144,10 @@ class EndpointLabeler:
         )
 
 
-@dataclass
-class _Spent:
-    """Tokens and cost of a report, all its replies together; None while no server counted."""
-
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    cost_usd: float | None = None
-
-    def add(self, completion: Completion, cost_usd: float | None) -> None:
-        if completion.usage is not None:
-            self.tokens_in = (self.tokens_in or 0) + completion.usage.prompt_tokens
-            self.tokens_out = (self.tokens_out or 0) + completion.usage.completion_tokens
-        if cost_usd is not None:
-            self.cost_usd = (self.cost_usd or 0.0) + cost_usd
-
-
-class _Asker:
-    """Asks about one report, and once more if need be."""
-
-    def __init__(
-        self, client: ChatClient, questions: Questions, findings: FindingsSet, with_logprobs: bool
-    ) -> None:
-        self._client = client
-        self._questions = questions
-        self._findings = findings
-        self._with_logprobs = with_logprobs
-        self._honors_schema: bool | None = None  # None: not known yet
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        return self._findings.keys
-
-    async def label(self, report: str, spent: _Spent) -> ReportLabels:
-        """Return the labels of a report; ``spent`` is up to date whatever happens."""
-        try:
-            parsed, completion = await self._ask_and_repair(report, spent)
-        except (AskError, LabelParseError) as error:
-            reason = f"reply:{error.reason}" if isinstance(error, LabelParseError) else str(error)
-            return ReportLabels.failed(self._findings.keys, reason, **vars(spent))
-        tokens = completion.tokens if self._with_logprobs else None
-        return ReportLabels(
-            status=dict(parsed.status),
-            # A generated word alone is not a probability.
-            score=status_scores(tokens, self._findings.keys),
-            evidence=parsed.evidence,
-            num_dropped_evidence=parsed.num_dropped_evidence,
-            **vars(spent),
-        )
-
-    async def _ask_and_repair(self, report: str, spent: _Spent) -> tuple[ParsedReply, Completion]:
-        completion = await self._ask(
-            lambda is_constrained: self._questions.ask(report, is_constrained=is_constrained), spent
-        )
-        try:
-            return read_reply(completion, report, self._findings), completion
-        except LabelParseError as error:
-            if error.reason is ParseFailure.REFUSED:
-                raise
-            problem = str(error)
-        reply = completion.text[:_MAX_QUOTED_REPLY]
-        completion = await self._ask(
-            lambda is_constrained: self._questions.repair(
-                report, reply, problem, is_constrained=is_constrained
-            ),
-            spent,
-        )
-        return read_reply(completion, report, self._findings), completion
-
-    async def _ask(self, question: Callable[[bool], bytes], spent: _Spent) -> Completion:
-        wants_schema = self._honors_schema is not False
-        try:
-            completion = await self._client.ask(question(wants_schema))
-            self._honors_schema = wants_schema
-        except AskError as error:
-            # Once a schema was accepted, a refusal is about something else.
-            if error.status not in _SCHEMA_REFUSED or self._honors_schema is True or not wants_schema:
-                raise
-            completion = await self._client.ask(question(False))
-            # Only after it worked without: the refusal may have been about something else.
-            self._honors_schema = False
-        spent.add(completion, self._client.cost_usd(completion))
-        return completion
-
-
 class _Run:
     """One pass over reports: tasks in flight, answers that wait to be taken."""
 
-    def __init__(self, asker: _Asker, health: ServerHealth) -> None:
+    def __init__(self, asker: Asker, health: ServerHealth) -> None:
         self._asker = asker
         self._health = health
         self._loop = SteppedLoop()
@@ -267,7 +184,7 @@ class _Run:
         return self._health.concurrency if self._health.has_tried else 1
 
     async def _label(self, position: int, report: str) -> None:
-        spent = _Spent()
+        spent = Spent()
         try:
             self._done.append((position, await self._asker.label(report, spent)))
         except StopLabeling as stop:
@@ -282,19 +199,3 @@ class _Run:
         finally:
             self._num_in_flight -= 1
             self._news.set()
-
-
-def read_reply(completion: Completion, report: str, findings: FindingsSet) -> ParsedReply:
-    """Read what a server answered about a report.
-
-    Raises:
-        LabelParseError: With the reason, if the reply cannot be used.
-    """
-    if completion.finish_reason in ("content_filter", "refusal"):
-        raise LabelParseError(ParseFailure.REFUSED, "it was refused.")
-    try:
-        return parse_reply(completion.text, report, findings)
-    except LabelParseError:
-        if completion.finish_reason != "length":
-            raise
-    raise LabelParseError(ParseFailure.CUT_OFF, "it is too long and was cut off; keep the evidence short.")

@@ -1,0 +1,223 @@
+"""Files of the OpenAI Batch API: requests to upload, and results that come back within a day at half price.
+
+A line is named by generation and report, so that an answer to another prompt, model or report is refused.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pydantic import BaseModel, ValidationError
+
+from radtower.labeling.chat.asker import Spent, make_labels, read_reply
+from radtower.labeling.chat.completion import Completion
+from radtower.labeling.endpoint import EndpointLabeler
+from radtower.labeling.findings import FindingsSet
+from radtower.labeling.parsing import LabelParseError
+from radtower.labeling.report_labels import ReportLabels
+
+# Limits of the service per file.
+MAX_REQUESTS = 50_000
+MAX_BYTES = 200_000_000
+_URL = "/v1/chat/completions"
+_ID_LENGTH = 64  # services allow no longer name
+
+
+def custom_id(generation: str, report_sha256: str) -> str:
+    """Return the name of a request: generation, then as much of the report's hash as there is room for."""
+    return f"{generation}-{report_sha256}"[:_ID_LENGTH]
+
+
+@dataclass(frozen=True)
+class WrittenBatch:
+    """Files of requests, each within the limits of the service."""
+
+    paths: tuple[Path, ...]
+    num_requests: int
+
+
+def write_batch_file(
+    reports: Iterable[tuple[str, str]],
+    path: str | Path,
+    labeler: EndpointLabeler,
+    generation: str,
+    *,
+    max_requests: int = MAX_REQUESTS,
+    max_bytes: int = MAX_BYTES,
+) -> WrittenBatch:
+    """Write one request per report, as it would be asked online.
+
+    Args:
+        reports: Pairs of hash and normalized text.
+        path: First file (``requests.jsonl``); what it cannot hold goes to ``requests.2.jsonl`` and so on.
+        labeler: What is asked.
+        generation: Names the requests; the same again when the results are read.
+        max_requests: Lines per file at most.
+        max_bytes: Bytes per file at most.
+
+    Raises:
+        FileExistsError: If a file is already there: its requests may have been paid for.
+    """
+    first = Path(path)
+    paths: list[Path] = []
+    file: IO[bytes] | None = None
+    num_lines = num_bytes = num_requests = 0
+    try:
+        for sha256, text in reports:
+            line = _request_line(
+                custom_id(generation, sha256), labeler.questions.ask(text, is_constrained=True)
+            )
+            if file is None or num_lines == max_requests or num_bytes + len(line) > max_bytes:
+                if file is not None:
+                    file.close()
+                paths.append(_numbered(first, len(paths) + 1))
+                file = _create(paths[-1])
+                num_lines = num_bytes = 0
+            file.write(line)
+            num_lines, num_bytes, num_requests = num_lines + 1, num_bytes + len(line), num_requests + 1
+    finally:
+        if file is not None:
+            file.close()
+    return WrittenBatch(tuple(paths), num_requests)
+
+
+class BatchResults:
+    """Result files of the service, in any order of lines; the error file may be one of them.
+
+    Only the place of each line is held in memory.
+
+    Args:
+        paths: Files as downloaded.
+        generation: As the requests were named.
+
+    Raises:
+        ValueError: If a line is no result, or a request has two.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], generation: str) -> None:
+        self._generation = generation
+        self._places: dict[str, tuple[Path, int]] = {}
+        for path in map(Path, paths):
+            with path.open("rb") as file:
+                start = 0
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        self._add(_read_line(line, path, number).custom_id, path, start)
+                    start += len(line)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def check_reports(self, report_sha256s: Iterable[str]) -> None:
+        """Refuse results of anything else than these reports in this generation.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        unknown = set(self._places)
+        for sha256 in report_sha256s:
+            unknown.discard(custom_id(self._generation, sha256))
+        if unknown:
+            raise ValueError(
+                f"results must be of these reports and this generation ({self._generation}), got "
+                f"{len(unknown)} of {len(self)} that are not, first {min(unknown)}. Give the reports, model, "
+                "findings and flags that the requests were written with."
+            )
+
+    def labels(
+        self, reports: Iterable[tuple[str, str]], labeler: EndpointLabeler
+    ) -> Iterator[tuple[str, ReportLabels]]:
+        """Yield hash and labels of those of ``reports`` (hash and normalized text) that have a result.
+
+        What failed has a reason that begins with ``batch:``: it was not repaired, so the next run asks again.
+        """
+        for sha256, text in reports:
+            place = self._places.get(custom_id(self._generation, sha256))
+            if place is not None:
+                yield sha256, _labels_of(self._read(*place), text, labeler)
+
+    def _add(self, name: str, path: Path, start: int) -> None:
+        if name in self._places:
+            raise ValueError(f"a request must have one result, got two for {name}. Give each file once.")
+        self._places[name] = (path, start)
+
+    def _read(self, path: Path, start: int) -> "_Line":
+        with path.open("rb") as file:
+            file.seek(start)
+            return _Line.model_validate_json(file.readline())
+
+
+class _Response(BaseModel):
+    status_code: int
+    body: Completion | dict | None = None
+
+
+class _Error(BaseModel):
+    code: str | None = None
+
+
+class _Line(BaseModel):
+    custom_id: str
+    response: _Response | None = None
+    error: _Error | None = None
+
+
+def _labels_of(line: _Line, report: str, labeler: EndpointLabeler) -> ReportLabels:
+    keys = labeler.findings.keys
+    if line.response is None:
+        code = line.error.code if line.error is not None else None
+        return ReportLabels.failed(keys, f"batch:{code if code and code.isidentifier() else 'error'}")
+    if line.response.status_code != 200:
+        return ReportLabels.failed(keys, f"batch:http_{line.response.status_code}")
+    completion = line.response.body
+    if not isinstance(completion, Completion):
+        return ReportLabels.failed(keys, "batch:not_a_completion")
+    spent = Spent()
+    spent.add(completion, _cost_usd(completion, labeler))
+    return _read_labels(completion, report, labeler.findings, spent)
+
+
+def _read_labels(completion: Completion, report: str, findings: FindingsSet, spent: Spent) -> ReportLabels:
+    try:
+        return make_labels(read_reply(completion, report, findings), completion, spent)
+    except LabelParseError as error:
+        return ReportLabels.failed(findings.keys, f"batch:{error.reason}", **vars(spent))
+
+
+def _cost_usd(completion: Completion, labeler: EndpointLabeler) -> float | None:
+    price, usage = labeler.price, completion.usage
+    if price is None or usage is None:
+        return None
+    online = price.cost_usd(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+    return online * price.batch_factor
+
+
+def _request_line(name: str, body: bytes) -> bytes:
+    head = {"custom_id": name, "method": "POST", "url": _URL}
+    return json.dumps(head)[:-1].encode() + b', "body": ' + body + b"}\n"
+
+
+def _read_line(line: bytes, path: Path, number: int) -> _Line:
+    try:
+        return _Line.model_validate_json(line)
+    except ValidationError:
+        raise ValueError(
+            f"a result must be a JSON object with custom_id, response and error, got something else in line "
+            f"{number} of {path.name}. Give the output or error file as the service wrote it."
+        ) from None
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path if number == 1 else path.with_name(f"{path.stem}.{number}{path.suffix}")
+
+
+def _create(path: Path) -> IO[bytes]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return path.open("xb")
+    except FileExistsError:
+        raise FileExistsError(
+            f"a batch file must be new, got {path}, which exists. Move it away if it was never uploaded."
+        ) from None

@@ -1,0 +1,123 @@
+"""One report put to a server: the question, one repair if the reply is of no use, and the labels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from radtower.labeling.chat.chat_client import AskError, ChatClient
+from radtower.labeling.chat.completion import Completion
+from radtower.labeling.chat.logprobs import status_scores
+from radtower.labeling.chat.questions import Questions
+from radtower.labeling.findings import FindingsSet
+from radtower.labeling.parsing import LabelParseError, ParsedReply, ParseFailure, parse_reply
+from radtower.labeling.report_labels import ReportLabels
+
+# How much of an unusable reply is handed back: enough to see what is wrong, whatever the reply.
+_MAX_QUOTED_REPLY = 8000
+_SCHEMA_REFUSED = (400, 422)
+
+
+@dataclass
+class Spent:
+    """Tokens and cost of a report, all its replies together; None while no server counted."""
+
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    cost_usd: float | None = None
+
+    def add(self, completion: Completion, cost_usd: float | None) -> None:
+        """Count one reply; ``cost_usd`` is None where unknown."""
+        if completion.usage is not None:
+            self.tokens_in = (self.tokens_in or 0) + completion.usage.prompt_tokens
+            self.tokens_out = (self.tokens_out or 0) + completion.usage.completion_tokens
+        if cost_usd is not None:
+            self.cost_usd = (self.cost_usd or 0.0) + cost_usd
+
+
+class Asker:
+    """Asks about reports; each takes one question, and one more if need be.
+
+    Whether the server honors a JSON schema is found out on the way, and once.
+    """
+
+    def __init__(self, client: ChatClient, questions: Questions, findings: FindingsSet) -> None:
+        self._client = client
+        self._questions = questions
+        self._findings = findings
+        self._honors_schema: bool | None = None  # None: not known yet
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Findings, in order."""
+        return self._findings.keys
+
+    async def label(self, report: str, spent: Spent) -> ReportLabels:
+        """Return the labels of a report; ``spent`` is up to date whatever happens."""
+        try:
+            parsed, completion = await self._ask_and_repair(report, spent)
+        except (AskError, LabelParseError) as error:
+            reason = f"reply:{error.reason}" if isinstance(error, LabelParseError) else str(error)
+            return ReportLabels.failed(self._findings.keys, reason, **vars(spent))
+        return make_labels(parsed, completion, spent)
+
+    async def _ask_and_repair(self, report: str, spent: Spent) -> tuple[ParsedReply, Completion]:
+        completion = await self._ask(
+            lambda is_constrained: self._questions.ask(report, is_constrained=is_constrained), spent
+        )
+        try:
+            return read_reply(completion, report, self._findings), completion
+        except LabelParseError as error:
+            if error.reason is ParseFailure.REFUSED:
+                raise
+            problem = str(error)
+        reply = completion.text[:_MAX_QUOTED_REPLY]
+        completion = await self._ask(
+            lambda is_constrained: self._questions.repair(
+                report, reply, problem, is_constrained=is_constrained
+            ),
+            spent,
+        )
+        return read_reply(completion, report, self._findings), completion
+
+    async def _ask(self, question: Callable[[bool], bytes], spent: Spent) -> Completion:
+        wants_schema = self._honors_schema is not False
+        try:
+            completion = await self._client.ask(question(wants_schema))
+            self._honors_schema = wants_schema
+        except AskError as error:
+            # Once a schema was accepted, a refusal is about something else.
+            if error.status not in _SCHEMA_REFUSED or self._honors_schema is True or not wants_schema:
+                raise
+            completion = await self._client.ask(question(False))
+            # Only after it worked without: the refusal may have been about something else.
+            self._honors_schema = False
+        spent.add(completion, self._client.cost_usd(completion))
+        return completion
+
+
+def make_labels(parsed: ParsedReply, completion: Completion, spent: Spent) -> ReportLabels:
+    """Return the labels of a report whose reply was read."""
+    keys = tuple(parsed.status)
+    return ReportLabels(
+        status=dict(parsed.status),
+        # A generated word alone is no probability: without log-probabilities there is no score.
+        score=status_scores(completion.tokens, keys),
+        evidence=parsed.evidence,
+        num_dropped_evidence=parsed.num_dropped_evidence,
+        **vars(spent),
+    )
+
+
+def read_reply(completion: Completion, report: str, findings: FindingsSet) -> ParsedReply:
+    """Read what a server answered about a report.
+
+    Raises:
+        LabelParseError: With the reason, if the reply cannot be used.
+    """
+    if completion.finish_reason in ("content_filter", "refusal"):
+        raise LabelParseError(ParseFailure.REFUSED, "it was refused.")
+    try:
+        return parse_reply(completion.text, report, findings)
+    except LabelParseError:
+        if completion.finish_reason != "length":
+            raise
+    raise LabelParseError(ParseFailure.CUT_OFF, "it is too long and was cut off; keep the evidence short.")
