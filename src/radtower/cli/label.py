@@ -2,15 +2,20 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from radtower.cli.labelers import Backend, EncoderOptions, EndpointOptions, LabelerOptions
+from radtower.cli.endpoint_options import EndpointOptions
+from radtower.cli.labelers import Backend, EncoderOptions, LabelerOptions
 from radtower.cli.output import print_failures, print_json, progress_bar
 
 if TYPE_CHECKING:
     from radtower.labeling.labeling_summary import LabelingPlan, LabelingSummary
+
+
+def _endpoint(text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel="With --backend endpoint")
 
 
 def label(  # noqa: PLR0913 -- one argument per flag
@@ -29,18 +34,52 @@ def label(  # noqa: PLR0913 -- one argument per flag
         bool, typer.Option("--retry-failed", help="Ask again where a reply could not be used, too.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    base_url: Annotated[str | None, typer.Option(help="Endpoint: its address.")] = None,
-    api_key_env: Annotated[
-        str | None, typer.Option(help="Endpoint: environment variable with the key.")
-    ] = None,
+    base_url: Annotated[str | None, _endpoint("Its address, http://localhost:8000/v1.")] = None,
+    api_key_env: Annotated[str | None, _endpoint("Environment variable with the key.")] = None,
+    timeout: Annotated[float, _endpoint("Seconds per request.")] = 120.0,
+    max_tokens: Annotated[int, _endpoint("Limit of one reply.")] = 4096,
+    concurrency: Annotated[int, _endpoint("Requests in flight.")] = 16,
+    requests_per_minute: Annotated[float | None, _endpoint("Limit of the service.")] = None,
+    tokens_per_minute: Annotated[float | None, _endpoint("Limit of the service.")] = None,
+    max_retries: Annotated[int, _endpoint("Further tries of a request that was not answered.")] = 6,
+    logprobs: Annotated[bool, _endpoint("Scores from log-probabilities.", "--logprobs")] = False,
+    field: Annotated[list[str] | None, _endpoint("Further field of requests: NAME=JSON.")] = None,
+    prices: Annotated[Path | None, _endpoint("YAML table of prices per million tokens.")] = None,
+    max_cost: Annotated[float | None, _endpoint("Cap in USD, over all runs.")] = None,
+    dry_run: Annotated[bool, _endpoint("Estimate tokens, cost and time; send nothing.", "--dry-run")] = False,
+    tokenizer: Annotated[str | None, _endpoint("Tokenizer of the model, for --dry-run.")] = None,
+    batch_write: Annotated[Path | None, _endpoint("Write requests for a batch API to this JSONL.")] = None,
+    batch_read: Annotated[list[Path] | None, _endpoint("Read results of a batch API from it.")] = None,
 ) -> None:
     """Label each different report once; run again to go on after a kill."""
+    endpoint_flags: dict[str, Any] = {
+        "base_url": base_url,
+        "api_key_env": api_key_env,
+        "timeout": timeout,
+        "max_tokens": max_tokens,
+        "concurrency": concurrency,
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "max_retries": max_retries,
+        "logprobs": logprobs,
+        "field": tuple(field or ()),
+        "prices": prices,
+        "max_cost": max_cost,
+        "dry_run": dry_run,
+        "tokenizer": tokenizer,
+        "batch_write": batch_write,
+        "batch_read": tuple(batch_read or ()),
+    }
     options: LabelerOptions
-    if backend is Backend.ENCODER:
-        options = EncoderOptions(model=model)
+    if backend is Backend.ENDPOINT:
+        options = EndpointOptions(model=model, **endpoint_flags)
     else:
-        options = EndpointOptions(model=model, base_url=base_url, api_key_env=api_key_env)
+        EndpointOptions.refuse_flags(endpoint_flags, backend)
+        options = EncoderOptions(model=model)
     summary = _label(options, reports, output, findings, (id_column, text_column), retry_failed, json)
+    if isinstance(summary, dict):
+        _print_document(summary, json)
+        return
     if json:
         print_json(asdict(summary))
     else:
@@ -58,7 +97,7 @@ def _label(
     columns: tuple[str, str],
     should_retry_failed: bool,
     is_quiet: bool,
-) -> "LabelingSummary":
+) -> "LabelingSummary | dict[str, Any]":
     """Refuse what can be refused before weights are loaded or a request is paid."""
     from radtower.data.report_table import ReportStream
     from radtower.labeling.findings import load_findings
@@ -83,11 +122,22 @@ def _label(
             if not is_quiet:
                 _print_plan(run.plan)
             labeler.on_plan(run.plan)
-            with progress_bar("Labeling reports", counts.num_unique) as on_progress:
-                run.label(on_progress)
+            if labeler.instead is None:
+                with progress_bar("Labeling reports", counts.num_unique) as on_progress:
+                    run.label(on_progress)
+            elif (document := labeler.instead(run)) is not None:
+                return document
             return run.write(output)
         except StopLabeling as stop:  # before any report had labels
             raise ValueError(str(stop)) from None
+
+
+def _print_document(document: dict[str, Any], is_json: bool) -> None:
+    if is_json:
+        print_json(document)
+        return
+    for name, value in document.items():
+        print(f"{name}: {'unknown' if value is None else value}")
 
 
 def _print_plan(plan: "LabelingPlan") -> None:

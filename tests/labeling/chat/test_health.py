@@ -13,6 +13,18 @@ def test_nothing_heard_at_all_stops_with_the_last_try_of_the_first_report():
         health.record_silence("timeout", is_last_try=True)
 
 
+def test_an_address_where_nobody_listens_is_given_up_after_three_tries():
+    health = ServerHealth(8)
+    for _ in range(2):
+        health.record_silence("connection", is_last_try=False, is_sent=False)
+    with pytest.raises(StopLabeling, match="did not answer 3 requests"):
+        health.record_silence("connection", is_last_try=False, is_sent=False)
+    health = ServerHealth(8)
+    health.record_success()
+    for _ in range(15):
+        health.record_silence("connection", is_last_try=False, is_sent=False)
+
+
 def test_a_server_that_answered_once_is_gone_after_twice_what_is_in_flight_and_a_last_try():
     health = ServerHealth(2)
     health.record_success()

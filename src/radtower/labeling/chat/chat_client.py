@@ -209,7 +209,7 @@ class ChatClient:
         elif fault.code == _NOT_A_COMPLETION:
             health.record_status(200)
         else:
-            health.record_silence(fault.code, is_last_try)
+            health.record_silence(fault.code, is_last_try, fault.is_sent)
 
     async def _wait(self, fault: _Fault, backoff_s: float) -> None:
         if fault.wait_s is None:

@@ -11,6 +11,7 @@ _REFUSALS = {
     403: ("unauthorized", "Check what the key may do."),
     404: ("not_found", "Check --base-url, which ends in /v1 for most servers, and --model."),
 }
+_TRIES_TO_CONNECT = 3
 _OUT_OF_QUOTA = "insufficient_quota"  # sent with 429 by OpenAI; no wait brings it back
 
 
@@ -34,11 +35,12 @@ class ServerHealth:
         self.has_tried = self._has_answered = self._has_succeeded = True
         self._silent_in_row = self._refused_in_row = 0
 
-    def record_silence(self, code: str, is_last_try: bool) -> None:
+    def record_silence(self, code: str, is_last_try: bool, is_sent: bool = True) -> None:
         """A request got no answer.
 
         Args:
             code: What happened instead, for the message.
+            is_sent: Whether there was a connection to send it over.
             is_last_try: Whether its report gives up.
 
         Raises:
@@ -46,8 +48,11 @@ class ServerHealth:
         """
         self.has_tried = True
         self._silent_in_row += 1
-        # The last try: a server that restarts gets the whole time of the retries.
-        if is_last_try and (not self._has_answered or self._silent_in_row >= 2 * self.concurrency):
+        # No connection from the start: a wrong address, or a server that does not run. One that restarts gets
+        # the whole time of the retries.
+        is_nowhere = not (self._has_answered or is_sent) and self._silent_in_row >= _TRIES_TO_CONNECT
+        is_gone = not self._has_answered or self._silent_in_row >= 2 * self.concurrency
+        if is_nowhere or (is_last_try and is_gone):
             raise StopLabeling(
                 "unreachable",
                 f"the server did not answer {self._silent_in_row} requests in a row ({code}). Check that it "
