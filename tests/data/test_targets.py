@@ -69,3 +69,13 @@ def test_numeric_labels_pass_and_missing_ones_are_masked():
 def test_minus_one_and_other_numbers_are_refused(value):
     with pytest.raises(ValueError, match=rf"got \[{value}\]"):
         numeric_targets(np.array([[1.0, value]]))
+
+
+def test_cells_of_a_file_are_states_or_numbers():
+    policy = TargetPolicy(uncertain=0.5)
+    states = pd.DataFrame({"a": ["present", None], "b": ["uncertain", "absent"]})
+    assert policy.targets_from_cells(states).tolist() == [[1, 0.5], [-100, 0]]
+    numbers = pd.DataFrame({"a": ["1", None], "b": ["0.25", "-100"]})
+    assert policy.targets_from_cells(numbers).tolist() == [[1, 0.25], [-100, -100]]
+    with pytest.raises(ValueError, match="numbers or present, absent, uncertain, not_mentioned, got 1 other"):
+        policy.targets_from_cells(pd.DataFrame({"a": ["1", "yes"]}))

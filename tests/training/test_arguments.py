@@ -44,7 +44,7 @@ def test_refuses_a_key_that_nobody_reads():
     [
         (VisionRun, VISION, "cache"),
         (ClipRun, CLIP, "text"),
-        (LabelerRun, {"manifest": "m", "llm": "x"}, "gold"),
+        (LabelerRun, {"manifest": "m", "gold": "g", "llm": "x"}, "llm"),
     ],
 )
 def test_refuses_a_recipe_without_a_required_field(run_class, settings, missing):

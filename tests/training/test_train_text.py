@@ -1,11 +1,13 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from radtower.evaluation.calibration import fit_temperature
 from radtower.labeling.encoder import EncoderLabeler
 from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEncoderForSequenceClassification
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
@@ -162,3 +164,129 @@ def test_low_rank_updates_are_merged_into_the_labeler(run, make_arguments):
 def test_refuses_to_store_the_states_of_no_layers(run):
     with pytest.raises(ValueError, match=r"num_frozen_layers must be at least 1 .* got 0"):
         replace(run, num_frozen_layers=0, should_cache_frozen=True)
+
+
+@pytest.fixture
+def reports(study_folder, tmp_path):
+    """A report table with the labels of all eight studies; the last two are validation."""
+    manifest = pd.read_csv(study_folder / "manifest.csv")
+    columns = {"nodule": [0, 1, 0, 0, 1, 1, 0, 1], "effusion": [0, 0, 1, 1, 1, 0, 0, 1]}
+    split = manifest["split"].replace("test", "validation")
+    manifest.drop(columns="image_path").assign(split=split, **columns).to_csv(
+        tmp_path / "reports.csv", index=False
+    )
+    return tmp_path / "reports.csv"
+
+
+def _log(folder):
+    return [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+
+
+def test_the_held_out_part_is_measured_per_epoch_and_gives_the_temperature(run, make_arguments, reports):
+    run = replace(run, manifest=None, gold=None, reports=str(reports), should_cache_frozen=True)
+    notes = []
+    arguments = make_arguments(max_steps=-1, num_train_epochs=2, eval_strategy="epoch")
+    folder = train_labeler(run, arguments, on_note=notes.append)
+    assert notes[0] == "Training on 6 reports, measuring on 2: nodule, effusion."
+    log = _log(folder)
+    epochs = [entry for entry in log if "eval_macro_auroc" in entry]
+    assert [entry["step"] for entry in epochs] == [2, 4]
+    end = next(entry for entry in log if "label_temperature" in entry)
+    assert end["validation_macro_auroc"] == epochs[-1]["eval_macro_auroc"]
+    assert end["validation_num_findings"] == 2
+    assert notes[-1].startswith(
+        f"Validation macro AUROC {end['validation_macro_auroc']:.4f} over 2 findings."
+    )
+    labeler = EncoderLabeler(folder)
+    assert labeler.classifier.temperature == end["label_temperature"]
+    texts = ["no effusion", "nodule and effusion present"]
+    with torch.no_grad():
+        inputs = labeler.classifier.tokenizer(texts, padding=True, return_tensors="pt")
+        logits = labeler.classifier.model(inputs["input_ids"], inputs["attention_mask"]).logits
+    expected = fit_temperature(logits.numpy(), np.array([[0.0, 0.0], [1.0, 1.0]]))
+    assert end["label_temperature"] == pytest.approx(expected.temperature, rel=1e-3)
+    assert end["validation_nll"] == pytest.approx(expected.nll[1], rel=1e-4)
+    assert end["validation_nll_raw"] == pytest.approx(expected.nll[0], rel=1e-4)
+    assert end["validation_nll"] <= end["validation_nll_raw"]
+
+
+def test_without_a_held_out_part_the_temperature_is_one_and_says_so(run, make_arguments):
+    notes = []
+    folder = train_labeler(run, make_arguments(), on_note=notes.append)
+    assert notes[-1] == "Label temperature 1: no labeled report of validation to fit it on."
+    assert EncoderLabeler(folder).classifier.temperature == 1.0
+    with pytest.raises(ValueError, match=r"eval_strategy must be no where .* got 'epoch'"):
+        train_labeler(run, make_arguments("other", eval_strategy="epoch"))
+
+
+def test_another_labeler_can_be_learned_from(run, make_arguments, reports, study_folder):
+    silver = study_folder / "labels.parquet"
+    run = replace(run, manifest=None, gold=None, reports=str(reports), labels=str(silver), soft_targets=True)
+    notes = []
+    folder = train_labeler(run, make_arguments(), on_note=notes.append)
+    assert notes[0] == "Training on 6 reports, measuring on 2: nodule, effusion."
+    assert AutoModelForSequenceClassification.from_pretrained(folder).config.id2label[0] == "nodule"
+
+
+def test_says_how_many_reports_are_cut(run, make_arguments):
+    notes = []
+    train_labeler(replace(run, max_length=10), make_arguments(), on_note=notes.append)
+    assert "3 training reports are cut at 10 tokens; the labeler reads all of a report." in notes
+
+
+def test_lower_layers_may_stay_causal(run, make_arguments):
+    folder = train_labeler(replace(run, num_causal_layers=1), make_arguments())
+    assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_causal_layers == 1
+
+
+def test_reports_can_be_grouped_by_length(run, make_arguments):
+    arguments = make_arguments(train_sampling_strategy="group_by_length")
+    assert train_labeler(run, arguments).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("fields", "given"),
+    [
+        ({"gold": None}, "manifest"),
+        ({"manifest": None, "gold": None}, ""),
+        ({"reports": "r.csv"}, "'gold', 'manifest', 'reports'"),
+        ({"manifest": None, "gold": None, "labels": "l.parquet"}, "labels"),
+    ],
+)
+def test_refuses_labels_from_several_places_or_none(run, fields, given):
+    with pytest.raises(ValueError, match=rf"manifest and gold, or reports, .* got \[.*{given}.*\]"):
+        replace(run, **fields)
+
+
+def test_refuses_soft_targets_without_scores(run):
+    with pytest.raises(ValueError, match=r"soft_targets must come with labels, .* got True without"):
+        replace(run, soft_targets=True)
+
+
+def test_the_evidence_of_a_trained_labeler_is_the_sentence_that_says_it(run, make_arguments, tmp_path):
+    says = {"nodule": "There is a small nodule.", "effusion": "There is small effusion present."}
+    silent = ["Describe it.", "There is no small thing.", "It is small."]
+    rows = []
+    for number in range(48):
+        chosen = [says[key] for key, bit in (("nodule", 1), ("effusion", 2)) if number & bit]
+        order = [*chosen, silent[number % 3], silent[(number // 4) % 3]]
+        order = order[number % len(order) :] + order[: number % len(order)]
+        rows.append((f"s{number}", f"p{number}", "train", " ".join(order), number & 1, number >> 1 & 1))
+    columns = ["study_id", "patient_id", "split", "report", "nodule", "effusion"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "r.csv", index=False)
+    run = replace(
+        run,
+        manifest=None,
+        gold=None,
+        reports=str(tmp_path / "r.csv"),
+        num_hidden_layers=1,  # deeper down, states of all tokens know of all sentences
+        head_learning_rate=0.03,
+    )
+    arguments = make_arguments(max_steps=60, per_device_train_batch_size=16, learning_rate=3e-3)
+    labeler = EncoderLabeler(train_labeler(run, arguments))
+    report = "There is small effusion present. It is small. There is a small nodule. Describe it."
+    got = dict(labeler.label([report, "Describe it. There is a small nodule."]))
+    assert got[0].status == {"nodule": "present", "effusion": "present"}
+    assert got[0].evidence == says
+    assert got[1].status == {"nodule": "present", "effusion": "absent"}
+    assert got[1].evidence["nodule"] == says["nodule"]

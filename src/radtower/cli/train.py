@@ -25,7 +25,7 @@ def labeler(context: typer.Context, recipe: Recipe) -> None:
     from radtower.training.train_text import train_labeler
 
     run, arguments = parse_recipe({**read_recipe(recipe), **parse_flags(context.args)}, LabelerRun)
-    print(f"Saved {train_labeler(run, arguments)}")
+    print(f"Saved {train_labeler(run, arguments, on_note=print)}")
 
 
 @train_app.command("text-contrastive", context_settings=FLAGS)

@@ -13,8 +13,8 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from radtower.data.targets import TargetPolicy, numeric_targets
-from radtower.labeling.findings import FindingsSet, Status
+from radtower.data.targets import TargetPolicy
+from radtower.labeling.findings import FindingsSet
 from radtower.processing.report_text import join_sections
 from radtower.processing.scan_reference import ScanReference
 
@@ -76,18 +76,7 @@ class Manifest:
         missing = [key for key, column in columns.items() if column not in self.frame]
         if missing:
             raise KeyError(f"the manifest must have a column per finding, got none for {missing}.")
-        table = self.frame[list(columns.values())]
-        is_status = table.isin([str(status) for status in Status])
-        if is_status.to_numpy().any():
-            return (policy or TargetPolicy()).targets_from_status(table)
-        numbers = table.apply(pd.to_numeric, errors="coerce")
-        num_invalid = int((numbers.isna() & table.notna()).to_numpy().sum())
-        if num_invalid:
-            raise ValueError(
-                f"per-finding columns must hold numbers or {', '.join(Status)}, "
-                f"got {num_invalid} other cells. Leave a cell empty where the label is unknown."
-            )
-        return numeric_targets(numbers)
+        return (policy or TargetPolicy()).targets_from_cells(self.frame[list(columns.values())])
 
     def scans(self) -> dict[str, ScanReference]:
         """Return where each volume is, by volume id, with what the manifest knows and the file may not.

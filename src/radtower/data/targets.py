@@ -54,6 +54,30 @@ class TargetPolicy:
         flat = [self.target(status) for status in rows.ravel()]
         return np.asarray(flat, dtype=np.float32).reshape(rows.shape)
 
+    def targets_from_cells(self, table: pd.DataFrame) -> np.ndarray:
+        """Apply the rule to columns as they stand in a file: all status values, or all numbers.
+
+        Args:
+            table: ``(N, F)`` status values, or numbers in [0, 1] or -100, as text or not. An empty cell is
+                unknown.
+
+        Returns:
+            ``(N, F)`` float32 in [0, 1], or -100.
+
+        Raises:
+            ValueError: If a cell is anything else; -1 is refused.
+        """
+        if table.isin([str(status) for status in Status]).to_numpy().any():
+            return self.targets_from_status(table)
+        numbers = table.apply(pd.to_numeric, errors="coerce")
+        num_invalid = int((numbers.isna() & table.notna()).to_numpy().sum())
+        if num_invalid:
+            raise ValueError(
+                f"per-finding columns must hold numbers or {', '.join(Status)}, "
+                f"got {num_invalid} other cells. Leave a cell empty where the label is unknown."
+            )
+        return numeric_targets(numbers)
+
     def describe(self) -> str:
         """Return the rule as one sentence, for run files and model cards."""
         parts = ["present is 1", "absent is 0"]

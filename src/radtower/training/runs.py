@@ -16,9 +16,11 @@ AUGMENTATION_STRENGTHS = (
 class LabelerRun:
     """Fine-tune an LLM into a labeler of reports.
 
+    Labels come from a gold table beside a manifest, from columns of a report table, or from a label table
+    beside a report table (distillation). The split ``train`` is trained on; ``validation``, where it has
+    labels, is measured and gives the temperature; ``test`` is never read.
+
     Args:
-        manifest: Table of studies with their reports.
-        gold: CSV with ``study_id`` and one status column per finding.
         llm: Model folder, Hub id, or ``.gguf`` file to start from.
         num_hidden_layers: Keep only the lowest layers of the LLM. None keeps all.
         num_frozen_layers: Lowest layers that are not trained; the token embedding goes with them.
@@ -28,16 +30,22 @@ class LabelerRun:
         lora_alpha: The updates are scaled by ``lora_alpha / lora_rank``.
         lora_dropout: On the input of the updates.
         bidirectional: Whether tokens see the whole report. False keeps the direction of pre-training.
+        num_causal_layers: Lowest layers that keep it although ``bidirectional`` is true.
         head_learning_rate: Of the finding attention, which starts from nothing. None takes the one of the
             LLM.
         uncertain: Target of uncertain findings. None masks them.
         not_mentioned: Target of findings the report is silent about. None masks them.
-        max_length: Tokens read of a report.
+        max_length: Tokens read of a report in training. The labeler reads longer ones in windows of as many.
+        manifest: Table of studies with their reports; with ``gold``.
+        gold: CSV with ``study_id`` and a column per finding: status values, or numbers in [0, 1] or -100.
+        reports: Report table or manifest, with label columns of its own or with ``labels``.
+        labels: ``labels.parquet`` of the reports of that table.
+        text_column: Which text of a study is read; the one that was labeled.
+        findings: Findings set, or a YAML file, that chooses the columns. None takes them all.
+        soft_targets: Whether scores of ``labels`` are the targets of training where there are some.
         should_overwrite: Whether checkpoints that an earlier run left in the output folder are deleted.
     """
 
-    manifest: str
-    gold: str
     llm: str
     num_hidden_layers: int | None = None
     num_frozen_layers: int = 0
@@ -46,14 +54,35 @@ class LabelerRun:
     lora_alpha: float = 32.0
     lora_dropout: float = 0.05
     bidirectional: bool = True
+    num_causal_layers: int = 0
     head_learning_rate: float | None = None
     uncertain: float | None = None
     not_mentioned: float | None = 0.0
     max_length: int = 512
+    manifest: str | None = None
+    gold: str | None = None
+    reports: str | None = None
+    labels: str | None = None
+    text_column: Literal["report", "findings", "impression"] = "report"
+    findings: str | None = None
+    soft_targets: bool = False
     should_overwrite: bool = False
 
     def __post_init__(self) -> None:
         require_frozen_layers(self.should_cache_frozen, self.num_frozen_layers)
+        given = {
+            name for name in ("manifest", "gold", "reports", "labels") if getattr(self, name) is not None
+        }
+        if given not in ({"manifest", "gold"}, {"reports"}, {"reports", "labels"}):
+            raise ValueError(
+                "a labeler must be given manifest and gold, or reports, or reports and labels, got "
+                f"{sorted(given)}. Choose one of the three."
+            )
+        if self.soft_targets and self.labels is None:
+            raise ValueError(
+                f"soft_targets must come with labels, which have scores, got {self.soft_targets} without. "
+                "Leave it out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

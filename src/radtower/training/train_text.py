@@ -1,50 +1,116 @@
-"""Fine-tune an LLM into a labeler of reports: a status per finding, from a small gold table."""
+"""Fine-tune an LLM into a labeler of reports: P(present) per finding, from gold or from another labeler."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
+import numpy as np
 import torch
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers import IntervalStrategy, TrainerCallback, TrainingArguments, set_seed
 
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from radtower.data.collation import ReportCollator
-from radtower.data.manifest import read_manifest
+from radtower.data.reports.labeled_reports import (
+    LabeledReports,
+    LabeledSplits,
+    read_gold_splits,
+    read_silver_splits,
+    read_table_splits,
+)
 from radtower.data.targets import TargetPolicy
+from radtower.evaluation.calibration import fit_temperature
 from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEncoderForSequenceClassification
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
-from radtower.processing.report_text import normalize_report
 from radtower.training.runs import LabelerRun
 from radtower.training.text.frozen_trunk import FrozenTrunk, freeze_lower_layers
 from radtower.training.text.lora import add_lora, merge_lora
 from radtower.training.trainer import SupervisedTrainer
 
+logger = logging.getLogger(__name__)
+
 
 def train_labeler(
-    run: LabelerRun, arguments: TrainingArguments, callbacks: Sequence[TrainerCallback] = ()
+    run: LabelerRun,
+    arguments: TrainingArguments,
+    callbacks: Sequence[TrainerCallback] = (),
+    on_note: Callable[[str], None] = logger.info,
 ) -> Path:
-    """Train on the studies that have a gold row, and save the model folder.
+    """Train on the labeled reports of ``train``, calibrate on those of ``validation``, and save the folder.
+
+    With an ``eval_strategy``, the macro AUROC of ``validation`` is measured on the way. The temperature is
+    fitted at the end, on reports cut at ``max_length``, and stored as ``label_temperature`` of the
+    configuration; without validation it stays 1.
 
     Args:
         run: Data and model.
         arguments: Optimization; ``output_dir`` is the model folder.
         callbacks: Further hooks.
+        on_note: Takes each sentence about the data and the calibration.
 
     Returns:
         The model folder.
 
     Raises:
-        ValueError: If a gold row belongs to no study, more layers are frozen than there are, or a setting
-            does not fit the language model.
+        ValueError: If the labels do not fit the reports, ``eval_strategy`` is set and there is no validation,
+            more layers are frozen than there are, or a setting does not fit the language model.
     """
     set_seed(arguments.seed)
-    samples, keys = _gold_samples(run)
+    data = _read(run)
+    if arguments.eval_strategy != "no" and data.validation is None:
+        raise ValueError(
+            f"eval_strategy must be no where the split validation has no labeled report, got "
+            f"{IntervalStrategy(arguments.eval_strategy).value!r}. Leave it out, or label some."
+        )
+    model, tokenizer = _new_model(run, data.keys)
+    splits = {"train": data.train, "validation": data.validation}
+    samples = {name: _samples(part, tokenizer, run.max_length) for name, part in splits.items() if part}
+    for note in (*data.notes, *_length_notes(data.train, tokenizer, run.max_length)):
+        on_note(note)
+    trainer = SupervisedTrainer(
+        model,
+        arguments,
+        train_dataset=samples["train"],
+        eval_dataset=samples.get("validation"),
+        data_collator=ReportCollator(tokenizer, run.max_length),
+        processing_class=tokenizer,
+        callbacks=list(callbacks),
+        run=run,
+        optimizers=(labeler_optimizer(model, arguments, run.head_learning_rate), None),
+    )
+    stored = FrozenTrunk(model.encoder, run.num_frozen_layers) if run.should_cache_frozen else None
+    with stored or nullcontext():
+        if stored is not None:
+            stored.add(sample["input_ids"] for part in samples.values() for sample in part)
+        trainer.train(arguments.resume_from_checkpoint)
+        on_note(_calibrate(model, trainer, samples.get("validation")))
+    if run.lora_rank:
+        merge_lora(model.encoder)
+    return trainer.save_model_folder(run)
+
+
+def _read(run: LabelerRun) -> LabeledSplits:
+    policy = TargetPolicy(uncertain=run.uncertain, not_mentioned=run.not_mentioned)
+    if run.reports is None:
+        assert run.manifest is not None  # the run is checked
+        assert run.gold is not None
+        return read_gold_splits(run.manifest, run.gold, policy, run.findings)
+    if run.labels is None:
+        return read_table_splits(run.reports, policy, run.text_column, run.findings)
+    return read_silver_splits(
+        run.reports, run.labels, policy, run.text_column, run.findings, has_soft_targets=run.soft_targets
+    )
+
+
+def _new_model(run: LabelerRun, keys: Sequence[str]) -> tuple[LLMBiEncoderForSequenceClassification, Any]:
+    """The model before training, and its tokenizer."""
     encoder = LLMBiEncoder.from_llm(
         run.llm,
         num_hidden_layers=run.num_hidden_layers,
         pooling="mean",
         bidirectional=run.bidirectional,
+        num_causal_layers=run.num_causal_layers,
         max_length=run.max_length,
         id2label=dict(enumerate(keys)),
         label2id={key: column for column, key in enumerate(keys)},
@@ -62,25 +128,53 @@ def train_labeler(
             run.lora_dropout,
             num_frozen_layers=run.num_frozen_layers,
         )
-    trainer = SupervisedTrainer(
-        model,
-        arguments,
-        train_dataset=samples,
-        data_collator=ReportCollator(encoder.tokenizer, run.max_length),
-        processing_class=encoder.tokenizer,
-        callbacks=list(callbacks),
-        run=run,
-        optimizers=(labeler_optimizer(model, arguments, run.head_learning_rate), None),
+    return model, encoder.tokenizer
+
+
+def _samples(reports: LabeledReports, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+    """One per report: the collator reads ``text``, and the Trainer may group by length of ``input_ids``."""
+    ids = tokenizer(list(reports.texts), max_length=max_length, truncation=True)["input_ids"]
+    targets = torch.from_numpy(reports.targets)
+    return [
+        {"text": text, "input_ids": row, "labels": labels}
+        for text, row, labels in zip(reports.texts, ids, targets, strict=True)
+    ]
+
+
+def _length_notes(reports: LabeledReports, tokenizer: Any, max_length: int) -> list[str]:
+    num_cut = sum(len(ids) > max_length for ids in tokenizer(list(reports.texts), verbose=False)["input_ids"])
+    if not num_cut:
+        return []
+    return [f"{num_cut} training reports are cut at {max_length} tokens; the labeler reads all of a report."]
+
+
+def _calibrate(
+    model: LLMBiEncoderForSequenceClassification,
+    trainer: SupervisedTrainer,
+    validation: list[dict[str, Any]] | None,
+) -> str:
+    """Fit and store the temperature, log what it does, and return it as a sentence."""
+    if validation is None:
+        return "Label temperature 1: no labeled report of validation to fit it on."
+    prediction = trainer.predict(validation, metric_key_prefix="validation")
+    fit = fit_temperature(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
+    model.config.label_temperature = fit.temperature
+    metrics = prediction.metrics or {}
+    trainer.log(
+        {
+            "validation_macro_auroc": metrics["validation_macro_auroc"],
+            "validation_num_findings": metrics["validation_num_findings"],
+            "label_temperature": fit.temperature,
+            "validation_nll_raw": fit.nll[0],
+            "validation_nll": fit.nll[1],
+            "validation_calibration_error_raw": fit.error[0],
+            "validation_calibration_error": fit.error[1],
+        }
     )
-    stored = FrozenTrunk(model.encoder, run.num_frozen_layers) if run.should_cache_frozen else None
-    with stored or nullcontext():
-        if stored is not None:
-            texts = [str(sample["text"]) for sample in samples]
-            stored.add(encoder.tokenizer(texts, max_length=run.max_length, truncation=True)["input_ids"])
-        trainer.train(arguments.resume_from_checkpoint)
-    if run.lora_rank:
-        merge_lora(model.encoder)
-    return trainer.save_model_folder(run)
+    return (
+        f"Validation macro AUROC {metrics['validation_macro_auroc']:.4f} over "
+        f"{metrics['validation_num_findings']:.0f} findings. {fit.describe()}"
+    )
 
 
 def labeler_optimizer(
@@ -98,23 +192,3 @@ def labeler_optimizer(
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], weight_decay=arguments.weight_decay
     )
-
-
-def _gold_samples(run: LabelerRun) -> tuple[list[dict[str, str | torch.Tensor]], list[str]]:
-    """Reports with their targets, and the findings in column order."""
-    # The volumes of a study share its report.
-    manifest = read_manifest(run.manifest).frame.drop_duplicates("study_id").set_index("study_id")
-    gold = pd.read_csv(run.gold, dtype=str).set_index("study_id")
-    num_unknown = len(set(gold.index) - set(manifest.index))
-    if num_unknown:
-        raise ValueError(
-            f"gold must hold studies of the manifest, got {num_unknown} of {len(gold)} that are not in it. "
-            "Pair the two files of one data set."
-        )
-    policy = TargetPolicy(uncertain=run.uncertain, not_mentioned=run.not_mentioned)
-    targets = torch.from_numpy(policy.targets_from_status(gold))
-    texts = manifest.loc[gold.index, "report"]
-    samples = [
-        {"text": normalize_report(text), "labels": row} for text, row in zip(texts, targets, strict=True)
-    ]
-    return samples, list(gold.columns)

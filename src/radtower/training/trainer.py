@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedConfig, PrinterCallback, Trainer, TrainingArguments
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from radtower.evaluation.metrics import macro_auroc
 from radtower.modeling.losses import UNKNOWN_LABEL
@@ -203,6 +203,11 @@ class SupervisedTrainer(RadTowerTrainer):
         """Of data sets that are small enough to know one; another table may lie at the same path."""
         hashed = getattr(self.train_dataset, "sha256", None)
         return None if hashed is None else str(hashed())
+
+    def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """Predict with the weights that would be saved."""
+        with self._averaged():
+            return super().predict(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights of a checkpoint, and the average beside them."""

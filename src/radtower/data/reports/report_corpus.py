@@ -40,7 +40,8 @@ class ReportTable:
 
     Attributes:
         frame: The columns ``COLUMNS``, all strings, texts normalized and ``""`` where there is none.
-        labels: ``(N, L)`` float32, 0, 1 or -100 where unknown; L is 0 where the file has no labels.
+        labels: ``(N, L)`` float32, 0, 1, what a policy makes of a status, or -100 where unknown; L is 0 where
+            the file has no labels.
         label_names: L names.
     """
 
@@ -139,12 +140,16 @@ def write_report_table(frame: pd.DataFrame, path: str | Path) -> None:
         frame.to_csv(path, index=False)
 
 
-def read_report_table(path: str | Path) -> ReportTable:
+def read_report_table(path: str | Path, policy: TargetPolicy | None = None) -> ReportTable:
     """Read a report table, or a manifest with reports, and check it.
 
     Needs ``study_id``, ``patient_id``, ``split`` and ``report`` (or ``findings`` and ``impression``, joined).
     ``source`` is the name of the file where it is missing. Labels are all further columns whose cells are 0,
     1, -100 or empty, or status values; others are ignored. Volumes of a study count once.
+
+    Args:
+        path: CSV or parquet.
+        policy: Rule for status values. None is the default rule.
 
     Raises:
         ValueError: If a column is missing, an id is empty, a split is unknown, a patient is in two splits,
@@ -167,7 +172,7 @@ def read_report_table(path: str | Path) -> ReportTable:
     texts = _texts_of(frame, path.stem)
     _check_rows(texts)
     is_first = ~texts["study_id"].duplicated().to_numpy()
-    names, labels = _labels_of(frame)
+    names, labels = _labels_of(frame, policy or TargetPolicy())
     _check_labels(texts["study_id"], names, labels)
     labels = labels[is_first]
     return ReportTable(texts[is_first].reset_index(drop=True), labels, names)
@@ -227,19 +232,19 @@ def _check_labels(study_ids: pd.Series, names: tuple[str, ...], labels: np.ndarr
         )
 
 
-def _labels_of(frame: pd.DataFrame) -> tuple[tuple[str, ...], np.ndarray]:
-    columns = {name: _as_label(frame[name]) for name in frame if name not in _NO_LABELS}
+def _labels_of(frame: pd.DataFrame, policy: TargetPolicy) -> tuple[tuple[str, ...], np.ndarray]:
+    columns = {name: _as_label(frame[name], policy) for name in frame if name not in _NO_LABELS}
     kept = {str(name): values for name, values in columns.items() if values is not None}
     matrix = np.stack(list(kept.values()), axis=1) if kept else np.empty((len(frame), 0))
     return tuple(kept), matrix.astype(np.float32)
 
 
-def _as_label(cells: pd.Series) -> np.ndarray | None:
+def _as_label(cells: pd.Series, policy: TargetPolicy) -> np.ndarray | None:
     """Values of a label column; None for any other column, as one that is empty throughout."""
     if cells.isna().all():
         return None
     if cells.dropna().isin([str(status) for status in Status]).all():
-        return TargetPolicy().targets_from_status(cells.to_frame())[:, 0]
+        return policy.targets_from_status(cells.to_frame())[:, 0]
     numbers = pd.to_numeric(cells, errors="coerce")
     if (numbers == -1).any() and numbers[cells.notna()].isin((-1, 0, 1, MASKED_TARGET)).all():
         raise ValueError(
