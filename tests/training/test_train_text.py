@@ -279,10 +279,12 @@ def test_the_evidence_of_a_trained_labeler_is_the_sentence_that_says_it(run, mak
         manifest=None,
         gold=None,
         reports=str(tmp_path / "r.csv"),
-        num_hidden_layers=1,  # deeper down, states of all tokens know of all sentences
+        num_hidden_layers=1,  # further up, every token knows of every sentence
+        num_frozen_layers=0,
         head_learning_rate=0.03,
+        max_length=64,
     )
-    arguments = make_arguments(max_steps=60, per_device_train_batch_size=16, learning_rate=3e-3)
+    arguments = make_arguments(max_steps=60, seed=1, per_device_train_batch_size=16, learning_rate=3e-3)
     labeler = EncoderLabeler(train_labeler(run, arguments))
     report = "There is small effusion present. It is small. There is a small nodule. Describe it."
     got = dict(labeler.label([report, "Describe it. There is a small nodule."]))
