@@ -138,6 +138,19 @@ def test_rows_are_streamed_in_groups_and_the_file_can_be_read_by_others(tmp_path
     assert table.num_dropped_evidence == 5000
 
 
+def test_the_file_says_what_its_answers_depend_on(tmp_path):
+    parts = {
+        "labeler": "endpoint",
+        "prompt_version": None,
+        "settings.max_tokens": 512,
+        "settings.seeded": True,
+    }
+    stream_labels([make_row("r1")], tmp_path / "labels.parquet", ["emphysema", "atelectasis"], parts)
+    assert read_labels(tmp_path / "labels.parquet").generation == parts
+    write_labels([make_row("r1")], tmp_path / "labels.parquet")
+    assert read_labels(tmp_path / "labels.parquet").generation == {}
+
+
 def test_a_wrong_row_of_a_stream_is_named_by_its_place(tmp_path):
     good = [make_row(f"r{number}") for number in range(1001)]
     other = make_row("x", status={"mass": Status.ABSENT})

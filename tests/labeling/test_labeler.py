@@ -189,6 +189,14 @@ def test_the_wording_of_a_finding_is_part_of_the_generation(output):
     assert change.startswith(f"findings: {FINDINGS.name} {FINDINGS.fingerprint} -> {FINDINGS.name} ")
 
 
+def test_the_table_says_what_generation_it_is_of(output):
+    label_reports([("a", "Clear.")], WordBackend(prompt="p1", max_tokens=5), FINDINGS, output)
+    generation = read_labels(output).generation
+    assert generation["findings"] == f"{FINDINGS.name} {FINDINGS.fingerprint}"
+    assert generation["settings.prompt"] == "p1"
+    assert generation["settings.max_tokens"] == 5
+
+
 def test_unusable_replies_are_kept_unless_retried_and_other_failures_are_tried_again(output):
     reports = [("a", "fail reply:empty"), ("b", "fail http_500"), ("c", "Clear.")]
     summary = label_reports(reports, ScriptedBackend(), FINDINGS, output)

@@ -89,6 +89,11 @@ class FindingsSet(BaseModel):
         """Twelve hex digits that change with any change of content, the wording included."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
+    @property
+    def identity(self) -> str:
+        """Name and fingerprint: what labels made with this list were made with."""
+        return f"{self.name} {self.fingerprint}"
+
     def subset(self, keys: Sequence[str]) -> "FindingsSet":
         """Keep some findings, in the order given; a parent that is left out becomes null.
 

@@ -4,11 +4,12 @@ Columns: report_id, report_sha256, the structs status, score and evidence keyed 
 prompt_version, findings_set, tokens_in, tokens_out, cost_usd, error. Axes: N rows, F findings.
 """
 
+import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -35,6 +36,8 @@ _SCALARS = {
 _COLUMNS = (*list(_SCALARS)[:2], *_STRUCTS, *list(_SCALARS)[2:])
 _ROWS_PER_GROUP = 1000  # of the file; so many are held while it is written
 _DROPPED_EVIDENCE = b"radtower.num_dropped_evidence"
+_GENERATION = b"radtower.generation"
+Setting = str | int | float | bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +67,16 @@ class LabelRow:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """A label table in memory; every method keeps the row order of the file."""
+    """A label table in memory; every method keeps the row order of the file.
+
+    ``generation`` is what the answers depend on (labeler, model, prompt, findings with their fingerprint, and
+    ``settings.NAME`` for each setting); empty where the file does not say.
+    """
 
     frame: pd.DataFrame
     keys: tuple[str, ...]
     num_dropped_evidence: int = 0
+    generation: Mapping[str, Setting] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -141,13 +149,19 @@ def write_labels(rows: Sequence[LabelRow], path: str | Path) -> None:
     stream_labels(rows, path, list(rows[0].status))
 
 
-def stream_labels(rows: Iterable[LabelRow], path: str | Path, keys: Sequence[str]) -> None:
+def stream_labels(
+    rows: Iterable[LabelRow],
+    path: str | Path,
+    keys: Sequence[str],
+    generation: Mapping[str, Setting] | None = None,
+) -> None:
     """Write a label table as ``write_labels`` does, without ever holding all rows.
 
     Args:
         rows: At least one; the caller answers for each report coming once.
         path: File to write.
         keys: Findings, in order.
+        generation: What the answers depend on, see ``LabelTable``; None is not known.
 
     Raises:
         ValueError: If a row has other findings, or a value breaks the contract of its column.
@@ -160,7 +174,12 @@ def stream_labels(rows: Iterable[LabelRow], path: str | Path, keys: Sequence[str
         while counts := _write_group(rows, writer, num_rows):
             num_rows += counts[0]
             num_dropped += counts[1]
-        writer.add_key_value_metadata({_DROPPED_EVIDENCE: str(num_dropped).encode()})
+        writer.add_key_value_metadata(
+            {
+                _DROPPED_EVIDENCE: str(num_dropped).encode(),
+                _GENERATION: json.dumps(dict(generation or {})).encode(),
+            }
+        )
 
 
 def _write_group(
@@ -205,8 +224,13 @@ def read_labels(path: str | Path) -> LabelTable:
     for name in ("report_id", "report_sha256"):
         _check_unique(frame[name])
     _check_values(frame)
-    dropped = int((pq.read_metadata(path).metadata or {}).get(_DROPPED_EVIDENCE, b"0"))
-    return LabelTable(frame=frame, keys=keys, num_dropped_evidence=dropped)
+    notes = pq.read_metadata(path).metadata or {}
+    return LabelTable(
+        frame=frame,
+        keys=keys,
+        num_dropped_evidence=int(notes.get(_DROPPED_EVIDENCE, b"0")),
+        generation=json.loads(notes.get(_GENERATION, b"{}")),
+    )
 
 
 def _check_unique(column: pd.Series) -> None:

@@ -206,7 +206,7 @@ class LabelingRun:
         totals = self._ledger.totals(self.plan.generation)
         if not totals.num_labeled:
             self._refuse_to_write(rows, failures)
-        stream_labels(rows, output, self.findings.keys)
+        stream_labels(rows, output, self.findings.keys, self._generation.parts)
         return LabelingSummary(
             plan=self.plan,
             num_labeled=totals.num_labeled,
@@ -297,7 +297,7 @@ def _generation_of(backend: LabelerBackend, findings: FindingsSet) -> Generation
         "labeler": backend.name,
         "model_id": backend.model_id,
         "prompt_version": backend.prompt_version,
-        "findings": f"{findings.name} {findings.fingerprint}",
+        "findings": findings.identity,
     }
     return Generation(parts | settings)
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from radtower.hub_cards.labels.label_release import LabelRelease, ReleaseOptions, prepare_release
-from radtower.labeling.label_table import LabelRow, write_labels
+from radtower.labeling.label_table import LabelRow, stream_labels
 from radtower.processing.report_text import report_sha256
 
 TEXTS = {
@@ -62,12 +62,16 @@ def _make_row(report_id: str, text: str, **fields: object) -> LabelRow:
 def write_label_table(tmp_path: Path) -> Callable[..., Path]:
     """Write the four rows with other fields in some: ``s1={"model_id": ...}``; ``all_rows`` is for all."""
 
-    def write(all_rows: dict[str, object] | None = None, **changed: dict[str, object]) -> Path:
+    def write(
+        all_rows: dict[str, object] | None = None,
+        generation: dict[str, str | int | None] | None = None,
+        **changed: dict[str, object],
+    ) -> Path:
         rows = [
             _make_row(name, text, **((all_rows or {}) | changed.get(name, {})))
             for name, text in TEXTS.items()
         ]
-        write_labels(rows, tmp_path / "labels.parquet")
+        stream_labels(rows, tmp_path / "labels.parquet", list(rows[0].status), generation)
         return tmp_path / "labels.parquet"
 
     return write

@@ -86,12 +86,30 @@ def test_says_who_labeled_with_what_outcome_and_price(make_release):
     assert (rows["tokens in"], rows["tokens out"], rows["cost"]) == ("1,644", "148", "0.0084 USD")
 
 
+def test_says_with_what_settings(make_release, write_label_table):
+    generation = {
+        "labeler": "endpoint",
+        "settings.max_tokens": 512,
+        "settings.a": "x|y",
+        "settings.seed": None,
+    }
+    write_label_table(generation=generation)
+    section = _section(label_card(make_release(), None), "Who labeled")
+    rows = [line for line in section.splitlines() if "setting" in line]
+    assert rows == [
+        "| setting: max tokens | 512 |",
+        "| setting: a | x\\|y |",
+        "| setting: seed | none |",
+    ]
+
+
 def test_says_what_was_not_recorded(make_release, write_label_table):
     unknown = {"tokens_in": None, "tokens_out": None, "cost_usd": None, "prompt_version": None}
     write_label_table(all_rows=unknown, s1={"tokens_in": 500, "model_id": "/data/models/labeler-b"})
     rows = dict(row[:2] for row in _cells(_section(label_card(make_release(), None), "Who labeled")))
     assert rows["tokens in"] == "500, recorded for 1 reports"
     assert (rows["tokens out"], rows["cost"]) == ("not recorded", "not recorded")
+    assert rows["settings"] == "not recorded"
     assert rows["prompt version"] == "none: the labeler takes no prompt"
     assert rows["model"] == "labeler-b (1 reports), some/model-7b (3 reports)"
 

@@ -90,6 +90,15 @@ def test_findings_are_those_of_the_labels_in_their_order(make_release, findings_
         make_release(findings=None)
 
 
+def test_definitions_are_those_that_were_labeled_with(make_release, findings_path, write_label_table):
+    identity = make_release().findings.identity
+    write_label_table(generation={"findings": identity})
+    assert make_release().findings.identity == identity
+    findings_path.write_text(findings_path.read_text().replace("A round thing.", "A square thing."))
+    with pytest.raises(ValueError, match=f"those that were labeled with, '{identity}', got 'two_findings "):
+        make_release()
+
+
 def test_a_table_of_two_findings_sets_or_without_labels_is_refused(make_release, write_label_table):
     write_label_table(s2={"findings_set": "other"})
     with pytest.raises(ValueError, match=r"one findings set, got \['other', 'two_findings'\]"):

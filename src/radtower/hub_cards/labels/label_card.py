@@ -87,7 +87,7 @@ def _provenance(release: LabelRelease) -> dict[str, Any]:
         "labelers": _values(frame["labeler"]),
         "models": _values(frame["model_id"].map(without_machine_path)),
         "prompts": _values(frame["prompt_version"]) or "none: the labeler takes no prompt",
-        "settings": {},
+        "settings": _settings(release),
         "num_reports": len(frame),
         "num_labeled": len(frame) - len(errors),
         "failures": dict(sorted(Counter(errors).items(), key=lambda item: (-item[1], item[0]))),
@@ -96,6 +96,15 @@ def _provenance(release: LabelRelease) -> dict[str, Any]:
         "tokens_out": _sum(frame["tokens_out"], "{:,.0f}"),
         "cost": _sum(frame["cost_usd"], "{:,.4f} USD"),
     }
+
+
+def _settings(release: LabelRelease) -> dict[str, str]:
+    """What the answers depend on besides model, prompt and findings, where the table says so."""
+    parts = release.labels.generation.items()
+    settings = {
+        name.removeprefix("settings."): value for name, value in parts if name.startswith("settings.")
+    }
+    return {name.replace("_", " "): "none" if v is None else str(v) for name, v in settings.items()}
 
 
 def _values(column: pd.Series) -> str:
