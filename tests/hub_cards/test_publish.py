@@ -85,6 +85,13 @@ def test_a_public_repository_is_not_filled_unless_public_was_said(push, local_hu
     assert shut[2] is True  # an existing private one is not opened
 
 
+def test_a_hub_out_of_reach_is_a_clear_error(push, local_hub):
+    local_hub.url = "http://127.0.0.1:9"  # the discard port: nobody listens
+    (unreachable,) = push(([ONE, "tester/new"], {}))
+    assert unreachable[0] == "ConnectionError"
+    assert "the Hub must be within reach, got ConnectError from http://127.0.0.1:9." in unreachable[1]
+
+
 def test_a_token_that_is_missing_or_refused_is_a_clear_error(push, local_hub):
     local_hub.refused_tokens = {"hf_reader": 403, "hf_odd": 400}
     missing, wrong, forbidden, other = push(

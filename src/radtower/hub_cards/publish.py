@@ -9,6 +9,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.errors import HfHubHTTPError
 
 RepoType = Literal["dataset", "model"]
+# Of httpx or httpx2, whichever this release of huggingface_hub is built on; no OSError.
+_TRANSPORT_ERROR = HfHubHTTPError.__bases__[0]
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def push_folder(
     Raises:
         PermissionError: If there is no token, or the Hub does not accept it for this repository.
         ValueError: If the repository is public already and ``is_public`` was not said.
-        OSError: If the Hub cannot be reached or answers with another error.
+        ConnectionError: If the Hub cannot be reached.
+        OSError: If it answers with another error.
     """
     require_token()
     try:
@@ -72,6 +75,11 @@ def push_folder(
             f"the token must be allowed to write to {repo_id}, got HTTP {status} from the Hub. Make a token "
             "with write access to it, and run `hf auth login`."
         ) from None
+    except _TRANSPORT_ERROR as error:
+        raise ConnectionError(
+            f"the Hub must be within reach, got {type(error).__name__} from {HfApi().endpoint}. Check the "
+            "network, or HF_ENDPOINT."
+        ) from error
 
 
 def _push(
