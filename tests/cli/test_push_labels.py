@@ -178,6 +178,28 @@ def test_flags_reach_the_card_and_the_targets(radtower, tmp_path, labels, manife
     assert (row["VolumeName"], row["Lung nodule"], row["Pleural effusion"]) == ("s2", None, 0.25)
 
 
+def test_agreement_in_the_card_is_what_evaluate_measured(radtower, tmp_path, labels):
+    gold = pd.DataFrame({"study_id": ["s1", "s2"], "lung_nodule": [1, 0], "pleural_effusion": [0, 1]})
+    gold.to_csv(tmp_path / "gold.csv", index=False)
+    results, out = tmp_path / "results.json", tmp_path / "out"
+    flags = ["--label-source", "one reader", "--resamples", 20]
+    assert radtower("evaluate", "labels", labels, tmp_path / "gold.csv", "-o", results, *flags).code == 0
+    arguments = ["push-labels", labels, "me/silver", "--dry-run", "-o", out, "--results", results]
+    assert radtower(*arguments).code == 0
+    precision = next(
+        item
+        for item in json.loads(results.read_text())["metrics"]
+        if (item["metric"], item.get("finding")) == ("precision", "lung_nodule")
+    )
+    card = (out / "README.md").read_text()
+    assert "class set: 2 of 18 findings of ct_rate_18; label source: one reader" in card
+    assert f"{precision['value']:.3f} ({precision['ci_low']:.3f} to {precision['ci_high']:.3f})" in card
+    results.write_text(results.read_text().replace("some/model", "other/model"))
+    done = radtower(*arguments)
+    assert done.code == 2
+    assert "of the labeler of these labels, 'some/model', got those of 'other/model'" in done.err
+
+
 def test_text_needs_a_license_and_passes_the_privacy_check_first(radtower, tmp_path, labels, manifest):
     out = tmp_path / "out"
     arguments = ["push-labels", labels, "me/silver", "--reports", manifest, "-o", out, "--dry-run"]
