@@ -10,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 RepoType = Literal["dataset", "model"]
 # Of httpx or httpx2, whichever this release of huggingface_hub is built on; no OSError.
-_TRANSPORT_ERROR = HfHubHTTPError.__bases__[0]
+_TRANSPORT_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 
 
 @dataclass(frozen=True)
