@@ -7,8 +7,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from radtower.labeling.findings import Status, load_findings
@@ -65,21 +67,26 @@ def wait_for_lines(log: Path, number: int) -> None:
         time.sleep(0.002)
 
 
-def start(folder: Path) -> subprocess.Popen:
+@contextmanager
+def killed_at_the_end(folder: Path, *moment: str) -> Iterator[None]:
     environment = os.environ | {"RADTOWER_DEFER_MODELS": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, __file__, str(folder)], env=environment)
+    with subprocess.Popen([sys.executable, __file__, str(folder), *moment], env=environment) as process:
+        try:
+            yield
+            assert process.poll() is None
+        finally:
+            process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_a_killed_run_goes_on_without_asking_twice_or_missing_one(tmp_path):
     log, output = tmp_path / "asked.log", tmp_path / "labels.parquet"
     num_asked = 0
     for number in (1, 13):
-        process = start(tmp_path)
-        wait_for_lines(log, num_asked + number)
-        with pytest.raises(BlockingIOError, match="got another at work"), open_ledger(output):
-            pass
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(timeout=10) == -signal.SIGKILL
+        with killed_at_the_end(tmp_path):
+            wait_for_lines(log, num_asked + number)
+            with pytest.raises(BlockingIOError, match="got another at work"), open_ledger(output):
+                pass
         num_asked = len(log.read_text().splitlines())
         assert num_asked < len(UNIQUE)
         assert not output.exists()
@@ -95,7 +102,49 @@ def test_a_killed_run_goes_on_without_asking_twice_or_missing_one(tmp_path):
     assert sum(Counter((tmp_path / "other.log").read_text().splitlines()).values()) == 40
 
 
+@pytest.mark.parametrize("moment", ["counting", "writing"])
+def test_a_kill_while_it_counts_or_writes_costs_nothing(tmp_path, moment):
+    log, output, marker = tmp_path / "asked.log", tmp_path / "labels.parquet", tmp_path / moment
+    label_reports(REPORTS[:4], LoggingBackend(log), FINDINGS, output)
+    before = output.read_bytes()
+    with killed_at_the_end(tmp_path, moment):
+        wait_for_lines(marker, 1)
+    assert output.read_bytes() == before
+    label_reports(REPORTS, LoggingBackend(log), FINDINGS, output)
+    assert sorted(log.read_text().splitlines()) == UNIQUE
+    assert len(read_labels(output)) == 40
+    assert {path.name for path in tmp_path.iterdir()} == {
+        log.name,
+        output.name,
+        f"{output.name}.ledger",
+        moment,
+    }
+
+
+def stop_here(marker: Path) -> None:
+    marker.write_text("here\n")
+    time.sleep(60)
+
+
+class SlowTable:
+    """The reports, whose first reading stops before the last."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        yield from REPORTS[:-1]
+        stop_here(self.marker)
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    backend = LoggingBackend(folder / "asked.log", pause_s=0.05)
-    label_reports(REPORTS, backend, FINDINGS, folder / "labels.parquet")
+    moment = sys.argv[2] if len(sys.argv) > 2 else None
+    if moment == "writing":
+        pq.ParquetWriter.add_key_value_metadata = lambda *_: stop_here(folder / "writing")
+    label_reports(
+        SlowTable(folder / "counting") if moment == "counting" else REPORTS,
+        LoggingBackend(folder / "asked.log", pause_s=0.0 if moment else 0.05),
+        FINDINGS,
+        folder / "labels.parquet",
+    )

@@ -4,6 +4,7 @@ Columns: report_id, report_sha256, the structs status, score and evidence keyed 
 prompt_version, findings_set, tokens_in, tokens_out, cost_usd, error. Axes: N rows, F findings.
 """
 
+import glob
 import json
 import os
 import uuid
@@ -274,6 +275,8 @@ def _written_atomically(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the folder of the target: a rename is atomic within one file system only. Not by tempfile, whose
     # files nobody else can read.
+    for left_by_a_kill in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        left_by_a_kill.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary

@@ -11,7 +11,7 @@ from radtower.labeling.label_table import LabelRow, stream_labels
 from radtower.labeling.labeling_summary import LabelingPlan, LabelingSummary
 from radtower.labeling.ledger import Generation, Ledger, ReportCounts, is_empty_report, open_ledger
 from radtower.labeling.report_labels import ReportLabels, StopLabeling
-from radtower.processing.report_text import normalize_report, report_sha256
+from radtower.processing.report_text import normalize_report, normalized_sha256, report_sha256
 
 EMPTY_REPORT = "empty_report"
 NOT_ASKED = "not_asked"
@@ -124,6 +124,7 @@ class LabelingRun:
         self.backend = backend
         self.findings = findings
         self._ledger = ledger
+        self._keys = findings.keys
         self._retries_failed = should_retry_failed
         self._generation = _generation_of(backend, findings)
         self._is_begun = False
@@ -237,7 +238,7 @@ class LabelingRun:
 
     def _record(self, sha256: str, labels: ReportLabels) -> None:
         for answers in (labels.status, labels.score, labels.evidence):
-            if tuple(answers) != self.findings.keys:
+            if tuple(answers) != self._keys:
                 raise ValueError(
                     f"backend must answer for {list(self.findings.keys)} in this order, got {list(answers)}. "
                     f"Give {self.backend.name!r} the same findings set."
@@ -306,8 +307,9 @@ def _text_at(stream: Iterator[tuple[int, tuple[str, str]]], position: int, sha25
     """The normalized text at ``position``, to which ``stream`` is moved."""
     for row, (_, text) in stream:
         if row == position:
-            if report_sha256(text) == sha256:
-                return normalize_report(text)
+            normalized = normalize_report(text)
+            if normalized_sha256(normalized) == sha256:
+                return normalized
             break
     raise ValueError(
         f"reports must stay the same during a run, got another report or none at position {position}. "

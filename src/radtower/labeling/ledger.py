@@ -39,6 +39,7 @@ _SCHEMA = (
     "score TEXT, evidence TEXT, tokens_in INTEGER, tokens_out INTEGER, cost_usd REAL, error TEXT, "
     "num_dropped_evidence INTEGER NOT NULL, UNIQUE (generation, report_sha256))",
 )
+_STATUSES = {status.value: status for status in Status}
 _EMPTY_SHA256 = report_sha256("")
 # What was spent on a report before counts on: tokens and cost are added up.
 _RECORD = """
@@ -314,7 +315,7 @@ def _labels(
     *rest: Any,
 ) -> ReportLabels:
     tokens_in, tokens_out, cost_usd, error, num_dropped_evidence = rest
-    statuses = None if status is None else [Status(value) for value in json.loads(status)]
+    statuses = None if status is None else [_STATUSES[value] for value in json.loads(status)]
     return ReportLabels(
         status=_by_finding(keys, statuses),
         score=_by_finding(keys, None if score is None else json.loads(score)),

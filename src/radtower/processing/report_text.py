@@ -60,7 +60,12 @@ def normalize_report(report: str) -> str:
 
 def report_sha256(report: str) -> str:
     """Return the SHA-256 of the normalized report, in hexadecimal: its identity in every table."""
-    return hashlib.sha256(normalize_report(report).encode()).hexdigest()
+    return normalized_sha256(normalize_report(report))
+
+
+def normalized_sha256(text: str) -> str:
+    """Return ``report_sha256`` of a text that ``normalize_report`` returned, without doing that again."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def canonical_text(text: str) -> str:
