@@ -1,11 +1,12 @@
 """Flags of ``radtower label --backend endpoint``; what it does instead of asking: estimate, batch files."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from radtower.cli.backend_flags import flag_name
 from radtower.cli.extras import require
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class EndpointOptions:
     def __post_init__(self) -> None:
         instead = [name for name in ("dry_run", "batch_write", "batch_read") if getattr(self, name)]
         if len(instead) > 1:
-            flags = ", ".join(map(_flag, instead))
+            flags = ", ".join(map(flag_name, instead))
             raise ValueError(f"only one of these must be given, got {flags}. Run the command once for each.")
         if self.base_url is None and not instead:
             raise ValueError("--base-url must be given for an endpoint, got none. Add its address.")
@@ -79,17 +80,6 @@ class EndpointOptions:
                 "of its reach: look at the batch cost of --dry-run first."
             )
         self.request_fields()
-
-    @classmethod
-    def refuse_flags(cls, flags: Mapping[str, object], backend: str) -> None:
-        """Refuse flags of an endpoint that are given to another backend, which would ignore them."""
-        defaults = {field.name: field.default for field in fields(cls)}
-        given = [_flag(name) for name, value in flags.items() if value != defaults[name]]
-        if given:
-            raise ValueError(
-                f"--backend must be endpoint for {', '.join(given)}, got {backend}. "
-                "Leave them out, or change it."
-            )
 
     def request_fields(self) -> dict[str, Any]:
         """Return the further fields of a request."""
@@ -181,7 +171,3 @@ def _counter(tokenizer: str) -> Callable[[str], float]:
 
     encode = AutoTokenizer.from_pretrained(tokenizer).encode
     return lambda text: len(encode(text, add_special_tokens=False))
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

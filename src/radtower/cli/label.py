@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from radtower.cli.backend_flags import refuse_flags
 from radtower.cli.endpoint_options import EndpointOptions
 from radtower.cli.labelers import Backend, EncoderOptions, LabelerOptions
+from radtower.cli.llm_options import LLMOptions
 from radtower.cli.output import print_failures, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -18,6 +20,10 @@ def _endpoint(text: str, *names: str) -> Any:
     return typer.Option(*names, help=text, rich_help_panel="With --backend endpoint")
 
 
+def _llm(text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel="With --backend llm")
+
+
 def label(  # noqa: PLR0913 -- one argument per flag
     reports: Annotated[
         str, typer.Argument(help="CSV, JSONL or parquet, or hf:NAME[:SPLIT], with an id and a text column.")
@@ -25,7 +31,7 @@ def label(  # noqa: PLR0913 -- one argument per flag
     output: Annotated[
         Path, typer.Option("--output", "-o", help="labels.parquet; what was answered is kept beside it.")
     ],
-    model: Annotated[str, typer.Option(help="Folder of a trained labeler, or the endpoint's model name.")],
+    model: Annotated[str, typer.Option(help="Folder of a labeler or an LLM; or the endpoint's name of it.")],
     backend: Annotated[Backend, typer.Option(help="Who labels.")] = Backend.ENCODER,
     findings: Annotated[str, typer.Option(help="Findings set, or a YAML file.")] = "ct_rate_18",
     id_column: Annotated[str, typer.Option(help="Column of report ids.")] = "study_id",
@@ -50,6 +56,9 @@ def label(  # noqa: PLR0913 -- one argument per flag
     tokenizer: Annotated[str | None, _endpoint("Tokenizer of the model, for --dry-run.")] = None,
     batch_write: Annotated[Path | None, _endpoint("Write requests for a batch API to this JSONL.")] = None,
     batch_read: Annotated[list[Path] | None, _endpoint("Read results of a batch API from it.")] = None,
+    generate: Annotated[bool, _llm("Write JSON with evidence instead of scoring.", "--generate")] = False,
+    dtype: Annotated[str, _llm("Type of the weights; auto is as stored.")] = "auto",
+    calibration: Annotated[str | None, _llm("What to calibrate: mentioned (default), all, none.")] = None,
 ) -> None:
     """Label each different report once; run again to go on after a kill."""
     endpoint_flags: dict[str, Any] = {
@@ -70,11 +79,17 @@ def label(  # noqa: PLR0913 -- one argument per flag
         "batch_write": batch_write,
         "batch_read": tuple(batch_read or ()),
     }
+    llm_flags: dict[str, Any] = {"generate": generate, "dtype": dtype, "calibration": calibration}
+    if backend is not Backend.ENDPOINT:
+        refuse_flags(EndpointOptions, endpoint_flags, Backend.ENDPOINT, backend)
+    if backend is not Backend.LLM:
+        refuse_flags(LLMOptions, llm_flags, Backend.LLM, backend)
     options: LabelerOptions
     if backend is Backend.ENDPOINT:
         options = EndpointOptions(model=model, **endpoint_flags)
+    elif backend is Backend.LLM:
+        options = LLMOptions(model=model, **llm_flags)
     else:
-        EndpointOptions.refuse_flags(endpoint_flags, backend)
         options = EncoderOptions(model=model)
     summary = _label(options, reports, output, findings, (id_column, text_column), retry_failed, json)
     if isinstance(summary, dict):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from radtower.cli.endpoint_options import EndpointOptions
 from radtower.cli.extras import register_models
+from radtower.cli.llm_options import LLMOptions
 
 if TYPE_CHECKING:
     from radtower.labeling.findings import FindingsSet
@@ -19,6 +20,7 @@ class Backend(StrEnum):
 
     ENCODER = "encoder"
     ENDPOINT = "endpoint"
+    LLM = "llm"
 
 
 @dataclass(frozen=True)
@@ -58,4 +60,4 @@ class EncoderOptions:
         return Labeler(encoder, findings.subset(encoder.keys))
 
 
-LabelerOptions = EncoderOptions | EndpointOptions
+LabelerOptions = EncoderOptions | EndpointOptions | LLMOptions

@@ -84,13 +84,17 @@ def test_tokens_are_those_read_for_the_report(build):
 
 
 def test_settings_follow_what_the_scores_depend_on(build):
-    settings = {json.dumps(dict(build().settings))}
-    assert json.dumps(dict(build(batch_size=1).settings)) in settings
-    settings.add(json.dumps(dict(build(calibration=Calibration.NONE).settings)))
-    settings.add(json.dumps(dict(build(dtype="bfloat16").settings)))
-    settings.add(json.dumps(dict(build(findings=FINDINGS.subset(["emphysema"])).settings)))
-    assert len(settings) == 4
     labeler = build()
+    settings = {json.dumps(dict(labeler.settings))}
+    assert json.dumps(dict(build(batch_size=1).settings)) in settings
+    settings.add(json.dumps(dict(build(calibration="none", dtype="bfloat16").settings)))
+    settings.add(json.dumps(dict(build(findings=FINDINGS.subset(["emphysema"])).settings)))
+    assert len(settings) == 3
+    assert [labeler.settings[key] for key in ("mode", "dtype", "calibration")] == [
+        "score",
+        "float32",
+        "mentioned",
+    ]
     assert (labeler.name, labeler.model_id, labeler.prompt_version) == (
         "llm",
         "tiny-chat-llm",
@@ -127,3 +131,8 @@ def test_a_context_that_cannot_hold_the_prompt_is_refused(build, chat_llm_folder
 def test_a_batch_of_none_is_refused(build):
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         build(batch_size=0)
+
+
+def test_an_unknown_calibration_is_refused(build):
+    with pytest.raises(ValueError, match="calibration must be one of mentioned, all, none, got 'some'"):
+        build(calibration="some")

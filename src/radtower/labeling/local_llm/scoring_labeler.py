@@ -44,11 +44,11 @@ class ScoringLabeler:
         dtype: Name of a floating-point type of torch; ``"auto"`` is that of the source.
         device: Of torch; None is the GPU where there is one, else the CPU.
         batch_size: Reports per pass. It does not change what comes out, but for rounding.
-        calibration: Which statuses are calibrated.
+        calibration: Which statuses are calibrated; a value of ``Calibration``.
 
     Raises:
-        ValueError: If the model, read with a shared prefix, does not agree with itself, or ``batch_size`` is
-            below 1.
+        ValueError: If the model, read with a shared prefix, does not agree with itself, ``batch_size`` is
+            below 1, or there is no such calibration.
     """
 
     name = "llm"
@@ -62,15 +62,20 @@ class ScoringLabeler:
         dtype: str = "auto",
         device: str | None = None,
         batch_size: int = 4,
-        calibration: Calibration = Calibration.MENTIONED,
+        calibration: str = Calibration.MENTIONED,
     ) -> None:
         if batch_size < 1:
             raise ValueError(
                 f"batch_size must be at least 1, got {batch_size}. Use 1 to label one report at a time."
             )
+        if calibration not in list(Calibration):
+            raise ValueError(
+                f"calibration must be one of {', '.join(Calibration)}, got {calibration!r}. "
+                "Leave it out for the default."
+            )
         self.findings = findings
         self.batch_size = batch_size
-        self.calibration = calibration
+        self.calibration = Calibration(calibration)
         self.local = load_local_model(path, dtype=dtype, device=device)
         self.prompt = build_scoring_prompt(self.local.tokenizer, findings)
         self.scorer = SharedPrefixScorer(self.local.model, self.prompt)

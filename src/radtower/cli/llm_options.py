@@ -1,0 +1,53 @@
+"""Flags of ``radtower label --backend llm``."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from radtower.cli.extras import register_models, require
+
+if TYPE_CHECKING:
+    from radtower.cli.labelers import Labeler
+    from radtower.labeling.findings import FindingsSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class LLMOptions:
+    """Flags of ``--backend llm``; the defaults are those of the command.
+
+    Args:
+        model: Folder, ``.gguf`` file or Hub id of a causal language model.
+        dtype: Name of a floating-point type of torch, or ``auto``.
+        generate: Write JSON with evidence instead of scoring the words of the answer.
+        calibration: Which statuses are calibrated; None is the default of the labeler.
+
+    Raises:
+        ValueError: If answers that are written are to be calibrated.
+    """
+
+    model: str
+    dtype: str = "auto"
+    generate: bool = False
+    calibration: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.generate and self.calibration is not None:
+            raise ValueError(
+                f"--calibration must be left out with --generate, got {self.calibration!r}. "
+                "Written answers have no scores to calibrate."
+            )
+
+    def build(self, findings: "FindingsSet") -> "Labeler":
+        """Load the model."""
+        from radtower.cli.labelers import Labeler
+
+        if self.generate or self.model.endswith(".gguf"):
+            require("local-llm")
+        register_models()
+        if self.generate:
+            from radtower.labeling.local_llm.generating_labeler import GeneratingLabeler
+
+            return Labeler(GeneratingLabeler(self.model, findings, dtype=self.dtype), findings)
+        from radtower.labeling.local_llm.scoring_labeler import ScoringLabeler
+
+        given: dict[str, Any] = {} if self.calibration is None else {"calibration": self.calibration}
+        return Labeler(ScoringLabeler(self.model, findings, dtype=self.dtype, **given), findings)
