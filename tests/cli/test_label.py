@@ -136,3 +136,42 @@ def test_a_findings_set_that_lacks_the_labelers_findings_is_refused(
     done = radtower("label", manifest, "-o", output, "--model", labeler, "--findings", own)
     assert done.code == 2
     assert "got ['lung_nodule', 'pleural_effusion']" in done.err
+
+
+def test_the_encoder_has_flags_and_says_which_reports_are_long(radtower, labeler, table, output):
+    table.write_text("no,text\n1,There is no nodule. There is a small effusion. Describe it\n")
+    flags = ("--max-length", "12", "--threshold", "0.999", "--batch-size", "1", "--device", "cpu")
+    done = radtower("label", table, "-o", output, "--model", labeler, *COLUMNS, *flags, "--skip-unmatched")
+    assert done.code == 0, done.err
+    assert "1 reports have more than the 12 tokens of a window: read in several, none cut off." in done.out
+    assert set(read_labels(output).status_frame.iloc[0]) == {"absent"}
+    again = radtower("label", table, "-o", output, "--model", labeler, *COLUMNS, "--dtype", "bfloat16")
+    assert "dtype: float32 -> bfloat16" in again.out
+    assert "threshold: 0.999 -> 0.5" in again.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--threshold", "2"), "threshold must be between 0 and 1, got 2.0"),
+        (("--batch-size", "0"), "batch_size must be 'auto' or at least 1, got 0"),
+        (
+            ("--max-length", "1000"),
+            "max_length must be between 1 and 256, the positions of the model, got 1000",
+        ),
+        (("--dtype", "float16"), "dtype must be float32 or bfloat16, got 'float16'"),
+    ],
+)
+def test_bad_flags_of_an_encoder_are_refused(radtower, labeler, table, output, flags, message):
+    done = radtower("label", table, "-o", output, "--model", labeler, *COLUMNS, *flags)
+    assert done.code == 2
+    assert message in " ".join(done.err.split())
+    assert not output.exists()
+
+
+def test_flags_of_an_encoder_are_refused_by_other_backends(radtower, table, output):
+    flags = ("--backend", "llm", "--threshold", "0.4", "--skip-unmatched")
+    done = radtower("label", table, "-o", output, "--model", "m", *COLUMNS, *flags)
+    assert done.code == 2
+    message = "--backend must be encoder for --threshold, --skip-unmatched, got llm"
+    assert message in " ".join(done.err.split())

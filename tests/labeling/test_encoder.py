@@ -134,6 +134,11 @@ def test_the_end_of_a_long_report_is_read_and_a_long_sentence_is_counted(labeler
     assert (labeler.num_windowed_reports, labeler.num_split_sentences) == (2, 2)
     label_all(labeler, ["There is no nodule and there is no effusion present in this scan"])
     assert (labeler.num_windowed_reports, labeler.num_split_sentences) == (3, 3)
+    assert labeler.notes() == [
+        "3 reports have more than the 12 tokens of a window: read in several, none cut off.",
+        "3 sentences have more than the 12 tokens of a window: read in pieces.",
+    ]
+    assert EncoderLabeler(labeler_folder).notes() == []
 
 
 @pytest.mark.parametrize("batch_size", ["auto", 1, 3])

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from radtower.cli.backend_flags import refuse_flags
-from radtower.cli.endpoint_options import EndpointOptions
-from radtower.cli.labelers import Backend, EncoderOptions, LabelerOptions
-from radtower.cli.llm_options import LLMOptions
+from radtower.cli.labelers import OPTIONS, Backend, LabelerOptions
 from radtower.cli.output import print_failures, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -22,6 +20,10 @@ def _endpoint(text: str, *names: str) -> Any:
 
 def _llm(text: str, *names: str) -> Any:
     return typer.Option(*names, help=text, rich_help_panel="With --backend llm")
+
+
+def _encoder(text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel="With --backend encoder")
 
 
 def label(  # noqa: PLR0913 -- one argument per flag
@@ -57,8 +59,17 @@ def label(  # noqa: PLR0913 -- one argument per flag
     batch_write: Annotated[Path | None, _endpoint("Write requests for a batch API to this JSONL.")] = None,
     batch_read: Annotated[list[Path] | None, _endpoint("Read results of a batch API from it.")] = None,
     generate: Annotated[bool, _llm("Write JSON with evidence instead of scoring.", "--generate")] = False,
-    dtype: Annotated[str, _llm("Type of the weights; auto is as stored.")] = "auto",
+    dtype: Annotated[
+        str, _llm("Type of the weights; auto is as stored. Of an encoder, float32 (auto) or bfloat16.")
+    ] = "auto",
     calibration: Annotated[str | None, _llm("What to calibrate: mentioned (default), all, none.")] = None,
+    threshold: Annotated[float, _encoder("P(present) from which a finding counts as present.")] = 0.5,
+    max_length: Annotated[int | None, _encoder("Tokens read at a time; the model's, if left out.")] = None,
+    batch_size: Annotated[int | None, _encoder("Windows read together; by tokens, if left out.")] = None,
+    device: Annotated[str | None, _encoder("Where to run; a GPU, if there is one.")] = None,
+    skip_unmatched: Annotated[
+        bool, _encoder("Skip what the model labels and the findings set lacks.", "--skip-unmatched")
+    ] = False,
 ) -> None:
     """Label each different report once; run again to go on after a kill."""
     endpoint_flags: dict[str, Any] = {
@@ -80,17 +91,16 @@ def label(  # noqa: PLR0913 -- one argument per flag
         "batch_read": tuple(batch_read or ()),
     }
     llm_flags: dict[str, Any] = {"generate": generate, "dtype": dtype, "calibration": calibration}
-    if backend is not Backend.ENDPOINT:
-        refuse_flags(EndpointOptions, endpoint_flags, Backend.ENDPOINT, backend)
-    if backend is not Backend.LLM:
-        refuse_flags(LLMOptions, llm_flags, Backend.LLM, backend)
-    options: LabelerOptions
-    if backend is Backend.ENDPOINT:
-        options = EndpointOptions(model=model, **endpoint_flags)
-    elif backend is Backend.LLM:
-        options = LLMOptions(model=model, **llm_flags)
-    else:
-        options = EncoderOptions(model=model)
+    encoder_flags: dict[str, Any] = {
+        "dtype": dtype,
+        "threshold": threshold,
+        "max_length": max_length,
+        "batch_size": batch_size,
+        "device": device,
+        "skip_unmatched": skip_unmatched,
+    }
+    flags = {Backend.ENDPOINT: endpoint_flags, Backend.LLM: llm_flags, Backend.ENCODER: encoder_flags}
+    options = _options(backend, model, flags)
     summary = _label(options, reports, output, findings, (id_column, text_column), retry_failed, json)
     if isinstance(summary, dict):
         _print_document(summary, json)
@@ -102,6 +112,14 @@ def label(  # noqa: PLR0913 -- one argument per flag
     _print_failures(summary)
     if summary.num_failed:
         raise typer.Exit(1)
+
+
+def _options(backend: Backend, model: str, flags: dict[Backend, dict[str, Any]]) -> LabelerOptions:
+    """The flags of a backend; refuses those that belong to others alone."""
+    for owner, options in OPTIONS.items():
+        foreign = {name: value for name, value in flags[owner].items() if name not in flags[backend]}
+        refuse_flags(options, foreign, owner, backend)
+    return OPTIONS[backend](model=model, **flags[backend])
 
 
 def _label(
@@ -140,6 +158,8 @@ def _label(
             if labeler.instead is None:
                 with progress_bar("Labeling reports", counts.num_unique) as on_progress:
                     run.label(on_progress)
+                for note in () if is_quiet else labeler.notes():
+                    print(note)
             elif (document := labeler.instead(run)) is not None:
                 return document
             return run.write(output)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from radtower.cli.encoder_options import EncoderOptions
 from radtower.cli.endpoint_options import EndpointOptions
-from radtower.cli.extras import register_models
 from radtower.cli.llm_options import LLMOptions
 
 if TYPE_CHECKING:
@@ -33,31 +33,19 @@ class Labeler:
         on_plan: Called when it is known what is to be done, before the first report.
         instead: What is done in place of asking; None to ask. It returns what to print, or None when it has
             recorded answers and the table is to be written.
+        notes: Gives sentences about what was done, after the last report.
     """
 
     backend: "LabelerBackend"
     findings: "FindingsSet"
     on_plan: "Callable[[LabelingPlan], None]" = lambda plan: None
     instead: "Callable[[LabelingRun], dict[str, Any] | None] | None" = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderOptions:
-    """Flags of ``--backend encoder``.
-
-    Args:
-        model: Folder of the trained labeler.
-    """
-
-    model: str
-
-    def build(self, findings: "FindingsSet") -> Labeler:
-        """Load the model."""
-        register_models()
-        from radtower.labeling.encoder import EncoderLabeler
-
-        encoder = EncoderLabeler(self.model)
-        return Labeler(encoder, findings.subset(encoder.keys))
+    notes: "Callable[[], list[str]]" = list
 
 
 LabelerOptions = EncoderOptions | EndpointOptions | LLMOptions
+OPTIONS: dict[Backend, type[LabelerOptions]] = {
+    Backend.ENCODER: EncoderOptions,
+    Backend.ENDPOINT: EndpointOptions,
+    Backend.LLM: LLMOptions,
+}

@@ -122,6 +122,16 @@ class EncoderLabeler:
             "evidence": EVIDENCE_RULE if self.classifier.has_attention else None,
         }
 
+    def notes(self) -> list[str]:
+        """Return sentences about reports so far that are longer than the model reads at a time."""
+        most = f"more than the {self.classifier.max_length} tokens of a window"
+        notes = []
+        if self.num_windowed_reports:
+            notes.append(f"{self.num_windowed_reports} reports have {most}: read in several, none cut off.")
+        if self.num_split_sentences:
+            notes.append(f"{self.num_split_sentences} sentences have {most}: read in pieces.")
+        return notes
+
     def label(self, reports: Iterable[str]) -> Iterator[tuple[int, ReportLabels]]:
         """Label normalized reports, those of similar length together."""
         return label_in_batches(reports, self._label_batch, self.keys, self._num_reports)
