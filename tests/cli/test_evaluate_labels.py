@@ -33,7 +33,7 @@ def write_table(tmp_path):
                 score=dict.fromkeys(keys) if scores is None else dict(zip(keys, scores, strict=True)),
                 evidence=dict.fromkeys(keys, None if statuses is None else "secret words"),
                 labeler="llm",
-                model_id="small-llm",
+                model_id="/models/small-llm",
                 prompt_version="scoring-1",
                 findings_set=findings_set,
                 error="timeout" if statuses is None else None,
@@ -133,7 +133,7 @@ def test_a_gold_report_in_no_number_is_listed_and_exit_code_1(radtower, labels, 
     results = read_results(tmp_path / "r.json")
     assert results.get("auroc", "emphysema").n == 18
     assert "1 reports without silver labels left out" in results.get("auroc", "emphysema").note
-    assert results.not_measured == ("2 gold reports (not in the label table)",)
+    assert results.not_measured == ("gold reports that the label table does not have: 2",)
 
 
 def test_failures_can_count_as_wrong(radtower, labels, tmp_path):

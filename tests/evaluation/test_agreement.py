@@ -181,6 +181,14 @@ def test_failed_reports_count_as_wrong_where_asked():
     assert agreement.confusion["effusion"].to_numpy().sum() == 4
 
 
+def test_a_failed_report_ties_with_no_other():
+    silver = SILVER.astype(object)
+    silver.loc["a"] = None
+    results = by_name(compare_labels(silver, GOLD, PROVENANCE, num_resamples=300, failures="wrong").metrics)
+    # Positives a (failed) and b .5; negatives 0 0 1: a loses to the zeros as well, b wins two.
+    assert results.get("auroc", "emphysema").value == pytest.approx(2 / 6)
+
+
 def test_calibration_by_hand():
     scores = np.array([[0.9, 0.8], [0.2, 0.1], [0.3, 0.1], [0.1, 0.2], [0.05, 0.1], [0.7, 0.9]])
     agreement = compare_labels(SILVER, GOLD, PROVENANCE, scores=scores, num_resamples=300)

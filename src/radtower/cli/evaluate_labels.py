@@ -65,16 +65,14 @@ def labels(  # noqa: PLR0913 -- one argument per flag
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Agreement of a label table with gold, with intervals; exit code 1 if a gold report is in no number."""
-    if plots is not None:
-        require("plots")
-        plots.mkdir(parents=True, exist_ok=True)
+    _check_outputs(output, plots)
     from radtower.data.gold_labels import GoldColumns, is_model_output, pair_labels, read_gold
     from radtower.evaluation.labels.label_evaluation import LabelEvaluationOptions, evaluate_labels
     from radtower.evaluation.results import Provenance, write_results
+    from radtower.hub_cards.labels.model_names import without_machine_path
     from radtower.labeling.findings_mapping import load_mapping
     from radtower.labeling.label_table import read_labels
 
-    check_results_path(output)
     table = read_labels(silver)
     chosen = None if mapping is None else load_mapping(mapping)
     known = _findings_of(table, findings, chosen)
@@ -95,7 +93,8 @@ def labels(  # noqa: PLR0913 -- one argument per flag
         num_disagreements=disagreements,
         is_phantom=phantom,
     )
-    done = evaluate_labels(pairs, provenance, _joined(table, "model_id"), options)
+    models = sorted({without_machine_path(name) for name in table.frame["model_id"].dropna()})
+    done = evaluate_labels(pairs, provenance, ", ".join(models), options)
     write_results(done.results, output)
     pictures = [] if plots is None else _draw(done, provenance, plots)
     if is_trap:
@@ -123,6 +122,13 @@ def labels(  # noqa: PLR0913 -- one argument per flag
     print_failures(uncounted)
     if uncounted:
         raise typer.Exit(1)
+
+
+def _check_outputs(output: Path, plots: Path | None) -> None:
+    check_results_path(output)
+    if plots is not None:
+        require("plots")
+        plots.mkdir(parents=True, exist_ok=True)
 
 
 def _findings_of(

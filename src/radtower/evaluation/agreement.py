@@ -267,8 +267,8 @@ def _gold_states(gold: pd.DataFrame) -> list[str]:
 
 
 def _confusion(gold: pd.Series, silver: pd.Series, gold_states: list[str]) -> pd.DataFrame:
-    is_known = gold.notna()
-    table = pd.crosstab(gold[is_known].astype(str).to_numpy(), silver[is_known].astype(str).to_numpy())
+    table = pd.crosstab(gold.astype(str).to_numpy(), silver.astype(str).to_numpy())
+    # Drops the row of unknown gold.
     table = table.reindex(index=gold_states, columns=[str(status) for status in Status], fill_value=0)
     return table.rename_axis(index="gold", columns="silver")
 

@@ -53,7 +53,7 @@ def evaluate_labels(
     )
     not_measured = [f"{key} ({why})" for key, why in pairs.left_out.items()]
     if pairs.missing:
-        not_measured.append(f"{len(pairs.missing)} gold reports (not in the label table)")
+        not_measured.append(f"gold reports that the label table does not have: {len(pairs.missing)}")
     results = Results(
         model_id=model_id,
         model_revision=None,
