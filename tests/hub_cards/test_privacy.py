@@ -112,6 +112,7 @@ def test_counts_by_kind_and_names_reports_but_never_text():
         ("study_20200131_a", ("date",)),
         ("2020-01-31", ("date",)),
         ("0012345678", ("record number",)),
+        ("scan_MRN12345_a", ("record number",)),
         ("s50414267", ("record number",)),
         ("1.2.840.113619.2.55.3", ("record number",)),
     ],

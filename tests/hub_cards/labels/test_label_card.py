@@ -7,7 +7,7 @@ from huggingface_hub import DatasetCard
 from radtower.data.targets import TargetPolicy
 from radtower.evaluation.results import MetricResult, Results, write_results
 from radtower.hub_cards.labels.agreement_table import read_agreement
-from radtower.hub_cards.labels.label_card import class_counts, label_card
+from radtower.hub_cards.labels.label_card import class_counts, label_card, size_category
 
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)")
 
@@ -73,6 +73,22 @@ def test_front_matter_is_read_back_and_says_where_the_splits_are(make_release):
         }
     ]
     assert DatasetCard(label_card(make_release(), None)).data.license is None
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "name"),
+    [(999, "n<1K"), (1000, "1K<n<10K"), (50_188, "10K<n<100K"), (999_999, "100K<n<1M"), (1_000_000, "n>1M")],
+)
+def test_the_size_is_one_of_those_of_the_hub(num_rows, name):
+    assert size_category(num_rows) == name
+
+
+def test_lists_every_reason_of_failure_the_most_frequent_first(make_release, write_label_table):
+    failed = {"status": {"nodule": None, "effusion": None}, "score": {"nodule": None, "effusion": None}}
+    write_label_table(s1=failed | {"error": "timeout"}, s2=failed | {"error": "timeout"})
+    section = _section(label_card(make_release(), None), "Who labeled")
+    lines = [line for line in section.splitlines() if line.startswith("| failed")]
+    assert lines == ["| failed, `timeout` | 2 |", "| failed, `reply:no_json` | 1 |"]
 
 
 def test_says_who_labeled_with_what_outcome_and_price(make_release):

@@ -1,10 +1,12 @@
 import math
 
+import pandas as pd
 import pytest
 import yaml
 
 from radtower.data.targets import TargetPolicy
 from radtower.hub_cards.labels.label_release import ReleaseOptions, prepare_release
+from radtower.processing.report_text import report_sha256
 
 ABSENT_ROW = {"nodule": None, "effusion": None}
 
@@ -132,6 +134,21 @@ def test_text_with_an_identifier_is_refused_until_the_number_is_accepted(
     make_release(**with_text, num_accepted_matches=1).refuse_risks()
     assert make_release().text_check is None
     make_release().refuse_risks()
+
+
+def test_a_quote_of_the_report_is_not_counted_again(make_release, write_label_table):
+    text = "A small nodule. No effusion. Dr. Miller knows."
+    fields = {
+        "report_sha256": report_sha256(text),
+        "evidence": {"nodule": "Dr. Miller knows.", "effusion": None},
+    }
+    write_label_table(s1=fields)
+    with_text = {"has_text": True, "license_id": "cc-by-4.0"}
+    assert make_release(**with_text, reports=None).text_check.counts == {"name": 1}
+    path = make_release().options.reports
+    frame = pd.read_csv(path).assign(report=text)
+    frame.to_csv(path, index=False)
+    assert make_release(**with_text).text_check.counts == {"name": 1}
 
 
 def test_ids_like_record_numbers_are_refused_until_they_are_called_public(

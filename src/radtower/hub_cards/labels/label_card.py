@@ -32,6 +32,11 @@ def class_counts(release: LabelRelease) -> pd.DataFrame:
     return pd.DataFrame.from_dict(counts, orient="index", columns=list(COLORS))
 
 
+def size_category(num_rows: int) -> str:
+    """Return what the Hub calls a data set of so many rows."""
+    return next((name for limit, name in _SIZES.items() if num_rows < limit), "n>1M")
+
+
 def is_phantom(release: LabelRelease, measured: dict[str, Any] | None) -> bool:
     """Whether the publisher, the ids or the results say that the reports are synthetic."""
     return release.is_phantom or bool(measured and measured["phantom"])
@@ -50,7 +55,7 @@ def label_card(release: LabelRelease, measured: dict[str, Any] | None) -> str:
         license=options.license_id,
         language=[options.language],
         task_categories=["image-classification", "text-classification"],
-        size_categories=[next((name for limit, name in _SIZES.items() if num_rows < limit), "n>1M")],
+        size_categories=[size_category(num_rows)],
         tags=["radiology", "radtower", "silver-labels", "research-only"],
         pretty_name=options.repo_id.rpartition("/")[2],
         configs=[
