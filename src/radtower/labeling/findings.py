@@ -7,6 +7,7 @@ A list is data (``findings/*.yaml``), so that a user's own list needs no code. M
 import hashlib
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -69,7 +70,7 @@ class FindingsSet(BaseModel):
                 )
         return self
 
-    @property
+    @cached_property
     def keys(self) -> tuple[str, ...]:
         """Identifiers, in column order."""
         return tuple(finding.key for finding in self.findings)

@@ -85,7 +85,7 @@ def parse_reply(reply: str, report: str, findings: FindingsSet) -> ParsedReply:
         LabelParseError: With the reason, if the reply cannot be used.
     """
     entries = _read_exact(reply, findings.keys) or _read_wrapped(reply, findings)
-    quotes = {key: " ".join(entry.evidence.split()) for key, entry in entries.items()}
+    quotes = {key: entry.evidence and " ".join(entry.evidence.split()) for key, entry in entries.items()}
     evidence = {key: quote if quote and _has(report, quote) else None for key, quote in quotes.items()}
     return ParsedReply(
         status={key: entry.status for key, entry in entries.items()},
