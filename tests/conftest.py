@@ -283,3 +283,17 @@ def write_ct_rate() -> Callable[..., Path]:
 def ct_rate(tmp_path: Path) -> Path:
     """A CT-RATE tree of version 2 with empty files."""
     return _write_ct_rate(tmp_path / "ct_rate")
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> Path:
+    """Commands of the names of Slurm's: sbatch keeps what it is given, scontrol names one host."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    sbatch = f'#!/bin/sh\nn=$(ls {commands} | wc -l)\nfor last; do :; done\ncp "$last" {commands}/job$n\n'
+    (commands / "sbatch").write_text(sbatch + f'echo "$@" > {commands}/job$n.args\necho Submitted job $n\n')
+    (commands / "scontrol").write_text("#!/bin/sh\necho host\n")
+    for name in ("sbatch", "scontrol"):
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    return commands

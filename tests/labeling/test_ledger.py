@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from radtower.labeling.findings import Status
-from radtower.labeling.ledger import Generation, Totals, is_empty_report, open_ledger
+from radtower.labeling.generation import Generation
+from radtower.labeling.ledger import Totals, is_empty_report, open_ledger
 from radtower.labeling.report_labels import ReportLabels
 from radtower.processing.report_text import report_sha256
 

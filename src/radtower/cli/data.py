@@ -112,7 +112,8 @@ def preprocess(  # noqa: PLR0913 -- one option per setting
             )
     else:
         require("cluster")
-        from radtower.data.preprocessing.cluster import ClusterPlan, run_on_cluster
+        from radtower.data.preprocessing.cluster import run_on_cluster
+        from radtower.data.task_executors import ClusterPlan
 
         plan = ClusterPlan(
             executor=executor,

@@ -2,16 +2,21 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from radtower.cli.backend_flags import refuse_flags
+from radtower.cli.extras import require
 from radtower.cli.labelers import OPTIONS, Backend, LabelerOptions
 from radtower.cli.output import print_failures, print_json, progress_bar
 
 if TYPE_CHECKING:
     from radtower.labeling.labeling_summary import LabelingPlan, LabelingSummary
+
+
+def _tasks(text: str, minimum: int | None = None) -> Any:
+    return typer.Option(help=text, rich_help_panel="With --executor", min=minimum)
 
 
 def _endpoint(text: str, *names: str) -> Any:
@@ -42,6 +47,15 @@ def label(  # noqa: PLR0913 -- one argument per flag
         bool, typer.Option("--retry-failed", help="Ask again where a reply could not be used, too.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    executor: Annotated[
+        Literal["local", "slurm", "ray"] | None,
+        typer.Option(help="Label in tasks, through datatrove. Limits of the endpoint hold per task."),
+    ] = None,
+    tasks: Annotated[int, _tasks("Parts of the reports.", 1)] = 1,
+    partition: Annotated[str | None, _tasks("Partition of Slurm.")] = None,
+    time: Annotated[str, _tasks("Limit of a Slurm task.")] = "24:00:00",
+    cores: Annotated[int, _tasks("Cores per task.", 1)] = 1,
+    memory_gb: Annotated[int, _tasks("Memory per core.", 1)] = 6,
     base_url: Annotated[str | None, _endpoint("Its address, http://localhost:8000/v1.")] = None,
     api_key_env: Annotated[str | None, _endpoint("Environment variable with the key.")] = None,
     timeout: Annotated[float, _endpoint("Seconds per request.")] = 120.0,
@@ -101,7 +115,20 @@ def label(  # noqa: PLR0913 -- one argument per flag
     }
     flags = {Backend.ENDPOINT: endpoint_flags, Backend.LLM: llm_flags, Backend.ENCODER: encoder_flags}
     options = _options(backend, model, flags)
-    summary = _label(options, reports, output, findings, (id_column, text_column), retry_failed, json)
+    where = {
+        "executor": executor,
+        "tasks": tasks,
+        "num_workers": cores,
+        "memory_gb": memory_gb,
+        "partition": partition,
+        "time": time,
+    }
+    columns = (id_column, text_column)
+    summary: LabelingSummary | dict[str, Any]
+    if executor is None:
+        summary = _label(options, reports, output, findings, columns, retry_failed, json)
+    else:
+        summary = _label_in_tasks(where, options, reports, output, findings, columns, retry_failed)
     if isinstance(summary, dict):
         _print_document(summary, json)
         return
@@ -165,6 +192,38 @@ def _label(
             return run.write(output)
         except StopLabeling as stop:  # before any report had labels
             raise ValueError(str(stop)) from None
+
+
+def _label_in_tasks(
+    where: dict[str, Any],
+    options: LabelerOptions,
+    reports: str,
+    output: Path,
+    findings: str,
+    columns: tuple[str, str],
+    should_retry_failed: bool,
+) -> "LabelingSummary | dict[str, Any]":
+    """Label through datatrove; the job that ends last where it was only submitted."""
+    require("cluster")
+    from radtower.data.label_tasks import LabelingJob, label_on_cluster
+    from radtower.data.report_table import ReportStream
+    from radtower.data.task_executors import ClusterPlan
+    from radtower.labeling.findings import load_findings
+    from radtower.labeling.report_labels import StopLabeling
+
+    of_one_process = ("max_cost", "dry_run", "batch_write", "batch_read")
+    given = [name for name in of_one_process if getattr(options, name, None)]
+    if given:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ValueError(f"--executor must not come with {flags}. Label in one process.")
+    is_file = Path(reports).exists()  # tasks may run in another folder
+    stream = ReportStream(Path(reports).absolute() if is_file else reports, *columns)
+    job = LabelingJob(stream, options.build, load_findings(findings), output.absolute(), should_retry_failed)
+    try:
+        done = label_on_cluster(ClusterPlan(**where), job)
+    except StopLabeling as stop:  # before any report had labels
+        raise ValueError(str(stop)) from None
+    return {"tasks": where["tasks"], "last_job": done} if isinstance(done, str) else done
 
 
 def _print_document(document: dict[str, Any], is_json: bool) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from radtower.labeling.findings import FindingsSet
+from radtower.labeling.generation import Generation
 from radtower.labeling.label_table import LabelRow, stream_labels
 from radtower.labeling.labeling_summary import LabelingPlan, LabelingSummary
-from radtower.labeling.ledger import Generation, Ledger, ReportCounts, is_empty_report, open_ledger
+from radtower.labeling.ledger import Ledger, ReportCounts, is_empty_report, open_ledger
+from radtower.labeling.ledger_parts import split_ledger
 from radtower.labeling.report_labels import ReportLabels, StopLabeling
 from radtower.processing.report_text import normalize_report, normalized_sha256, report_sha256
 
@@ -126,10 +128,16 @@ class LabelingRun:
         self._ledger = ledger
         self._keys = findings.keys
         self._retries_failed = should_retry_failed
-        self._generation = _generation_of(backend, findings)
+        self.generation = _generation_of(backend, findings)
         self._is_begun = False
-        self._stop: StopLabeling | None = None
         self.plan = self._make_plan(counts)
+
+    def split(self, output: str | Path, num_parts: int) -> None:
+        """Make parts of the ledger of ``output``, for tasks that ask at once; see ``split_ledger``."""
+        self._begin()
+        split_ledger(
+            self._ledger, output, self.generation, num_parts, should_retry_failed=self._retries_failed
+        )
 
     def pending(self) -> Iterator[tuple[str, str]]:
         """Yield hash and normalized text of the reports without an answer, in order.
@@ -185,7 +193,7 @@ class LabelingRun:
                     if on_progress is not None:
                         on_progress(num_done)
         except StopLabeling as stop:
-            self._stop = stop
+            self._ledger.note_stop(stop.reason, str(stop))
             return
         if in_flight or num_taken < self.plan.num_to_ask:
             num_missing = self.plan.num_to_ask - num_taken + len(in_flight)
@@ -203,11 +211,14 @@ class LabelingRun:
         """
         failures: Counter[str] = Counter()
         listed: dict[str, str] = {}
-        rows = self._rows(failures, listed)
+        reason, stopped = self._ledger.stop() or (NOT_ASKED, None)
+        rows = self._rows(reason, failures, listed)
         totals = self._ledger.totals(self.plan.generation)
         if not totals.num_labeled:
-            self._refuse_to_write(rows, failures)
-        stream_labels(rows, output, self.findings.keys, self._generation.parts)
+            if stopped is not None:
+                raise StopLabeling(reason, stopped)
+            _refuse_to_write(rows, failures)
+        stream_labels(rows, output, self.findings.keys, self.generation.parts)
         return LabelingSummary(
             plan=self.plan,
             num_labeled=totals.num_labeled,
@@ -217,14 +228,14 @@ class LabelingRun:
             tokens_out=totals.tokens_out,
             cost_usd=totals.cost_usd,
             num_dropped_evidence=totals.num_dropped_evidence,
-            stopped=None if self._stop is None else str(self._stop),
+            stopped=stopped,
         )
 
     def _make_plan(self, counts: ReportCounts) -> LabelingPlan:
-        last, code = self._ledger.last_generation(), self._generation.hash
+        last, code = self._ledger.last_generation(), self.generation.hash
         return LabelingPlan(
             generation=code,
-            changes=() if last is None else self._generation.changes_since(last),
+            changes=() if last is None else self.generation.changes_since(last),
             num_reports=counts.num_reports,
             num_unique=counts.num_unique,
             num_to_ask=self._ledger.num_to_ask(code, should_retry_failed=self._retries_failed),
@@ -233,7 +244,7 @@ class LabelingRun:
 
     def _begin(self) -> None:
         if not self._is_begun:
-            self._ledger.use(self._generation)
+            self._ledger.use(self.generation)
             self._is_begun = True
 
     def _record(self, sha256: str, labels: ReportLabels) -> None:
@@ -253,9 +264,8 @@ class LabelingRun:
             )
         return in_flight.pop(position)
 
-    def _rows(self, failures: Counter[str], listed: dict[str, str]) -> Iterator[LabelRow]:
+    def _rows(self, not_asked: str, failures: Counter[str], listed: dict[str, str]) -> Iterator[LabelRow]:
         """The rows of the table; counts the failures, and lists the first of them, on the way."""
-        not_asked = NOT_ASKED if self._stop is None else self._stop.reason
         for report_id, sha256, answer in self._ledger.rows(self.plan.generation, self.findings.keys):
             reason = EMPTY_REPORT if is_empty_report(sha256) else not_asked
             labels = answer or ReportLabels.failed(self.findings.keys, reason)
@@ -265,19 +275,18 @@ class LabelingRun:
                     listed[report_id] = labels.error
             yield _row(report_id, sha256, labels, self.backend, self.findings)
 
-    def _refuse_to_write(self, rows: Iterator[LabelRow], failures: Counter[str]) -> NoReturn:
-        if self._stop is not None:
-            raise self._stop
-        num_rows = sum(1 for _ in rows)
-        reasons = ", ".join(f"{reason} {count}" for reason, count in failures.most_common())
-        raise ValueError(
-            f"at least one report must be labeled, got none of {num_rows}: {reasons}. Nothing was written."
-        )
-
 
 def sha256_by_report_id(reports: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Map every report id, duplicates included, to the hash of its normalized text: the key of its row."""
     return {report_id: report_sha256(text) for report_id, text in reports}
+
+
+def _refuse_to_write(rows: Iterator[LabelRow], failures: Counter[str]) -> NoReturn:
+    num_rows = sum(1 for _ in rows)
+    reasons = ", ".join(f"{reason} {count}" for reason, count in failures.most_common())
+    raise ValueError(
+        f"at least one report must be labeled, got none of {num_rows}: {reasons}. Nothing was written."
+    )
 
 
 @contextmanager

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from radtower.labeling.findings import Status
+from radtower.labeling.generation import Generation
 from radtower.labeling.report_labels import ReportLabels
 from radtower.processing.report_text import report_sha256
 
 SUFFIX = ".ledger"
 FILE_NAME = "ledger.sqlite"
+PARTS = "parts"  # folder for the ledgers of tasks: RUN/NUMBER.parquet.ledger
 VERSION = 1
 # Exclusive: one process holds the file until it ends. The lock is the kernel's; a kill leaves none behind.
 _PRAGMAS = (
@@ -38,12 +40,13 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS answers (generation TEXT NOT NULL, report_sha256 TEXT NOT NULL, status TEXT, "
     "score TEXT, evidence TEXT, tokens_in INTEGER, tokens_out INTEGER, cost_usd REAL, error TEXT, "
     "num_dropped_evidence INTEGER NOT NULL, UNIQUE (generation, report_sha256))",
+    "CREATE TABLE IF NOT EXISTS stops (reason TEXT NOT NULL, message TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS absorbed (part TEXT PRIMARY KEY)",
 )
 _STATUSES = {status.value: status for status in Status}
 _EMPTY_SHA256 = report_sha256("")
 # What was spent on a report before counts on: tokens and cost are added up.
-_RECORD = """
-INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+_ADD_UP = """
 ON CONFLICT DO UPDATE SET
     status = excluded.status, score = excluded.score, evidence = excluded.evidence, error = excluded.error,
     num_dropped_evidence = excluded.num_dropped_evidence,
@@ -51,6 +54,16 @@ ON CONFLICT DO UPDATE SET
     tokens_out = ifnull(tokens_out + excluded.tokens_out, ifnull(tokens_out, excluded.tokens_out)),
     cost_usd = ifnull(cost_usd + excluded.cost_usd, ifnull(cost_usd, excluded.cost_usd))
 """
+_RECORD = "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)" + _ADD_UP  # noqa: S608 -- constants
+# A failure of the part does not take the place of labels.
+_ABSORB = (
+    "INSERT OR IGNORE INTO generations SELECT hash, parts, 0 FROM part.generations",
+    "INSERT INTO stops SELECT * FROM part.stops",
+    "INSERT INTO answers SELECT * FROM part.answers WHERE true"  # noqa: S608 -- constants
+    + _ADD_UP
+    + "WHERE excluded.error IS NULL OR answers.error IS NOT NULL",
+)
+_EMPTY_PART = ("DELETE FROM part.reports", "DELETE FROM part.stops", "DELETE FROM part.answers")
 # What the model got wrong was answered and paid for; the rest was not answered.
 _TO_ASK = """
 FROM reports LEFT JOIN answers ON generation = :generation AND answers.report_sha256 = reports.report_sha256
@@ -69,27 +82,6 @@ _TOTALS = """
 SELECT count(status), sum(tokens_in), sum(tokens_out), sum(cost_usd), ifnull(sum(num_dropped_evidence), 0)
 FROM reports JOIN answers ON generation = ? AND answers.report_sha256 = reports.report_sha256
 """
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What answers depend on: labeler, model, prompt, findings and settings, by names that a user knows.
-
-    Runs with equal parts share their answers.
-    """
-
-    parts: Mapping[str, str | int | float | bool | None]
-
-    @property
-    def hash(self) -> str:
-        """Twelve hex digits that change with any part."""
-        return hashlib.sha256(_json(dict(sorted(self.parts.items()))).encode()).hexdigest()[:12]
-
-    def changes_since(self, earlier: "Generation") -> tuple[str, ...]:
-        """Return a line per part that differs."""
-        names = sorted({*self.parts, *earlier.parts})
-        pairs = [(name, earlier.parts.get(name), self.parts.get(name)) for name in names]
-        return tuple(f"{name}: {before} -> {after}" for name, before, after in pairs if before != after)
 
 
 @dataclass(frozen=True)
@@ -115,13 +107,13 @@ class Totals:
 def open_ledger(output: str | Path) -> Iterator["Ledger"]:
     """Open the ledger of a label table, or begin one; it is locked until the end of the block.
 
-    One that was opened and never used is removed again.
+    What tasks of a cluster answered is taken over. One that was opened and never used is removed again.
 
     Args:
         output: The label table, existing or not; the ledger is the folder ``<output>.ledger`` beside it.
 
     Raises:
-        BlockingIOError: If another process has it open.
+        BlockingIOError: If another process has it open, or a task is at work on a part of it.
         ValueError: If ``output`` is a folder or does not end in .parquet, or its ledger cannot be read.
     """
     output = Path(output)
@@ -134,10 +126,11 @@ def open_ledger(output: str | Path) -> Iterator["Ledger"]:
     with closing(_connect(folder / FILE_NAME)) as connection:
         ledger = Ledger(connection)
         try:
+            _absorb_parts(ledger, folder / PARTS)
             yield ledger
         finally:
             if ledger.last_generation() is None:
-                shutil.rmtree(folder)
+                _remove(folder)
 
 
 class Ledger:
@@ -158,6 +151,7 @@ class Ledger:
         """
         with self._lock, _transaction(self._connection) as cursor:
             cursor.execute("DELETE FROM reports")
+            cursor.execute("DELETE FROM stops")
             cursor.execute("CREATE TABLE ids (id BLOB PRIMARY KEY) WITHOUT ROWID")
             num_reports = 0
             for position, (report_id, text) in enumerate(reports):
@@ -176,17 +170,52 @@ class Ledger:
                 raise ValueError("reports must not be empty, got 0 reports. Give at least one.")
         return ReportCounts(num_reports, num_unique)
 
+    def assign(self, reports: Iterable[tuple[int, str]]) -> None:
+        """Note reports by position and hash alone: those that a part of a run is to ask."""
+        with self._lock, _transaction(self._connection) as cursor:
+            cursor.executemany("INSERT INTO reports VALUES (?, ?, '')", reports)
+
+    def num_registered(self) -> int:
+        """Return the number of unique reports of this run."""
+        [(count,)] = self._all("SELECT count(*) FROM reports")
+        return int(count)
+
+    def note_stop(self, reason: str, message: str) -> None:
+        """Note why a backend stopped before it had asked everything; ``register`` forgets it."""
+        self._all("INSERT INTO stops VALUES (?, ?)", (reason, message))
+
+    def stop(self) -> tuple[str, str] | None:
+        """Return reason and message of the first stop of this run."""
+        rows = self._all("SELECT reason, message FROM stops ORDER BY rowid LIMIT 1")
+        return rows[0] if rows else None
+
+    def absorb(self, part: Path, name: str) -> None:
+        """Take over what is in the ledger of a part, and leave it empty: a task that comes late does nothing.
+
+        Args:
+            part: The file.
+            name: Of this part among all that there ever were.
+
+        Raises:
+            BlockingIOError: If a process is at work on the part.
+        """
+        with self._lock, _attached(self._connection, part), _transaction(self._connection) as cursor:
+            # Two files are not committed as one: a kill in between must not count the cost twice.
+            is_new = cursor.execute("INSERT OR IGNORE INTO absorbed VALUES (?)", (name,)).rowcount
+            for statement in (*_ABSORB, *_EMPTY_PART) if is_new else _EMPTY_PART:
+                cursor.execute(statement)
+
     def last_generation(self) -> Generation | None:
         """Return the generation that was used last, None before the first."""
         rows = self._all("SELECT parts FROM generations ORDER BY last_used DESC LIMIT 1")
-        return Generation(json.loads(rows[0][0])) if rows else None
+        return Generation.from_json(rows[0][0]) if rows else None
 
     def use(self, generation: Generation) -> None:
         """Note that ``generation`` is the one in use."""
         self._all(
             "INSERT INTO generations SELECT ?, ?, ifnull(max(last_used), 0) + 1 FROM generations "
             "WHERE true ON CONFLICT DO UPDATE SET last_used = excluded.last_used",
-            (generation.hash, _json(dict(generation.parts))),
+            (generation.hash, generation.to_json()),
         )
 
     def to_ask(
@@ -248,6 +277,20 @@ def is_empty_report(sha256: str) -> bool:
     return sha256 == _EMPTY_SHA256
 
 
+def _absorb_parts(ledger: Ledger, folder: Path) -> None:
+    for part in sorted(folder.glob(f"*/*/{FILE_NAME}")):
+        ledger.absorb(part, str(part.parent.relative_to(folder)))
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _remove(folder: Path) -> None:
+    for file in folder.glob(f"{FILE_NAME}*"):
+        file.unlink()
+    if not any(folder.iterdir()):  # else the logs of tasks are there
+        folder.rmdir()
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
@@ -259,12 +302,8 @@ def _connect(path: Path) -> sqlite3.Connection:
                 cursor.execute(table)
     except sqlite3.OperationalError as error:
         connection.close()
-        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-            raise
-        raise BlockingIOError(
-            f"one process must write a label table, got another at work on {path.parent}. "
-            "Wait until it has ended."
-        ) from None
+        _refuse_if_busy(error, path)
+        raise
     except (sqlite3.DatabaseError, ValueError) as error:
         connection.close()
         raise ValueError(
@@ -272,6 +311,28 @@ def _connect(path: Path) -> sqlite3.Connection:
             "Move its folder away to label from the start."
         ) from None
     return connection
+
+
+def _refuse_if_busy(error: sqlite3.OperationalError, path: Path) -> None:
+    if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+        raise BlockingIOError(
+            f"one process must write a label table, got another at work on {path.parent}. "
+            "Wait until it has ended."
+        ) from None
+
+
+@contextmanager
+def _attached(connection: sqlite3.Connection, part: Path) -> Iterator[None]:
+    """Reach the tables of another ledger as ``part.NAME``, and lock it."""
+    try:
+        connection.execute("ATTACH ? AS part", (str(part),))
+    except sqlite3.OperationalError as error:
+        _refuse_if_busy(error, part)
+        raise
+    try:
+        yield
+    finally:
+        connection.execute("DETACH part")
 
 
 def _check_version(cursor: sqlite3.Cursor) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from radtower.data.preprocessing.cluster import ClusterPlan, run_on_cluster
+from radtower.data.preprocessing.cluster import run_on_cluster
+from radtower.data.task_executors import ClusterPlan
 from radtower.data.volume_cache import build_volume_cache, open_volume_cache
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.volume_io import Volume, VolumeSource, affine_from_spacing, write_volume
@@ -58,20 +59,6 @@ def test_local_tasks_fill_one_cache_and_repeat_nothing(manifest, processor, tmp_
     assert list((folder / "shards").iterdir()) == [shard]
 
 
-@pytest.fixture
-def slurm(tmp_path, monkeypatch) -> Path:
-    """Commands of the names of Slurm's: sbatch keeps what it is given, scontrol names one host."""
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    sbatch = f'#!/bin/sh\nn=$(ls {commands} | wc -l)\nfor last; do :; done\ncp "$last" {commands}/job$n\n'
-    (commands / "sbatch").write_text(sbatch + f'echo "$@" > {commands}/job$n.args\necho Submitted job $n\n')
-    (commands / "scontrol").write_text("#!/bin/sh\necho host\n")
-    for name in ("sbatch", "scontrol"):
-        (commands / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
-    return commands
-
-
 @pytest.mark.slow
 def test_slurm_is_given_scripts_that_do_the_work(manifest, processor, tmp_path, slurm):
     folder = tmp_path / "cache"
@@ -117,14 +104,3 @@ def test_refuses_slurm_where_there_is_none(manifest, processor, tmp_path, monkey
             ClusterPlan(executor="slurm", partition="cpu"), manifest, processor, tmp_path / "cache"
         )
     assert not (tmp_path / "cache").exists()
-
-
-@pytest.mark.parametrize("name", ["tasks", "num_workers", "memory_gb"])
-def test_refuses_numbers_below_one(name):
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-        ClusterPlan(executor="local", **{name: 0})
-
-
-def test_refuses_slurm_without_a_partition():
-    with pytest.raises(ValueError, match="partition must be given for slurm, got None"):
-        ClusterPlan(executor="slurm")

@@ -4,15 +4,9 @@ Each task takes its part of the manifest and writes files of its own into the ca
 any order, at once, and again.
 """
 
-import shutil
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from datatrove.executor.base import PipelineExecutor
-from datatrove.executor.local import LocalPipelineExecutor
-from datatrove.executor.ray import RayPipelineExecutor
 from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
@@ -25,9 +19,11 @@ from radtower.data.preprocessing.cache_folder import (
     usable_volumes,
 )
 from radtower.data.preprocessing.provenance import settings_hash
+from radtower.data.task_executors import ClusterPlan, make_executor, slurm_job
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 
 LOG_FOLDER = "logs"
+JOB_NAME = "radtower-preprocess"
 
 
 class PreprocessScans(PipelineStep):
@@ -82,37 +78,6 @@ class TidyCache(PipelineStep):
         tidy(Path(self.folder), CT3DImageProcessor.from_pretrained(self.folder))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClusterPlan:
-    """Where preprocessing runs.
-
-    Args:
-        executor: ``local`` (tasks one after the other), ``slurm`` or ``ray``.
-        tasks: Parts of the manifest.
-        num_workers: Processes, and so cores, per task.
-        memory_gb: Per process.
-        partition: Of Slurm.
-        time: Limit of a Slurm task, ``hours:minutes:seconds``.
-
-    Raises:
-        ValueError: If a number is below 1, or there is no partition for Slurm.
-    """
-
-    executor: Literal["local", "slurm", "ray"]
-    tasks: int = 1
-    num_workers: int = 1
-    memory_gb: int = 6
-    partition: str | None = None
-    time: str = "24:00:00"
-
-    def __post_init__(self) -> None:
-        for name in ("tasks", "num_workers", "memory_gb"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}. Use 1 or more.")
-        if self.executor == "slurm" and self.partition is None:
-            raise ValueError("partition must be given for slurm, got None. Ask sinfo for its name.")
-
-
 def run_on_cluster(
     plan: ClusterPlan,
     manifest: str | Path,
@@ -137,55 +102,16 @@ def run_on_cluster(
         FileNotFoundError: If Slurm's ``sbatch`` is not on this machine.
     """
     folder = Path(folder).absolute()
-    if plan.executor == "slurm" and shutil.which("sbatch") is None:
-        raise FileNotFoundError(
-            "executor slurm must find the command sbatch, got none in the PATH. Submit from a login node."
-        )
+    plan.check_machine()
     prepare_folder(folder, image_processor, should_replace)
     step = PreprocessScans(Path(manifest).absolute(), folder, plan.num_workers)
-    executor = _executor(plan, step, folder)
+    executor = make_executor(plan, step, folder / LOG_FOLDER / "preprocess", JOB_NAME)
     if not isinstance(executor, SlurmPipelineExecutor):
         executor.run()
         tidy(folder, image_processor)
         return None
-    last = _slurm(plan, TidyCache(folder), folder / LOG_FOLDER / "tidy", tasks=1)
+    last = slurm_job(plan, TidyCache(folder), folder / LOG_FOLDER / "tidy", JOB_NAME, tasks=1)
     last.depends = executor
     last.run_on_dependency_fail = True
     last.run()
     return str(last.job_id)
-
-
-def _executor(plan: ClusterPlan, step: PipelineStep, folder: Path) -> PipelineExecutor:
-    logs = folder / LOG_FOLDER / "preprocess"
-    # Done tasks are not skipped: the cache knows better what is done, and failures are tried again.
-    if plan.executor == "slurm":
-        return _slurm(plan, step, logs, plan.tasks)
-    if plan.executor == "ray":
-        return RayPipelineExecutor(
-            [step],
-            tasks=plan.tasks,
-            cpus_per_task=plan.num_workers,
-            mem_per_cpu_gb=plan.memory_gb,
-            logging_dir=str(logs),
-            skip_completed=False,
-        )
-    return LocalPipelineExecutor(
-        [step], tasks=plan.tasks, workers=1, logging_dir=str(logs), skip_completed=False
-    )
-
-
-def _slurm(plan: ClusterPlan, step: PipelineStep, logs: Path, tasks: int) -> SlurmPipelineExecutor:
-    is_virtual = sys.prefix != sys.base_prefix
-    return SlurmPipelineExecutor(
-        [step],
-        tasks=tasks,
-        time=plan.time,
-        partition=plan.partition,
-        cpus_per_task=plan.num_workers,
-        mem_per_cpu_gb=plan.memory_gb,
-        job_name="radtower-preprocess",
-        qos=None,  # that of the user
-        venv_path=str(Path(sys.prefix) / "bin" / "activate") if is_virtual else None,
-        logging_dir=str(logs),
-        skip_completed=False,
-    )
