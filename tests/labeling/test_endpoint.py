@@ -122,13 +122,22 @@ def test_a_request_that_is_lost_is_sent_again(serve, fault):
 
 @pytest.mark.parametrize(
     ("step", "error"),
-    [((500, "{}"), "http_500"), ((429, "{}"), "http_429"), ((200, "<html>busy</html>"), "not_a_completion")],
+    [((500, "{}"), "http_500"), ((429, "{}"), "http_429")],
 )
 def test_after_all_retries_it_is_an_error_with_its_code(serve, step, error):
     server, labeler = serve(step)
     labels = label_one(labeler)
     assert (labels.error, labels.tokens_in, labels.tokens_out) == (error, None, None)
     assert len(server.requests) == 3
+
+
+def test_an_address_that_is_not_of_chat_completions_ends_the_run(serve):
+    _, labeler = serve((200, "<html>hello</html>"))
+    with pytest.raises(StopLabeling, match=r"not with chat completions\. Check --base-url") as caught:
+        list(labeler.label([REPORT, "b", "c"]))
+    assert caught.value.reason == "not_a_completion"
+    _, labeler = serve(GOOD, (200, "<html>busy</html>"))
+    assert [labels.error for _, labels in labeler.label([REPORT, "b"])] == [None, "not_a_completion"]
 
 
 def test_tokens_spent_before_a_failure_are_counted(serve):

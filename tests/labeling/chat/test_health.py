@@ -69,6 +69,27 @@ def test_a_request_that_nobody_accepts_stops_and_one_that_some_do_does_not():
     assert caught.value.reason == "refused"
 
 
+def test_a_server_that_fails_report_after_report_stops_the_run():
+    health = ServerHealth(4)
+    for status in (500, 503, 429) * 3:
+        health.record_status(status, is_last_try=True)
+        health.record_success()
+    for _ in range(7):
+        health.record_status(500, is_last_try=True)
+        health.record_status(500)
+    with pytest.raises(StopLabeling, match=r"every try of 8 reports in a row.*last HTTP 502") as caught:
+        health.record_status(502, is_last_try=True)
+    assert caught.value.reason == "failing"
+
+
+def test_answers_that_are_no_completions_stop_the_run_unless_some_were():
+    with pytest.raises(StopLabeling, match="not with chat completions"):
+        ServerHealth(4).record_status(200, is_last_try=True)
+    health = ServerHealth(4)
+    health.record_success()
+    health.record_status(200, is_last_try=True)
+
+
 @pytest.mark.parametrize("status", [200, 307, 408, 409, 425, 429, 500, 503])
 def test_a_busy_server_never_stops_the_run(status):
     health = ServerHealth(1)

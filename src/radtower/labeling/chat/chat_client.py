@@ -205,9 +205,9 @@ class ChatClient:
     def _record(self, fault: _Fault, is_last_try: bool) -> None:
         health = self._limits.health
         if fault.status is not None:
-            health.record_status(fault.status, fault.name)
+            health.record_status(fault.status, fault.name, is_last_try)
         elif fault.code == _NOT_A_COMPLETION:
-            health.record_status(200)
+            health.record_status(200, is_last_try=is_last_try)
         else:
             health.record_silence(fault.code, is_last_try, fault.is_sent)
 

@@ -29,11 +29,12 @@ class ServerHealth:
     _has_succeeded: bool = field(default=False, init=False)
     _silent_in_row: int = field(default=0, init=False)
     _refused_in_row: int = field(default=0, init=False)
+    _given_up_in_row: int = field(default=0, init=False)
 
     def record_success(self) -> None:
         """A request was answered as it should be."""
         self.has_tried = self._has_answered = self._has_succeeded = True
-        self._silent_in_row = self._refused_in_row = 0
+        self._silent_in_row = self._refused_in_row = self._given_up_in_row = 0
 
     def record_silence(self, code: str, is_last_try: bool, is_sent: bool = True) -> None:
         """A request got no answer.
@@ -59,12 +60,13 @@ class ServerHealth:
                 "runs, and --timeout; run the same command again to go on.",
             )
 
-    def record_status(self, status: int, code: str = "") -> None:
-        """A request was answered with an error.
+    def record_status(self, status: int, code: str = "", is_last_try: bool = False) -> None:
+        """A request was answered with an error, or (status 200) with something that is no completion.
 
         Args:
             status: HTTP status.
             code: What the server calls the error; for the message, an identifier only.
+            is_last_try: Whether its report gives up.
 
         Raises:
             StopLabeling: If others will hear the same.
@@ -73,12 +75,28 @@ class ServerHealth:
         self._silent_in_row = 0
         if code == _OUT_OF_QUOTA:
             raise StopLabeling("quota", "the account has no quota left. Raise it, or wait until it is back.")
+        self._given_up_in_row += is_last_try
+        if is_last_try and status == 200 and not self._has_succeeded:
+            raise StopLabeling(
+                "not_a_completion",
+                "the server answers, but not with chat completions. Check --base-url; most end in /v1.",
+            )
+        if self._given_up_in_row >= self._no_accident:
+            raise StopLabeling(
+                "failing",
+                f"the server answered every try of {self._given_up_in_row} reports in a row with an error, "
+                f"last HTTP {status}. Look at its log; run the same command again to go on.",
+            )
         if not 400 <= status < 500 or status in (408, 409, 425, 429):
             return
         self._refused_in_row += 1
         # The first refusal of these ends the run, if nothing worked before; any other may be one report's.
         reason, fix = _REFUSALS.get(status, ("refused", "Check --model and the fields of the request."))
         known_at_once = status in _REFUSALS and not self._has_succeeded
-        if known_at_once or self._refused_in_row >= 2 * max(self.concurrency, 4):
+        if known_at_once or self._refused_in_row >= self._no_accident:
             named = f" ({code})" if code else ""
             raise StopLabeling(reason, f"the server answered HTTP {status}{named}. {fix}")
+
+    @property
+    def _no_accident(self) -> int:
+        return 2 * max(self.concurrency, 4)
