@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -60,6 +62,16 @@ def test_one_pass_gives_the_probabilities_of_whole_prompts(kind, attention, tiny
     expected = torch.stack([full_prompts(model, report) for report in REPORTS])
     assert expected.std(dim=0).min() > 1e-3  # the report matters, so that its mask is tested
     torch.testing.assert_close(scores, expected, atol=2e-5, rtol=2e-5)
+
+
+def test_padding_longer_than_the_head_has_no_position_below_zero(tiny_llm):
+    prompt = dataclasses.replace(PROMPT, head=PROMPT.head[:2])
+    model_type, settings = KINDS["gpt2, learned positions"]
+    model = tiny_llm(model_type, **settings)
+    scores = SharedPrefixScorer(model, prompt).log_probabilities(REPORTS)
+    for row, report in enumerate(REPORTS):
+        expected = score_full_prompts(model, [*prompt.head, *report, *prompt.tail], prompt.questions)
+        torch.testing.assert_close(scores[row], expected, atol=2e-5, rtol=2e-5)
 
 
 def test_a_report_scores_the_same_alone_in_a_batch_and_twice(tiny_llm):
