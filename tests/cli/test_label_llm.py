@@ -74,6 +74,10 @@ def test_an_llm_writes_json_instead(label, monkeypatch):
         (("--generate", "--calibration", "all"), "--calibration must be left out with --generate, got 'all'"),
         (("--calibration", "some"), "calibration must be one of mentioned, all, none, got 'some'"),
         (("--logprobs",), "--backend must be endpoint for --logprobs, got llm"),
+        (("--batch-size", "0"), "batch_size must be at least 1, got 0"),
+        (("--batch-size", "0", "--generate"), "batch_size must be at least 1, got 0"),
+        (("--device", "nowhere"), "nowhere"),
+        (("--threshold", "0.4"), "--backend must be encoder for --threshold, got llm"),
         (("--dtype", "int4"), "dtype must be a floating-point type of torch or 'auto', got 'int4'"),
     ],
 )
@@ -93,7 +97,7 @@ def test_what_needs_the_extra_says_so(label, flags, monkeypatch):
 
 
 def test_flags_of_an_llm_are_refused_by_other_backends(radtower, tmp_path):
-    flags = ("--generate",)
+    flags = ("--generate", "--calibration", "all")
     done = radtower("label", "r.csv", "-o", tmp_path / "labels.parquet", "--model", "m", *flags)
     assert done.code == 2
-    assert "--backend must be llm for --generate, got encoder" in done.err
+    assert "--backend must be llm for --generate, --calibration, got encoder" in done.err

@@ -27,6 +27,10 @@ def _llm(text: str, *names: str) -> Any:
     return typer.Option(*names, help=text, rich_help_panel="With --backend llm")
 
 
+def _local(text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel="With --backend encoder or llm")
+
+
 def _encoder(text: str, *names: str) -> Any:
     return typer.Option(*names, help=text, rich_help_panel="With --backend encoder")
 
@@ -74,13 +78,13 @@ def label(  # noqa: PLR0913 -- one argument per flag
     batch_read: Annotated[list[Path] | None, _endpoint("Read results of a batch API from it.")] = None,
     generate: Annotated[bool, _llm("Write JSON with evidence instead of scoring.", "--generate")] = False,
     dtype: Annotated[
-        str, _llm("Type of the weights; auto is as stored. Of an encoder, float32 (auto) or bfloat16.")
+        str, _local("Type of the weights; auto is as stored. Of an encoder, float32 (auto) or bfloat16.")
     ] = "auto",
     calibration: Annotated[str | None, _llm("What to calibrate: mentioned (default), all, none.")] = None,
     threshold: Annotated[float, _encoder("P(present) from which a finding counts as present.")] = 0.5,
     max_length: Annotated[int | None, _encoder("Tokens read at a time; the model's, if left out.")] = None,
-    batch_size: Annotated[int | None, _encoder("Windows read together; by tokens, if left out.")] = None,
-    device: Annotated[str | None, _encoder("Where to run; a GPU, if there is one.")] = None,
+    batch_size: Annotated[int | None, _local("Reports or windows read together.")] = None,
+    device: Annotated[str | None, _local("Where to run; a GPU, if there is one.")] = None,
     skip_unmatched: Annotated[
         bool, _encoder("Skip what the model labels and the findings set lacks.", "--skip-unmatched")
     ] = False,
@@ -104,13 +108,12 @@ def label(  # noqa: PLR0913 -- one argument per flag
         "batch_write": batch_write,
         "batch_read": tuple(batch_read or ()),
     }
-    llm_flags: dict[str, Any] = {"generate": generate, "dtype": dtype, "calibration": calibration}
-    encoder_flags: dict[str, Any] = {
-        "dtype": dtype,
+    local_flags: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "device": device}
+    llm_flags = {**local_flags, "generate": generate, "calibration": calibration}
+    encoder_flags = {
+        **local_flags,
         "threshold": threshold,
         "max_length": max_length,
-        "batch_size": batch_size,
-        "device": device,
         "skip_unmatched": skip_unmatched,
     }
     flags = {Backend.ENDPOINT: endpoint_flags, Backend.LLM: llm_flags, Backend.ENCODER: encoder_flags}

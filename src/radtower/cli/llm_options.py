@@ -18,6 +18,8 @@ class LLMOptions:
         model: Folder, ``.gguf`` file or Hub id of a causal language model.
         dtype: Name of a floating-point type of torch, or ``auto``.
         generate: Write JSON with evidence instead of scoring the words of the answer.
+        batch_size: Reports per pass; None is the default of the labeler.
+        device: None takes a GPU where there is one.
         calibration: Which statuses are calibrated; None is the default of the labeler.
 
     Raises:
@@ -28,6 +30,8 @@ class LLMOptions:
     dtype: str = "auto"
     generate: bool = False
     calibration: str | None = None
+    batch_size: int | None = None
+    device: str | None = None
 
     def __post_init__(self) -> None:
         if self.generate and self.calibration is not None:
@@ -43,11 +47,15 @@ class LLMOptions:
         if self.generate or self.model.endswith(".gguf"):
             require("local-llm")
         register_models()
+        given: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
+        if self.batch_size is not None:
+            given["batch_size"] = self.batch_size
         if self.generate:
             from radtower.labeling.local_llm.generating_labeler import GeneratingLabeler
 
-            return Labeler(GeneratingLabeler(self.model, findings, dtype=self.dtype), findings)
+            return Labeler(GeneratingLabeler(self.model, findings, **given), findings)
         from radtower.labeling.local_llm.scoring_labeler import ScoringLabeler
 
-        given: dict[str, Any] = {} if self.calibration is None else {"calibration": self.calibration}
-        return Labeler(ScoringLabeler(self.model, findings, dtype=self.dtype, **given), findings)
+        if self.calibration is not None:
+            given["calibration"] = self.calibration
+        return Labeler(ScoringLabeler(self.model, findings, **given), findings)
