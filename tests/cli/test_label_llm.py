@@ -76,7 +76,7 @@ def test_an_llm_writes_json_instead(label, monkeypatch):
         (("--logprobs",), "--backend must be endpoint for --logprobs, got llm"),
         (("--batch-size", "0"), "batch_size must be at least 1, got 0"),
         (("--batch-size", "0", "--generate"), "batch_size must be at least 1, got 0"),
-        (("--device", "nowhere"), "nowhere"),
+        (("--device", "nowhere"), "device must be one that torch has here, got 'nowhere'"),
         (("--threshold", "0.4"), "--backend must be encoder for --threshold, got llm"),
         (("--dtype", "int4"), "dtype must be a floating-point type of torch or 'auto', got 'int4'"),
     ],

@@ -51,3 +51,9 @@ def test_a_model_without_its_language_model_head_is_refused(tmp_path, chat_llm_f
     save_file(weights, chat_llm_folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"got 1 missing, such as lm_head\.weight"):
         load_local_model(chat_llm_folder)
+
+
+@pytest.mark.parametrize("device", ["nowhere", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(chat_llm_folder, device):
+    with pytest.raises(ValueError, match=f"device must be one that torch has here, got '{device}'"):
+        load_local_model(chat_llm_folder, device=device)

@@ -45,9 +45,9 @@ def load_local_model(
 
     Raises:
         FileNotFoundError: If ``path`` reads like a local one and is none.
-        ValueError: If ``dtype`` is no floating-point type, or weights are missing.
+        ValueError: If ``dtype`` is no floating-point type, there is no such device, or weights are missing.
     """
-    chosen = _check_dtype(dtype)
+    chosen, place = _check_dtype(dtype), _check_device(device)
     text = os.fspath(path)
     local = Path(text).expanduser()
     if not local.exists() and _reads_like_a_path(path, text):
@@ -74,7 +74,7 @@ def load_local_model(
             f"{missing[0]}. Point to a model with its language-model head."
         )
     return LocalModel(
-        model=model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        model=model.eval().to(place),
         tokenizer=AutoTokenizer.from_pretrained(source, trust_remote_code=False, **gguf),
         model_id=local.name if local.exists() else text,
         weights=_hash_weights(local) if local.exists() else str(model.config._commit_hash),
@@ -91,6 +91,18 @@ def _check_dtype(dtype: str) -> torch.dtype | str:
             "Take float32 or bfloat16."
         )
     return found
+
+
+def _check_device(device: str | None) -> torch.device:
+    """Find the device, before the weights are read."""
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError):  # the latter is how torch says that it has no CUDA
+        raise ValueError(
+            f"device must be one that torch has here, got {device!r}. Take cpu, or leave it out."
+        ) from None
+    return place
 
 
 def _reads_like_a_path(path: str | os.PathLike[str], text: str) -> bool:
