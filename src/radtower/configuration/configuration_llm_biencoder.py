@@ -44,6 +44,11 @@ class LLMBiEncoderConfig(PreTrainedConfig):
             arXiv 2205.13147). None keeps all.
         normalize: Whether pooled vectors are scaled to length 1, after the cut.
         mask_token_id: What stood in the place of hidden tokens in masked training. None without it.
+        finding_pooling: Of a labeler: whether a finding attends over the whole text (``tokens``), or within
+            each sentence, the largest of whose scores then counts (``sentences``).
+        finding_layers: Of a labeler: how many layers are below each of the states that it reads, such as
+            ``[20, 30]`` of 30; 0 is the token embedding, all of them the output of the decoder. None is
+            that alone.
         label_temperature: Of a labeler: P(present) is ``sigmoid(logits / label_temperature)``. The logits
             of the model stay raw. Training fits it on held-out reports; 1.0 where there are none.
 
@@ -78,6 +83,8 @@ class LLMBiEncoderConfig(PreTrainedConfig):
     embedding_dim: int | None = None
     normalize: bool = False
     mask_token_id: int | None = None
+    finding_pooling: Literal["tokens", "sentences"] = "tokens"
+    finding_layers: list[int] | None = None
     label_temperature: float = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -161,6 +168,22 @@ class LLMBiEncoderConfig(PreTrainedConfig):
             raise ValueError(
                 f"instruction_template must contain {{instruction}}, got {self.instruction_template!r}. "
                 "Mark where the instruction belongs."
+            )
+
+    def validate_finding_layers(self) -> None:
+        if self.finding_layers is None:
+            return
+        depth = getattr(self.text_config, "num_hidden_layers", None)
+        chosen = self.finding_layers
+        if not chosen or chosen != sorted(set(chosen)) or chosen[0] < 0 or (depth and chosen[-1] > depth):
+            raise ValueError(
+                f"finding_layers must rise from 0 to at most {depth}, the layers of the decoder, got "
+                f"{chosen}. Leave it out to read the output alone."
+            )
+        if self.num_prompt_tokens and chosen != [depth]:
+            raise ValueError(
+                f"finding_layers must be left out where there is a prompt, got {chosen} and "
+                f"{self.num_prompt_tokens} prompt tokens. Use text_prefix in its place."
             )
 
     def validate_labels(self) -> None:

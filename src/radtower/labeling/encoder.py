@@ -44,9 +44,9 @@ class EncoderLabeler:
     uncertain; the score, ``sigmoid(logit / temperature)``, says how sure it is.
 
     A report that is longer than the model reads is read in windows of whole sentences; nothing is cut off.
-    For our labelers the attention of a finding then runs over the tokens of all windows, as it does within
-    one. Of another model, which has one logit per text, the largest counts: a finding is present where some
-    window says so.
+    For our labelers the attention of a finding then runs over the tokens or sentences of all windows, as it
+    does within one. Of another model, which has one logit per text, the largest counts: a finding is present
+    where some window says so.
 
     Our labelers quote the sentence that a finding was read from; others have no evidence.
 
@@ -190,7 +190,7 @@ class EncoderLabeler:
         return answers
 
     def _labels(self, report: WindowedReport, answers: Sequence[_WindowAnswer]) -> ReportLabels:
-        logits, mass = join_windows(answers)
+        logits, mass = join_windows(answers, is_by_sentence=self.classifier.is_by_sentence)
         scores = torch.sigmoid(logits / self.classifier.temperature).tolist()
         statuses = [Status.PRESENT if score >= self.threshold else Status.ABSENT for score in scores]
         quotes: list[str | None] = [None] * len(scores)
@@ -207,7 +207,9 @@ class EncoderLabeler:
         )
 
 
-def join_windows(answers: Sequence[_WindowAnswer]) -> tuple[torch.Tensor, torch.Tensor | None]:
+def join_windows(
+    answers: Sequence[_WindowAnswer], *, is_by_sentence: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Put W windows together: ``(F,)`` logits, and ``(F, S)`` attention if the model has any."""
     logits = torch.stack([answer.logits for answer in answers])
     normalizers = [answer.log_normalizer for answer in answers if answer.log_normalizer is not None]
@@ -216,7 +218,8 @@ def join_windows(answers: Sequence[_WindowAnswer]) -> tuple[torch.Tensor, torch.
         return logits.amax(dim=0), None
     # Attention over all tokens, exactly: what each window divided by says how much of it the window has.
     shares = torch.stack(normalizers).softmax(dim=0)
-    return (shares * logits).sum(dim=0), (shares[..., None] * torch.stack(masses)).sum(dim=0)
+    joined = logits.logsumexp(dim=0) if is_by_sentence else (shares * logits).sum(dim=0)
+    return joined, (shares[..., None] * torch.stack(masses)).sum(dim=0)
 
 
 def _check(threshold: float, batch_size: int | str, dtype: str) -> None:

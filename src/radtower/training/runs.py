@@ -31,6 +31,10 @@ class LabelerRun:
         lora_dropout: On the input of the updates.
         bidirectional: Whether tokens see the whole report. False keeps the direction of pre-training.
         num_causal_layers: Lowest layers that keep it although ``bidirectional`` is true.
+        finding_pooling: ``sentences``: a finding attends within each sentence, and the largest score counts;
+            ``tokens``: once over the whole report.
+        finding_layers: How many layers are below each of the states that the finding attention reads, such as
+            ``[20, 30]`` of 30; all of them is the output. None is that alone.
         head_learning_rate: Of the finding attention, which starts from nothing. None takes the one of the
             LLM.
         uncertain: Target of uncertain findings. None masks them.
@@ -55,6 +59,8 @@ class LabelerRun:
     lora_dropout: float = 0.05
     bidirectional: bool = True
     num_causal_layers: int = 0
+    finding_pooling: Literal["sentences", "tokens"] = "sentences"
+    finding_layers: tuple[int, ...] | None = None
     head_learning_rate: float | None = None
     uncertain: float | None = None
     not_mentioned: float | None = 0.0

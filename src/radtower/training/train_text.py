@@ -30,6 +30,9 @@ from radtower.training.trainer import SupervisedTrainer
 
 logger = logging.getLogger(__name__)
 
+NUM_SCALE_REPORTS = 128  # reports that the scale of the features is measured on
+SCALE_BATCH = 4
+
 
 def train_labeler(
     run: LabelerRun,
@@ -79,10 +82,11 @@ def train_labeler(
         run=run,
         optimizers=(labeler_optimizer(model, arguments, run.head_learning_rate), None),
     )
-    stored = FrozenTrunk(model.encoder, run.num_frozen_layers) if run.should_cache_frozen else None
+    stored = FrozenTrunk(model.encoder, _stored_layers(run, model)) if run.should_cache_frozen else None
     with stored or nullcontext():
         if stored is not None:
             stored.add(sample["input_ids"] for part in samples.values() for sample in part)
+        _standardize(model, trainer.data_collator, samples["train"])
         trainer.train(arguments.resume_from_checkpoint)
         on_note(_calibrate(model, trainer, samples.get("validation")))
     if run.lora_rank:
@@ -111,6 +115,8 @@ def _new_model(run: LabelerRun, keys: Sequence[str]) -> tuple[LLMBiEncoderForSeq
         pooling="mean",
         bidirectional=run.bidirectional,
         num_causal_layers=run.num_causal_layers,
+        finding_pooling=run.finding_pooling,
+        finding_layers=None if run.finding_layers is None else list(run.finding_layers),
         max_length=run.max_length,
         id2label=dict(enumerate(keys)),
         label2id={key: column for column, key in enumerate(keys)},
@@ -119,6 +125,7 @@ def _new_model(run: LabelerRun, keys: Sequence[str]) -> tuple[LLMBiEncoderForSeq
     assert isinstance(encoder.config, LLMBiEncoderConfig)
     model = LLMBiEncoderForSequenceClassification(encoder.config)
     model.encoder.load_state_dict(encoder.state_dict())
+    model.set_tokenizer(encoder.tokenizer)
     freeze_lower_layers(model.encoder, run.num_frozen_layers)
     if run.lora_rank:
         add_lora(
@@ -146,6 +153,28 @@ def _length_notes(reports: LabeledReports, tokenizer: Any, max_length: int) -> l
     if not num_cut:
         return []
     return [f"{num_cut} training reports are cut at {max_length} tokens; the labeler reads all of a report."]
+
+
+def _stored_layers(run: LabelerRun, model: LLMBiEncoderForSequenceClassification) -> int:
+    """Frozen layers whose output is stored: none above a layer that the head reads."""
+    return min(run.num_frozen_layers, *(model.config.finding_layers or [run.num_frozen_layers]))
+
+
+@torch.no_grad()
+def _standardize(
+    model: LLMBiEncoderForSequenceClassification, collate: Any, samples: list[dict[str, Any]]
+) -> None:
+    """Fix the scale of the features on some training reports, spread over all lengths."""
+    chosen = sorted(samples, key=lambda sample: len(sample["input_ids"]))
+    chosen = chosen[:: max(1, len(chosen) // NUM_SCALE_REPORTS)]
+    was_training, found = model.training, []
+    model.eval()
+    for start in range(0, len(chosen), SCALE_BATCH):
+        batch = collate(chosen[start : start + SCALE_BATCH])
+        ids, mask = (batch[name].to(model.device) for name in ("input_ids", "attention_mask"))
+        found.append(model.token_states(ids, mask)[mask.bool()].float().cpu())
+    model.train(was_training)
+    model.finding_attention.standardize(torch.cat(found).to(model.device))
 
 
 def _calibrate(

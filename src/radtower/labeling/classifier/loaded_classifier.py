@@ -32,6 +32,7 @@ class LoadedClassifier:
         max_length: Tokens it reads at a time, special tokens included.
         temperature: Divides the logits.
         has_attention: Whether it also gives ``token_weights`` and ``log_normalizer``, as our labelers do.
+        is_by_sentence: Whether its findings attend by sentence.
         sha256: Of weights, configuration and tokenizer: everything that its answers depend on.
     """
 
@@ -41,6 +42,7 @@ class LoadedClassifier:
     max_length: int
     temperature: float
     has_attention: bool
+    is_by_sentence: bool
     sha256: str
 
 
@@ -97,6 +99,7 @@ def load_classifier(
         max_length=_length_to_read(max_length, config, tokenizer),
         temperature=config.label_temperature if is_own else 1.0,
         has_attention=is_own,
+        is_by_sentence=is_own and config.finding_pooling == "sentences",
         sha256=_sha256_of(model, tokenizer),
     )
 

@@ -17,9 +17,9 @@ def keep_causal(layers: nn.ModuleList) -> None:
         layers: Of transformers; they take ``attention_mask`` by name.
     """
     for layer in layers:
-        for module in layer.modules():
-            if hasattr(module, "is_causal"):
-                module.is_causal = True
+        parts: list[Any] = [module for module in layer.modules() if hasattr(module, "is_causal")]
+        for part in parts:
+            part.is_causal = True
         layer.register_forward_pre_hook(_look_back_only, with_kwargs=True)
 
 
@@ -33,7 +33,7 @@ def _look_back_only(
         mask = hidden.new_zeros(1, 1, hidden.shape[1], hidden.shape[1])
     # Families with one kind of attention keep the window in their configuration only.
     window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
-    changed = {"attention_mask": causal_part(mask, window)}
+    changed: dict[str, Any] = {"attention_mask": causal_part(mask, window)}
     if "is_causal" in kwargs:  # the decoder hands its own direction down, and it wins over that of the layer
         changed["is_causal"] = True
     return args, {**kwargs, **changed}

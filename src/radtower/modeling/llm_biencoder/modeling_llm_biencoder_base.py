@@ -23,6 +23,7 @@ from .modeling_loaded_from import LoadedFrom
 from .modeling_soft_prompt import SoftPrompt
 
 HEAD_FIELDS = ("latent_variant", "num_latents", "num_latent_heads")
+FINDING_FIELDS = ("finding_pooling", "finding_layers")
 PROMPT_FIELDS = ("hard_prompt", "hard_prompt_ids", "soft_prompt", "num_soft_tokens")
 
 
@@ -40,7 +41,7 @@ class LLMBiEncoderPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _keep_in_fp32_modules_strict = ["soft_prompt"]
+    _keep_in_fp32_modules_strict = ["soft_prompt", "finding_attention"]
     _no_split_modules = ["LatentAttentionPooling"]
 
     _loaded_from: LoadedFrom | None = None

@@ -4,15 +4,21 @@ Axes in this file: B texts, T tokens, E embedding, F findings.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from ...configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from ..losses import masked_binary_cross_entropy
 from ..modeling_llm_biencoder import LLMBiEncoder, LLMBiEncoderPreTrainedModel
+from .modeling_finding_attention import SENTENCE_BIAS, FindingAttention
+from .modeling_layer_states import LayerStates
+from .modeling_llm_biencoder_base import FINDING_FIELDS, check_built
+from .modeling_sentence_bounds import sentence_of, sentence_table
 
 
 @dataclass
@@ -23,9 +29,10 @@ class LLMBiEncoderClassifierOutput(ModelOutput):
         loss: Scalar, only with labels.
         logits: ``(B, F)``, before the sigmoid and before ``config.label_temperature``, which divides them.
         token_weights: ``(B, F, T)``, attention of each finding over the tokens; rows sum to 1.
-        log_normalizer: ``(B, F)``, logarithm of what the attention was divided by. It puts parts of one text
-            together that were read apart: the logit of all their tokens is the mean of the logits, weighted
-            by ``log_normalizer.softmax(dim=0)`` over the parts.
+        log_normalizer: ``(B, F)``, logarithm of what the attention was divided by; the logit itself, where a
+            finding attends by sentence. It puts parts of one text together that were read apart: their
+            shares are ``log_normalizer.softmax(dim=0)`` over the parts. The logit of the whole is the mean of
+            the logits, weighted by the shares; by sentence it is their ``logsumexp(dim=0)``.
     """
 
     loss: torch.Tensor | None = None
@@ -34,36 +41,12 @@ class LLMBiEncoderClassifierOutput(ModelOutput):
     log_normalizer: torch.Tensor | None = None
 
 
-class FindingAttention(nn.Module):
-    """One learned query per finding attends to the tokens; its own weights score what it found.
-
-    Args:
-        width: Size of the hidden states.
-        num_findings: Number F of findings.
-    """
-
-    def __init__(self, width: int, num_findings: int) -> None:
-        super().__init__()
-        self.query = nn.Linear(width, num_findings, bias=False)
-        self.score = nn.Linear(width, num_findings)
-
-    def forward(
-        self, hidden: torch.Tensor, mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """``(B, T, E)`` and its ``(B, T)`` mask -> logits, token weights and log normalizer of the output."""
-        affinity = self.query(hidden).float() / hidden.shape[-1] ** 0.5
-        affinity = affinity.masked_fill(mask[..., None] == 0, float("-inf"))
-        weights = affinity.softmax(dim=1)
-        # Scoring every token and averaging the scores equals scoring the average: the layer is affine.
-        logits = (weights * self.score(hidden).float()).sum(dim=1)
-        return logits, weights.transpose(1, 2), affinity.logsumexp(dim=1)
-
-
 class LLMBiEncoderForSequenceClassification(LLMBiEncoderPreTrainedModel):
     """Report in, one logit per finding out; the findings are ``config.id2label``.
 
     Args:
-        config: Decoder and direction; ``id2label`` gives the findings. The pooling is not used.
+        config: Decoder and direction; ``id2label`` gives the findings, ``finding_pooling`` and
+            ``finding_layers`` how they read. The pooling of the encoder is not used.
     """
 
     def __init__(self, config: LLMBiEncoderConfig) -> None:
@@ -71,12 +54,48 @@ class LLMBiEncoderForSequenceClassification(LLMBiEncoderPreTrainedModel):
         self.encoder = LLMBiEncoder(config, add_pooling_layer=False)
         assert config.num_labels is not None  # transformers fills id2label
         self.num_labels = config.num_labels
-        self.finding_attention = FindingAttention(config.decoder_width, config.num_labels)
+        self.layer_states = LayerStates(self.encoder.model, config.finding_layers)
+        self.finding_attention = FindingAttention(
+            config.decoder_width * len(self.layer_states), config.num_labels, config.finding_pooling
+        )
+        if config.finding_pooling == "sentences":
+            decoder_config: Any = config.text_config
+            self.register_buffer("sentence_table", torch.zeros(decoder_config.vocab_size, dtype=torch.uint8))
+            self.sentence_table: torch.Tensor
+        self._built = {name: getattr(config, name) for name in FINDING_FIELDS}
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, FindingAttention):
+            init.zeros_(module.mean)
+            init.ones_(module.std)
+            if module.pooling == "sentences":
+                init.constant_(module.score.bias, SENTENCE_BIAS)
+        if module is self and self.config.finding_pooling == "sentences":
+            init.zeros_(self.sentence_table)
 
     def get_input_embeddings(self) -> nn.Module:
         """Token embedding of the decoder."""
         return self.encoder.get_input_embeddings()
+
+    def set_tokenizer(self, tokenizer: Any) -> None:
+        """Tell a new model where sentences end; a stored one knows.
+
+        Args:
+            tokenizer: The one that its texts go through.
+        """
+        if self.config.finding_pooling == "sentences":
+            self.sentence_table.copy_(sentence_table(tokenizer, len(self.sentence_table)))
+
+    def token_states(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return ``(B, T, W)``, what the finding attention reads: the chosen layers side by side."""
+        with self.layer_states as found:
+            last = self.encoder(input_ids, attention_mask, return_dict=True).last_hidden_state
+            return found.beside(last)
 
     @can_return_tuple
     def forward(
@@ -95,12 +114,30 @@ class LLMBiEncoderForSequenceClassification(LLMBiEncoderPreTrainedModel):
         Returns:
             ``logits``, ``token_weights``, ``log_normalizer`` and ``loss``, see
             :class:`LLMBiEncoderClassifierOutput`.
+
+        Raises:
+            RuntimeError: If a new model was not told where sentences end, or the configuration was edited
+                where the model cannot follow.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        hidden = self.encoder(input_ids, attention_mask, return_dict=True).last_hidden_state
-        logits, token_weights, log_normalizer = self.finding_attention(hidden, attention_mask)
+        hidden = self.token_states(input_ids, attention_mask)
+        sentences = self._sentences(input_ids, attention_mask)
+        logits, token_weights, log_normalizer = self.finding_attention(hidden, attention_mask, sentences)
         loss = None if labels is None else masked_binary_cross_entropy(logits, labels)
         return LLMBiEncoderClassifierOutput(
             loss=loss, logits=logits, token_weights=token_weights, log_normalizer=log_normalizer
         )
+
+    def _sentences(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor | None:
+        is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # a check would end the graph
+        if not is_traced:
+            check_built(self.config, self._built)
+        if self.config.finding_pooling == "tokens":
+            return None
+        if not is_traced and not self.sentence_table.any():
+            raise RuntimeError(
+                "the model must know where sentences end, got an empty sentence_table. Call "
+                "set_tokenizer(tokenizer) before the first use of a new model."
+            )
+        return sentence_of(input_ids, attention_mask, self.sentence_table)
