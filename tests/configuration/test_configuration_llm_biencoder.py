@@ -147,7 +147,7 @@ def test_refuses_a_temperature_that_cannot_divide(value):
 @pytest.mark.parametrize("layers", [[], [2, 1], [1, 1], [-1, 1], [1, 3]])
 def test_refuses_finding_layers_that_are_not_there(layers):
     decoder = LlamaConfig(num_hidden_layers=2)
-    with pytest.raises(StrictDataclassClassValidationError, match="finding_layers must rise from 0 to .* 2"):
+    with pytest.raises(StrictDataclassClassValidationError, match=r"finding_layers must rise from 0 to .* 2"):
         LLMBiEncoderConfig(text_config=decoder, finding_layers=layers)
     assert LLMBiEncoderConfig(text_config=decoder, finding_layers=[1, 2]).finding_layers == [1, 2]
 

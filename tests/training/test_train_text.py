@@ -281,9 +281,7 @@ def test_the_evidence_of_a_trained_labeler_is_the_sentence_that_says_it(run, mak
         gold=None,
         reports=str(tmp_path / "r.csv"),
         num_hidden_layers=1,
-        finding_layers=(
-            0,
-        ),  # further up, every token of this model of random weights knows of every sentence
+        finding_layers=(0,),  # further up, every token of random weights knows of every sentence
         num_frozen_layers=0,
         head_learning_rate=0.03,
         max_length=64,

@@ -24,8 +24,9 @@ class LayerStates:
     """
 
     def __init__(self, decoder: nn.Module, num_layers: Sequence[int] | None) -> None:
+        layers: Any = decoder.layers
         self._decoder: Any = decoder
-        self._layers = list(self._decoder.layers)
+        self._layers = list(layers)
         self._chosen = [len(self._layers)] if num_layers is None else list(num_layers)
         self._found: dict[int, torch.Tensor] = {}
         self._handles: list[Any] = []
