@@ -89,6 +89,12 @@ def test_a_reply_broken_twice_is_an_error_with_the_last_reason(serve):
     assert len(server.requests) == 2
 
 
+def test_of_an_endless_reply_only_the_beginning_is_handed_back(serve):
+    server, labeler = serve("x" * 100_000, GOOD)
+    assert label_one(labeler).error is None
+    assert server.requests[1]["messages"][2]["content"] == "x" * 8000
+
+
 def test_a_reply_that_was_cut_off_says_so(serve):
     server, labeler = serve({"content": GOOD[:40], "finish_reason": "length"})
     assert label_one(labeler).error == "reply:cut_off"
