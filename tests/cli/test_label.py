@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from radtower.labeling.answers.ledger import open_ledger
 from radtower.labeling.label_table import read_labels
-from radtower.labeling.ledger import open_ledger
 
 COLUMNS = ("--id-column", "no", "--text-column", "text")
 

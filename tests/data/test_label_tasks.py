@@ -8,11 +8,11 @@ import pytest
 from radtower.data.label_tasks import LabelingJob, label_on_cluster
 from radtower.data.report_table import ReportStream
 from radtower.data.task_executors import ClusterPlan
+from radtower.labeling.answers.ledger import open_ledger
+from radtower.labeling.answers.ledger_parts import part_output
 from radtower.labeling.findings import FindingsSet, Status, load_findings
 from radtower.labeling.label_table import read_labels
 from radtower.labeling.labeler import label_reports
-from radtower.labeling.ledger import open_ledger
-from radtower.labeling.ledger_parts import part_output
 from radtower.labeling.report_labels import ReportLabels, StopLabeling
 from radtower.processing.report_text import report_sha256
 

@@ -3,10 +3,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import pytest
 
+from radtower.labeling.answers.ledger import open_ledger
 from radtower.labeling.findings import Status, load_findings
 from radtower.labeling.label_table import read_labels
 from radtower.labeling.labeler import LabelingRun, label_reports, sha256_by_report_id
-from radtower.labeling.ledger import open_ledger
 from radtower.labeling.report_labels import ReportLabels, StopLabeling, label_in_batches
 from radtower.processing.report_text import report_sha256
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from radtower.labeling.answers.ledger import open_ledger
 from radtower.labeling.findings import Status, load_findings
 from radtower.labeling.label_table import read_labels
 from radtower.labeling.labeler import label_reports
-from radtower.labeling.ledger import open_ledger
 from radtower.labeling.report_labels import ReportLabels
 
 FINDINGS = load_findings("ct_rate_18").subset(["pleural_effusion", "emphysema"])

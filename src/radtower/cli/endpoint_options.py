@@ -11,10 +11,10 @@ from radtower.cli.extras import require
 
 if TYPE_CHECKING:
     from radtower.cli.labelers import Labeler
+    from radtower.labeling.answers.labeling_summary import LabelingPlan
     from radtower.labeling.endpoint import EndpointLabeler
     from radtower.labeling.findings import FindingsSet
     from radtower.labeling.labeler import LabelingRun
-    from radtower.labeling.labeling_summary import LabelingPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,21 +143,21 @@ class EndpointOptions:
         return None
 
     def _estimate(self, run: "LabelingRun", endpoint: "EndpointLabeler") -> dict[str, Any]:
-        from radtower.labeling.estimate import count_roughly, estimate_run
+        from radtower.labeling.chat.estimate import count_roughly, estimate_run
 
         count_tokens = count_roughly if self.tokenizer is None else _counter(self.tokenizer)
         return asdict(estimate_run(endpoint, (text for _, text in run.pending()), count_tokens))
 
 
 def _write_batch(run: "LabelingRun", endpoint: "EndpointLabeler", path: Path) -> dict[str, Any]:
-    from radtower.labeling.batch_file import write_batch_file
+    from radtower.labeling.chat.batch_file import write_batch_file
 
     written = write_batch_file(run.pending(), path, endpoint, run.plan.generation)
     return {"batch_files": [str(path) for path in written.paths], "num_requests": written.num_requests}
 
 
 def _read_batch(run: "LabelingRun", endpoint: "EndpointLabeler", paths: tuple[Path, ...]) -> None:
-    from radtower.labeling.batch_file import BatchResults
+    from radtower.labeling.chat.batch_file import BatchResults
     from radtower.processing.report_text import report_sha256
 
     results = BatchResults(paths, run.plan.generation)

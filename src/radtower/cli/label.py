@@ -12,7 +12,7 @@ from radtower.cli.labelers import OPTIONS, Backend, LabelerOptions
 from radtower.cli.output import print_failures, print_json, progress_bar
 
 if TYPE_CHECKING:
-    from radtower.labeling.labeling_summary import LabelingPlan, LabelingSummary
+    from radtower.labeling.answers.labeling_summary import LabelingPlan, LabelingSummary
 
 
 def _tasks(text: str, minimum: int | None = None) -> Any:
@@ -163,9 +163,9 @@ def _label(
 ) -> "LabelingSummary | dict[str, Any]":
     """Refuse what can be refused before weights are loaded or a request is paid."""
     from radtower.data.report_table import ReportStream
+    from radtower.labeling.answers.ledger import open_ledger
     from radtower.labeling.findings import load_findings
     from radtower.labeling.labeler import LabelingRun
-    from radtower.labeling.ledger import open_ledger
     from radtower.labeling.report_labels import StopLabeling
 
     findings_set = load_findings(findings)

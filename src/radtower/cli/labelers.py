@@ -10,9 +10,9 @@ from radtower.cli.endpoint_options import EndpointOptions
 from radtower.cli.llm_options import LLMOptions
 
 if TYPE_CHECKING:
+    from radtower.labeling.answers.labeling_summary import LabelingPlan
     from radtower.labeling.findings import FindingsSet
     from radtower.labeling.labeler import LabelerBackend, LabelingRun
-    from radtower.labeling.labeling_summary import LabelingPlan
 
 
 class Backend(StrEnum):

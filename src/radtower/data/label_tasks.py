@@ -14,12 +14,12 @@ from datatrove.pipeline.base import PipelineStep
 
 from radtower.data.report_table import ReportStream
 from radtower.data.task_executors import ClusterPlan, make_executor, slurm_job
+from radtower.labeling.answers.generation import Generation
+from radtower.labeling.answers.labeling_summary import LabelingPlan, LabelingSummary
+from radtower.labeling.answers.ledger import SUFFIX, ReportCounts, open_ledger
+from radtower.labeling.answers.ledger_parts import part_output
 from radtower.labeling.findings import FindingsSet
-from radtower.labeling.generation import Generation
 from radtower.labeling.labeler import LabelerBackend, LabelingRun
-from radtower.labeling.labeling_summary import LabelingPlan, LabelingSummary
-from radtower.labeling.ledger import SUFFIX, ReportCounts, open_ledger
-from radtower.labeling.ledger_parts import part_output
 from radtower.labeling.report_labels import ReportLabels
 
 JOB_NAME = "radtower-label"

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, Protocol
 
+from radtower.labeling.answers.generation import Generation
+from radtower.labeling.answers.labeling_summary import LabelingPlan, LabelingSummary
+from radtower.labeling.answers.ledger import Ledger, ReportCounts, is_empty_report, open_ledger
+from radtower.labeling.answers.ledger_parts import split_ledger
 from radtower.labeling.findings import FindingsSet
-from radtower.labeling.generation import Generation
 from radtower.labeling.label_table import LabelRow, stream_labels
-from radtower.labeling.labeling_summary import LabelingPlan, LabelingSummary
-from radtower.labeling.ledger import Ledger, ReportCounts, is_empty_report, open_ledger
-from radtower.labeling.ledger_parts import split_ledger
 from radtower.labeling.report_labels import ReportLabels, StopLabeling
 from radtower.processing.report_text import normalize_report, normalized_sha256, report_sha256
 

@@ -1,7 +1,6 @@
 """One question to an OpenAI-compatible server: sent until it is answered, within pace and budget.
 
-Over aiohttp: at 64 requests in flight the openai client alone takes 2.4 ms of CPU per request
-(benchmarks/bench_label_client.py).
+Over aiohttp: the openai client takes several times the CPU per request (benchmarks/bench_label_client.py).
 """
 
 import asyncio

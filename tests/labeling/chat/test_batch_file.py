@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from radtower.labeling.batch_file import BatchResults, custom_id, write_batch_file
+from radtower.labeling.chat.batch_file import BatchResults, custom_id, write_batch_file
 from radtower.labeling.chat.budget import Price
 from radtower.labeling.endpoint import EndpointLabeler
 from radtower.labeling.findings import Status, load_findings

@@ -4,8 +4,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from radtower.labeling.generation import Generation
-from radtower.labeling.ledger import PARTS, SUFFIX, Ledger, open_ledger
+from radtower.labeling.answers.generation import Generation
+from radtower.labeling.answers.ledger import PARTS, SUFFIX, Ledger, open_ledger
 
 _PAGE = 1000
 

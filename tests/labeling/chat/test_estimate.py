@@ -1,8 +1,8 @@
 import pytest
 
 from radtower.labeling.chat.budget import Price
+from radtower.labeling.chat.estimate import count_roughly, estimate_run
 from radtower.labeling.endpoint import EndpointLabeler
-from radtower.labeling.estimate import count_roughly, estimate_run
 from radtower.labeling.findings import load_findings
 from radtower.labeling.prompts import delimit_report, system_prompt
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from radtower.labeling.answers.generation import Generation
+from radtower.labeling.answers.ledger import Totals, is_empty_report, open_ledger
 from radtower.labeling.findings import Status
-from radtower.labeling.generation import Generation
-from radtower.labeling.ledger import Totals, is_empty_report, open_ledger
 from radtower.labeling.report_labels import ReportLabels
 from radtower.processing.report_text import report_sha256
 

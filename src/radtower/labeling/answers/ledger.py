@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from radtower.labeling.answers.generation import Generation
 from radtower.labeling.findings import Status
-from radtower.labeling.generation import Generation
 from radtower.labeling.report_labels import ReportLabels
 from radtower.processing.report_text import report_sha256
 
