@@ -10,6 +10,7 @@ same question and read the same reply with the same parser:
 
 - radtower: label_reports, as ``radtower label`` does, from the first question to the last answer stored;
   ``whole_share`` also counts what comes before and after: reports hashed, label table written;
+- sockets: constant bytes, replies not read: what this server on this machine can answer at all;
 - aiohttp: the bare library, a JSON body per request;
 - openai: openai.AsyncOpenAI without retries;
 - datatrove: InferenceRunner in endpoint mode, with its request cache and JSONL writer.
@@ -134,10 +135,10 @@ class Stopwatch:
 class TimedLabeler(EndpointLabeler):
     """Measures from the first question to the last answer that was taken."""
 
-    def label(self, reports: Iterable[str]) -> Iterator[tuple[int, ReportLabels]]:
+    def label_into(self, reports: Iterable[str], store: Callable[[int, ReportLabels], None]) -> None:
         self.asking = Stopwatch()
         with self.asking:
-            yield from super().label(reports)
+            super().label_into(reports, store)
 
 
 def report_text(number: int) -> str:
@@ -183,6 +184,29 @@ def with_aiohttp(address: str, num_reports: int, concurrency: int, folder: Path)
                     return (await response.json())["choices"][0]["message"]["content"]
 
             await ask_all(ask, num_reports, concurrency)
+
+    asyncio.run(run())
+
+
+def with_sockets(address: str, num_reports: int, concurrency: int, folder: Path) -> None:
+    """No client at all: the same bytes over and over, replies counted and not read."""
+    host, port = address.removeprefix("http://").split(":")
+    body = json.dumps({"model": "m", **request_of(report_text(0))}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
+    request = head.encode() + body
+
+    async def work(numbers: Iterator[int]) -> None:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        for _ in numbers:
+            writer.write(request)
+            reply = (await reader.readuntil(b"\r\n\r\n")).lower()
+            await reader.readexactly(int(reply.split(b"content-length:")[1].split(b"\r\n")[0]))
+        writer.close()
+        await writer.wait_closed()
+
+    async def run() -> None:
+        numbers = iter(range(num_reports))
+        await asyncio.gather(*(work(numbers) for _ in range(concurrency)))
 
     asyncio.run(run())
 
@@ -247,6 +271,7 @@ def with_datatrove(address: str, num_reports: int, concurrency: int, folder: Pat
 
 CLIENTS = {
     "radtower": with_radtower,
+    "sockets": with_sockets,
     "aiohttp": with_aiohttp,
     "openai": with_openai,
     "datatrove": with_datatrove,

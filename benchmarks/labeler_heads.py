@@ -88,7 +88,7 @@ def read(table: ReportTable, llm: str, layers: Sequence[int], max_length: int) -
             hidden = decoder(input_ids=tokens, output_hidden_states=True, use_cache=False).hidden_states
             states.append(torch.cat([hidden[layer][0].bfloat16() for layer in layers], dim=1))
             numbers.append(sentence_of(tokens, torch.ones_like(tokens), words)[0])
-    targets = torch.from_numpy(frame[list(table.label_names)].to_numpy(dtype=np.float32))
+    targets = torch.from_numpy(table.labels)
     folds = [
         0 if split == "test" else 1 + int(hashlib.sha256(patient.encode()).hexdigest(), 16) % 4
         for split, patient in zip(frame["split"], frame["patient_id"], strict=True)

@@ -416,3 +416,54 @@ def test_options_out_of_range_are_refused_before_a_request_is_sent(monkeypatch, 
     monkeypatch.delenv("MISSING_KEY", raising=False)
     with pytest.raises(ValueError, match=message):
         EndpointLabeler("http://127.0.0.1:1/v1", "m", FINDINGS, **options)
+
+
+def test_an_answer_is_stored_before_the_next_report_of_its_place_is_asked(serve):
+    server, labeler = serve(*[GOOD] * 9, concurrency=2)
+    stored: dict[int, Status | None] = {}
+    seen = []
+
+    def store(position, labels):
+        stored[position] = labels.status["pleural_effusion"]
+        seen.append(len(server.requests) - len(stored))
+
+    labeler.label_into([f"{REPORT} {number}" for number in range(9)], store)
+    assert stored == dict.fromkeys(range(9), Status.PRESENT)
+    assert max(seen) <= 1  # asked and not stored, beside the one that was stored just now
+
+
+def test_an_error_of_the_store_comes_out_as_it_is_and_ends_the_run(serve):
+    server, labeler = serve(*[GOOD] * 20, concurrency=2)
+    stored = []
+
+    def store(position, labels):
+        if len(stored) == 3:
+            raise OSError("disk full")
+        stored.append(position)
+
+    with pytest.raises(OSError, match="disk full"):
+        labeler.label_into([f"{REPORT} {number}" for number in range(20)], store)
+    assert len(server.requests) <= 6
+
+
+def test_a_server_that_refuses_us_is_asked_once_when_answers_are_stored(serve):
+    server, labeler = serve((401, "{}"), concurrency=4)
+    with pytest.raises(StopLabeling, match="HTTP 401"):
+        labeler.label_into([REPORT] * 5, lambda *_: None)
+    assert len(server.requests) == 1
+    labeler.label_into([], lambda *_: None)
+    assert len(server.requests) == 1
+
+
+def test_a_cap_stops_a_run_that_stores_and_keeps_what_was_paid_for(serve):
+    usage = {"prompt_tokens": 1000, "completion_tokens": 100}  # 0.003 USD
+    server, labeler = serve(
+        {"content": GOOD, "usage": usage}, price=PRICE, max_cost_usd=0.05, max_tokens=200, concurrency=8
+    )
+    stored = []
+    with pytest.raises(StopLabeling, match=r"of 0.0500 USD spent. Raise --max-cost"):
+        labeler.label_into((f"report {number}" for number in range(100)), lambda *a: stored.append(a))
+    assert len(stored) == len(server.requests)
+    spent = sum(labels.cost_usd for _, labels in stored)
+    assert 0.05 - 0.011 < spent <= 0.05
+    assert labeler.spent_usd == pytest.approx(spent)

@@ -7,7 +7,8 @@ import asyncio
 import json
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -115,15 +116,36 @@ class EndpointLabeler:
         Raises:
             StopLabeling: When the cap is reached, the server is gone, or it refuses everything.
         """
+        with self._opened() as run:
+            yield from run.answers(reports)
+
+    def label_into(self, reports: Iterable[str], store: Callable[[int, ReportLabels], None]) -> None:
+        """Label reports and store each answer before the next request of its place in the queue is sent.
+
+        Faster than :meth:`label`, whose answers are taken in bursts: all requests then fall into step, and
+        server and client wait for each other. What is asked and not stored is in flight, in both.
+
+        Args:
+            reports: As in :meth:`label`.
+            store: Takes position and labels; what it raises ends the run.
+
+        Raises:
+            StopLabeling: As in :meth:`label`.
+        """
+        with self._opened() as run:
+            run.store_answers(reports, store)
+
+    @contextmanager
+    def _opened(self) -> Iterator["_Run"]:
         limits = self._limits()
         client = ChatClient(
             self._server(), limits, max_tokens=self.max_tokens, expected_tokens=self.expected_tokens
         )
-        run = _Run(Asker(client, self.questions, self.findings), limits.health)
+        run = _Run(Asker(client, self.questions, self.findings), limits.health, client)
         try:
-            yield from run.answers(reports, client)
+            yield run
         finally:
-            run.close(client)
+            run.close()
             # The next run of this object goes on from here.
             self.spent_usd = limits.budget.spent_usd
 
@@ -145,25 +167,26 @@ class EndpointLabeler:
 
 
 class _Run:
-    """One pass over reports: tasks in flight, answers that wait to be taken."""
+    """One pass over reports: tasks in flight, and answers that wait to be taken."""
 
-    def __init__(self, asker: Asker, health: ServerHealth) -> None:
+    def __init__(self, asker: Asker, health: ServerHealth, client: ChatClient) -> None:
         self._asker = asker
         self._health = health
+        self._client = client
         self._loop = SteppedLoop()
+        self._loop.run(client.open())
         self._done: deque[tuple[int, ReportLabels]] = deque()
         self._num_in_flight = 0
         self._stop: StopLabeling | None = None
         self._news = asyncio.Event()
 
-    def answers(self, reports: Iterable[str], client: ChatClient) -> Iterator[tuple[int, ReportLabels]]:
-        self._loop.run(client.open())
+    def answers(self, reports: Iterable[str]) -> Iterator[tuple[int, ReportLabels]]:
         numbered = enumerate(reports)
         while True:
             # Texts are taken in the caller's thread, between the steps of the loop.
             while self._num_in_flight < self._room and (item := next(numbered, None)) is not None:
                 self._num_in_flight += 1
-                self._loop.start(self._label(*item))
+                self._loop.start(self._answer(*item))
             if not self._num_in_flight:
                 return
             self._news.clear()
@@ -173,9 +196,19 @@ class _Run:
             if self._stop is not None:
                 raise self._stop
 
-    def close(self, client: ChatClient) -> None:
+    def store_answers(self, reports: Iterable[str], store: Callable[[int, ReportLabels], None]) -> None:
+        numbered = enumerate(reports)
+        while self._stop is None and not self._health.has_tried:
+            if (item := next(numbered, None)) is None:
+                return
+            self._loop.run(self._label(*item, store))
+        self._loop.run(self._store_side_by_side(numbered, store))
+        if self._stop is not None:
+            raise self._stop
+
+    def close(self) -> None:
         self._loop.cancel()
-        self._loop.run(client.close())
+        self._loop.run(self._client.close())
         self._loop.close()
 
     @property
@@ -183,19 +216,33 @@ class _Run:
         # The first goes alone: a wrong key or address is refused once, not by every request in flight.
         return self._health.concurrency if self._health.has_tried else 1
 
-    async def _label(self, position: int, report: str) -> None:
-        spent = Spent()
+    async def _store_side_by_side(
+        self, numbered: Iterator[tuple[int, str]], store: Callable[[int, ReportLabels], None]
+    ) -> None:
+        async def one_after_the_other() -> None:
+            while self._stop is None and (item := next(numbered, None)) is not None:
+                await self._label(*item, store)
+
+        # Not a TaskGroup: what store raises shall come out as it is; close() cancels the others.
+        await asyncio.gather(*(one_after_the_other() for _ in range(self._health.concurrency)))
+
+    async def _answer(self, position: int, report: str) -> None:
         try:
-            self._done.append((position, await self._asker.label(report, spent)))
-        except StopLabeling as stop:
-            if spent.tokens_in is not None:  # paid for
-                failed = ReportLabels.failed(self._asker.keys, stop.reason, **vars(spent))
-                self._done.append((position, failed))
-            self._stop = self._stop or stop
-        except Exception as error:
-            # The type only: the message of a foreign exception may quote the report.
-            failed = ReportLabels.failed(self._asker.keys, f"exception:{type(error).__name__}", **vars(spent))
-            self._done.append((position, failed))
+            await self._label(position, report, lambda *answer: self._done.append(answer))
         finally:
             self._num_in_flight -= 1
             self._news.set()
+
+    async def _label(self, position: int, report: str, deliver: Callable[[int, ReportLabels], None]) -> None:
+        spent = Spent()
+        try:
+            labels = await self._asker.label(report, spent)
+        except StopLabeling as stop:
+            self._stop = self._stop or stop
+            if spent.tokens_in is None:
+                return
+            labels = ReportLabels.failed(self._asker.keys, stop.reason, **vars(spent))  # paid for
+        except Exception as error:
+            # The type only: the message of a foreign exception may quote the report.
+            labels = ReportLabels.failed(self._asker.keys, f"exception:{type(error).__name__}", **vars(spent))
+        deliver(position, labels)

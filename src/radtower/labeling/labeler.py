@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, runtime_checkable
 
 from radtower.labeling.answers.generation import Generation
 from radtower.labeling.answers.labeling_summary import LabelingPlan, LabelingSummary
@@ -48,6 +48,15 @@ class LabelerBackend(Protocol):
         Normalized texts are taken only as fast as there is room for them. What one report does wrong is
         ``ReportLabels.failed``; ``StopLabeling`` is raised when going on is pointless.
         """
+        ...
+
+
+@runtime_checkable
+class StoringBackend(LabelerBackend, Protocol):
+    """A backend that works on many reports at once, and has each answer stored before it asks on."""
+
+    def label_into(self, reports: Iterable[str], store: Callable[[int, ReportLabels], None]) -> None:
+        """Do what ``label`` does, and call ``store`` with position and labels in place of yielding them."""
         ...
 
 
@@ -185,13 +194,21 @@ class LabelingRun:
                 yield text
 
         num_done = self.plan.num_unique - self.plan.num_to_ask
+
+        def store(position: int, labels: ReportLabels) -> None:
+            nonlocal num_done
+            self._record(self._take(in_flight, position), labels)
+            num_done += 1
+            if on_progress is not None:
+                on_progress(num_done)
+
         try:
-            with _closed_at_the_end(self.backend.label(feed())) as answers:
-                for position, labels in answers:
-                    self._record(self._take(in_flight, position), labels)
-                    num_done += 1
-                    if on_progress is not None:
-                        on_progress(num_done)
+            if isinstance(self.backend, StoringBackend):
+                self.backend.label_into(feed(), store)
+            else:
+                with _closed_at_the_end(self.backend.label(feed())) as answers:
+                    for answer in answers:
+                        store(*answer)
         except StopLabeling as stop:
             self._ledger.note_stop(stop.reason, str(stop))
             return
