@@ -226,7 +226,7 @@ def test_refuses_weights_that_no_decoder_has(tiny_llm_folder, tmp_path):
     [
         ("poolings", "got 'poolings'. Did you mean pooling?"),
         ("num_latent", "got 'num_latent'. Did you mean num_latents?"),
-        ("temperature", "got 'temperature'. Use one of architectures, bidirectional"),
+        ("brightness", "got 'brightness'. Use one of architectures, bidirectional"),
         ("text_config", "must not hold text_config"),
     ],
 )
