@@ -1,5 +1,6 @@
 """``radtower label --executor``: the same table, from tasks."""
 
+import json
 import os
 import subprocess
 import sys
@@ -32,6 +33,8 @@ def test_local_tasks_write_the_table_of_a_single_run(radtower, labeler, table, t
     assert done.code == 1
     assert "3 of 4 unique reports labeled in" in done.out
     assert "failed: 2: empty_report" in done.err
+    assert "5 reports, 4 unique, 1 duplicates; 3 to ask, 1 done before or empty\n" in done.out
+    assert "A new generation" not in done.out
     assert_equal_to_a_single_run(radtower, labeler, table, output)
 
 
@@ -65,3 +68,21 @@ def test_what_one_process_must_do_is_refused_in_tasks(radtower, table, tmp_path)
     done = radtower("label", table, "-o", tmp_path / "l.parquet", *endpoint, "--executor", "local")
     assert done.code == 2
     assert "--executor must not come with --dry-run. Label in one process." in done.err
+
+
+def test_what_changed_is_said_before_tasks_label_again(radtower, labeler, table, tmp_path):
+    arguments = ("label", table, "-o", tmp_path / "l.parquet", "--model", labeler, "--executor", "local")
+    radtower(*arguments)
+    changed = radtower(*arguments, "--threshold", 0.25)
+    assert "A new generation, " in changed.out
+    assert "  settings.threshold: 0.5 -> 0.25\n" in changed.out
+    quiet = radtower(*arguments, "--threshold", 0.75, "--json")
+    assert json.loads(quiet.out)["plan"]["num_to_ask"] == 3
+
+
+def test_flags_of_tasks_are_refused_without_an_executor(radtower, table, tmp_path):
+    flags = ("--tasks", 8, "--partition", "gpu", "--memory-gb", 6)
+    done = radtower("label", table, "-o", tmp_path / "l.parquet", "--model", tmp_path, *flags)
+    assert done.code == 2
+    assert "--executor must be given for --tasks, --partition, --memory-gb, got none." in done.err
+    assert not (tmp_path / "l.parquet.ledger").exists()

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from radtower.cli.backend_flags import refuse_flags
+from radtower.cli.backend_flags import flag_name, refuse_flags
 from radtower.cli.extras import require
 from radtower.cli.labelers import OPTIONS, Backend, LabelerOptions
 from radtower.cli.output import print_failures, print_json, progress_bar
 
 if TYPE_CHECKING:
     from radtower.labeling.answers.labeling_summary import LabelingPlan, LabelingSummary
+
+TASK_FLAGS = ("tasks", "partition", "time", "cores", "memory_gb")
 
 
 def _tasks(text: str, minimum: int | None = None) -> Any:
@@ -36,6 +38,7 @@ def _encoder(text: str, *names: str) -> Any:
 
 
 def label(  # noqa: PLR0913 -- one argument per flag
+    context: typer.Context,
     reports: Annotated[
         str, typer.Argument(help="CSV, JSONL or parquet, or hf:NAME[:SPLIT], with an id and a text column.")
     ],
@@ -126,12 +129,13 @@ def label(  # noqa: PLR0913 -- one argument per flag
         "partition": partition,
         "time": time,
     }
-    columns = (id_column, text_column)
+    table = (reports, id_column, text_column)
     summary: LabelingSummary | dict[str, Any]
     if executor is None:
-        summary = _label(options, reports, output, findings, columns, retry_failed, json)
+        _refuse_task_flags(context)
+        summary = _label(options, table, output, findings, retry_failed, json)
     else:
-        summary = _label_in_tasks(where, options, reports, output, findings, columns, retry_failed)
+        summary = _label_in_tasks(where, options, table, output, findings, retry_failed, json)
     if isinstance(summary, dict):
         _print_document(summary, json)
         return
@@ -152,12 +156,21 @@ def _options(backend: Backend, model: str, flags: dict[Backend, dict[str, Any]])
     return OPTIONS[backend](model=model, **flags[backend])
 
 
+def _refuse_task_flags(context: typer.Context) -> None:
+    """One process would ignore them in silence, even those that repeat a default."""
+    sources = {name: context.get_parameter_source(name) for name in TASK_FLAGS}
+    given = [flag_name(name) for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+    if given:
+        raise ValueError(
+            f"--executor must be given for {', '.join(given)}, got none. Add --executor, or leave them out."
+        )
+
+
 def _label(
     options: LabelerOptions,
-    reports: str,
+    table: tuple[str, str, str],
     output: Path,
     findings: str,
-    columns: tuple[str, str],
     should_retry_failed: bool,
     is_quiet: bool,
 ) -> "LabelingSummary | dict[str, Any]":
@@ -169,7 +182,7 @@ def _label(
     from radtower.labeling.report_labels import StopLabeling
 
     findings_set = load_findings(findings)
-    stream = ReportStream(reports, *columns)
+    stream = ReportStream(*table)
     with open_ledger(output) as ledger:
         counts = ledger.register(stream)
         labeler = options.build(findings_set)
@@ -200,11 +213,11 @@ def _label(
 def _label_in_tasks(
     where: dict[str, Any],
     options: LabelerOptions,
-    reports: str,
+    table: tuple[str, str, str],
     output: Path,
     findings: str,
-    columns: tuple[str, str],
     should_retry_failed: bool,
+    is_quiet: bool,
 ) -> "LabelingSummary | dict[str, Any]":
     """Label through datatrove; the job that ends last where it was only submitted."""
     require("cluster")
@@ -219,11 +232,12 @@ def _label_in_tasks(
     if given:
         flags = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(f"--executor must not come with {flags}. Label in one process.")
+    reports, *columns = table
     is_file = Path(reports).exists()  # tasks may run in another folder
     stream = ReportStream(Path(reports).absolute() if is_file else reports, *columns)
     job = LabelingJob(stream, options.build, load_findings(findings), output.absolute(), should_retry_failed)
     try:
-        done = label_on_cluster(ClusterPlan(**where), job)
+        done = label_on_cluster(ClusterPlan(**where), job, (lambda plan: None) if is_quiet else _print_plan)
     except StopLabeling as stop:  # before any report had labels
         raise ValueError(str(stop)) from None
     return {"tasks": where["tasks"], "last_job": done} if isinstance(done, str) else done

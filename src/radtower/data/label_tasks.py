@@ -200,12 +200,15 @@ class FinishLabels(PipelineStep):
         self.stat_update("labeled", value=self.job.finish().num_labeled, unit="task")
 
 
-def label_on_cluster(plan: ClusterPlan, job: LabelingJob) -> LabelingSummary | str:
+def label_on_cluster(
+    plan: ClusterPlan, job: LabelingJob, on_plan: Callable[[LabelingPlan], None] = lambda plan: None
+) -> LabelingSummary | str:
     """Run or submit a labeling job.
 
     Args:
         plan: Where it runs.
         job: What to label; its reports and its output lie where all tasks see them.
+        on_plan: Called before the first report is labeled; not for Slurm, where a job plans.
 
     Returns:
         The summary when everything is done; the Slurm job that ends last when it was submitted.
@@ -219,7 +222,7 @@ def label_on_cluster(plan: ClusterPlan, job: LabelingJob) -> LabelingSummary | s
     job.ledger_folder.mkdir(mode=0o700, exist_ok=True)
     logs = job.ledger_folder.absolute() / "logs"
     if plan.executor != "slurm":
-        job.plan(plan.tasks)
+        on_plan(job.plan(plan.tasks))
         make_executor(plan, LabelPart(job), logs / "label", JOB_NAME).run()
         return job.finish()
     first = slurm_job(plan, PlanLabels(job, plan.tasks), logs / "plan", JOB_NAME, tasks=1)
