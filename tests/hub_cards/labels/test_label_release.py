@@ -161,12 +161,18 @@ def test_ids_like_record_numbers_are_refused_until_they_are_called_public(
     make_release(reports=path, are_ids_public=True).refuse_risks()
 
 
-def test_reports_are_called_phantoms_by_flag_and_by_id(make_release, tmp_path, manifest_frame):
+def test_reports_are_called_phantoms_by_flag_and_by_ids_that_all_say_so(
+    make_release, tmp_path, manifest_frame
+):
     assert not make_release().is_phantom
     assert make_release(is_phantom=True).is_phantom
-    manifest_frame.loc[1, "volume_id"] = "phantom-0001-1"
-    manifest_frame.to_csv(tmp_path / "phantoms.csv", index=False)
-    assert make_release(reports=tmp_path / "phantoms.csv").is_phantom
+    path = tmp_path / "phantoms.csv"
+    manifest_frame.assign(volume_id=[f"phantom-{row:04}-1" for row in range(6)]).to_csv(path, index=False)
+    assert make_release(reports=path).is_phantom
+    # One id of a test object does not make the reports of patients synthetic.
+    manifest_frame.loc[1, "volume_id"] = "phantom-qa"
+    manifest_frame.to_csv(path, index=False)
+    assert not make_release(reports=path).is_phantom
 
 
 def test_unusable_options_are_refused():

@@ -45,7 +45,8 @@ class ReleaseOptions:
         license_id: License of the data set, as the Hub abbreviates it. Needed for texts.
         source_license: License of the reports, in words.
         language: Of the reports, ISO 639-1.
-        is_phantom: The reports are synthetic. Also set by ids of the demo and by ``results.json``.
+        is_phantom: The reports are synthetic. Also set by ids that are all of the demo, and by
+            ``results.json``.
 
     Raises:
         ValueError: If the repository has no owner, the texts are to be published without a license, or the
@@ -97,9 +98,9 @@ class LabelRelease:
 
     @property
     def is_phantom(self) -> bool:
-        """Whether the publisher or the ids say that the reports are synthetic."""
+        """Whether the publisher says that the reports are synthetic, or every id does."""
         ids = self.volumes.frame["VolumeName"]
-        return self.options.is_phantom or bool(ids.str.startswith(PHANTOM_PREFIX).any())
+        return self.options.is_phantom or bool(ids.str.startswith(PHANTOM_PREFIX).all())
 
     def statuses(self) -> pd.DataFrame:
         """Return ``(N, F)`` status values by key, None where labeling failed."""
