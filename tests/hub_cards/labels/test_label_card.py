@@ -119,6 +119,29 @@ def test_says_with_what_settings(make_release, write_label_table):
     ]
 
 
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        (
+            '{"user": "jane.doe@hospital.org", "key": "tk-4711", "seed": {"deep": 1}}',
+            "key, seed, user",
+        ),
+        ("{}", "none"),
+        (None, "none"),
+        ("tk-4711", "not published"),
+        ('["tk-4711"]', "not published"),
+    ],
+)
+def test_further_fields_of_the_request_are_named_without_their_values(
+    make_release, write_label_table, fields, shown
+):
+    write_label_table(generation={"settings.fields": fields})
+    card = label_card(make_release(), None)
+    assert f"| setting: fields | {shown} |\n" in card
+    for secret in ("jane", "tk-4711", "deep"):
+        assert secret not in card
+
+
 def test_says_what_was_not_recorded(make_release, write_label_table):
     unknown = {"tokens_in": None, "tokens_out": None, "cost_usd": None, "prompt_version": None}
     write_label_table(all_rows=unknown, s1={"tokens_in": 500, "model_id": "/data/models/labeler-b"})

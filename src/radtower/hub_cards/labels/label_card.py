@@ -3,6 +3,7 @@
 Axes: F findings.
 """
 
+import json
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -109,7 +110,21 @@ def _settings(release: LabelRelease) -> dict[str, str]:
     settings = {
         name.removeprefix("settings."): value for name, value in parts if name.startswith("settings.")
     }
-    return {name.replace("_", " "): "none" if v is None else str(v) for name, v in settings.items()}
+    shown = {name.replace("_", " "): "none" if v is None else str(v) for name, v in settings.items()}
+    if settings.get("fields") is not None:
+        shown["fields"] = _names_of_fields(shown["fields"])
+    return shown
+
+
+def _names_of_fields(text: str) -> str:
+    """Name further fields of the request, never their values: a user or a token may be among them."""
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        return "not published"
+    return ", ".join(sorted(fields)) or "none"
 
 
 def _values(column: pd.Series) -> str:
