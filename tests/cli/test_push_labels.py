@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from radtower.hub_cards import publish
-from radtower.labeling.label_table import LabelRow, write_labels
+from radtower.labeling.label_table import LabelRow, stream_labels, write_labels
 from radtower.processing.report_text import report_sha256
 
 COMMAND = "import sys; sys.argv[0] = 'radtower'; from radtower_command import main; main()"
@@ -198,6 +198,23 @@ def test_agreement_in_the_card_is_what_evaluate_measured(radtower, tmp_path, lab
     done = radtower(*arguments)
     assert done.code == 2
     assert "of the labeler of these labels, 'some/model', got those of 'other/model'" in done.err
+
+
+def test_results_of_another_prompt_are_refused(radtower, tmp_path, labels):
+    gold = pd.DataFrame({"study_id": ["s1", "s2"], "lung_nodule": [1, 0], "pleural_effusion": [0, 1]})
+    gold.to_csv(tmp_path / "gold.csv", index=False)
+    rows = [LabelRow(**row | {"evidence": dict.fromkeys(KEYS)}) for row in pq.read_table(labels).to_pylist()]
+    stream_labels(rows, labels, KEYS, {"model_id": "/a/model", "settings.prompt": "0a"})
+    results = tmp_path / "results.json"
+    flags = ["-o", results, "--resamples", 20]
+    assert radtower("evaluate", "labels", labels, tmp_path / "gold.csv", *flags).code == 0
+    arguments = ["push-labels", labels, "me/silver", "--dry-run", "--results", results]
+    # The folder of the model is another on the next machine.
+    stream_labels(rows, labels, KEYS, {"model_id": "/b/model", "settings.prompt": "0a"})
+    assert radtower(*arguments).code == 0
+    stream_labels(rows, labels, KEYS, {"model_id": "/a/model", "settings.prompt": "0b"})
+    done = radtower(*arguments)
+    assert (done.code, "results must be of the generation of these labels" in done.err) == (2, True)
 
 
 def test_text_needs_a_license_and_passes_the_privacy_check_first(radtower, tmp_path, labels, manifest):

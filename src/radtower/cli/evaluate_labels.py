@@ -92,6 +92,7 @@ def labels(  # noqa: PLR0913 -- one argument per flag
         num_resamples=resamples,
         num_disagreements=disagreements,
         is_phantom=phantom,
+        generation=table.generation_hash,
     )
     models = sorted({without_machine_path(name) for name in table.frame["model_id"].dropna()})
     done = evaluate_labels(pairs, provenance, ", ".join(models), options)

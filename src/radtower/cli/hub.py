@@ -101,7 +101,8 @@ def push_labels(  # noqa: PLR0913 -- one argument per flag
         is_phantom=phantom,
     )
     release = prepare_release(labels, options)
-    measured = read_agreement(results, sorted(set(release.labels.frame["model_id"])))
+    model_ids = sorted(set(release.labels.frame["model_id"]))
+    measured = read_agreement(results, model_ids, release.labels.generation_hash)
     _list_matches(release)
     with ExitStack() as stack:
         if output is None:

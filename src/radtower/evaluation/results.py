@@ -71,6 +71,7 @@ class Results(BaseModel):
 
     ``phantom`` says that scans or reports are synthetic; ``not_measured`` names the tasks that the data had
     no question for, and why. ``confusion`` counts reports by finding, gold status and silver status.
+    ``model_revision`` of labels is the generation of their table: prompt, findings and settings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from radtower.labeling.answers.generation import Generation
 from radtower.labeling.findings import Status
 
 _STRUCTS = {"status": pa.string(), "score": pa.float64(), "evidence": pa.string()}
@@ -81,6 +82,15 @@ class LabelTable:
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    @property
+    def generation_hash(self) -> str | None:
+        """Twelve hex digits that change with prompt, findings and settings; None where nothing is known.
+
+        The model is left out: its id may be a folder, which has another name on another machine.
+        """
+        parts = {name: value for name, value in self.generation.items() if name != "model_id"}
+        return Generation(parts).hash if parts else None
 
     @property
     def status_frame(self) -> pd.DataFrame:

@@ -73,6 +73,20 @@ def test_results_of_another_labeler_are_refused(tmp_path):
         read_agreement(path, ["a/c"])
 
 
+@pytest.mark.parametrize(
+    ("measured", "of_table"),
+    [("0123456789ab", "ba9876543210"), (None, "0123456789ab"), ("0123456789ab", None)],
+)
+def test_results_of_other_settings_are_refused(tmp_path, measured, of_table):
+    path = tmp_path / "results.json"
+    content = {"metrics": METRICS, "phantom": False, "model_id": "a/b", "model_revision": measured}
+    path.write_text(json.dumps(content))
+    assert read_agreement(path, ["a/b"], measured)["metrics"] == METRICS
+    with pytest.raises(ValueError, match="results must be of the generation of these labels") as error:
+        read_agreement(path, ["a/b"], of_table)
+    assert f"labels, {of_table or 'none'}, got {measured or 'none'}. Evaluate" in str(error.value)
+
+
 def test_results_must_be_a_results_file(tmp_path):
     assert read_agreement(None, ["a/b"]) is None
     with pytest.raises(FileNotFoundError, match=r"results must be a file, got .*nowhere\.json"):

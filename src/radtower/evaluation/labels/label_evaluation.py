@@ -20,12 +20,16 @@ class LabelEvaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelEvaluationOptions:
-    """How to measure: see ``compare_labels``; ``num_disagreements`` is the length of the list, at most."""
+    """How to measure: see ``compare_labels``; ``num_disagreements`` is the length of the list, at most.
+
+    ``generation`` is the ``generation_hash`` of the label table; results carry it as ``model_revision``.
+    """
 
     failures: Failures = "left_out"
     num_resamples: int = 2000
     num_disagreements: int = 20
     is_phantom: bool = False
+    generation: str | None = None
 
 
 def evaluate_labels(
@@ -56,7 +60,7 @@ def evaluate_labels(
         not_measured.append(f"gold reports that the label table does not have: {len(pairs.missing)}")
     results = Results(
         model_id=model_id,
-        model_revision=None,
+        model_revision=options.generation,
         created=datetime.now(UTC),
         phantom=options.is_phantom,
         metrics=agreement.metrics,

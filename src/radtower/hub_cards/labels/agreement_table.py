@@ -24,16 +24,19 @@ _PROVENANCE = (
 )
 
 
-def read_agreement(path: str | Path | None, model_ids: Sequence[str]) -> dict[str, Any] | None:
-    """Read ``results.json``, and refuse that of another labeler.
+def read_agreement(
+    path: str | Path | None, model_ids: Sequence[str], generation: str | None = None
+) -> dict[str, Any] | None:
+    """Read ``results.json``, and refuse that of another labeler or of other settings.
 
     Args:
         path: The file; None gives None.
         model_ids: Those of the label table.
+        generation: ``generation_hash`` of the label table.
 
     Raises:
         FileNotFoundError: If the file is missing.
-        ValueError: If it is no results file, or of another model.
+        ValueError: If it is no results file, or of another model or generation.
     """
     if path is None:
         return None
@@ -50,6 +53,11 @@ def read_agreement(path: str | Path | None, model_ids: Sequence[str]) -> dict[st
         raise ValueError(
             f"results must be of the labeler of these labels, {expected!r}, got those of {measured!r}. "
             "Evaluate this label table."
+        )
+    if content.get("model_revision") != generation:
+        raise ValueError(
+            f"results must be of the generation of these labels, {generation or 'none'}, got "
+            f"{content.get('model_revision') or 'none'}. Evaluate this label table again."
         )
     return content
 
