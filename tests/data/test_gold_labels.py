@@ -244,3 +244,10 @@ def test_an_unmapped_finding_is_left_out_with_the_reason(write_gold, tmp_path):
     assert list(pairs.silver) == ["cardiomegaly"]
     assert pairs.left_out["fracture"] == "unmapped: not labeled"
     assert pairs.left_out["support_devices"] == "gold has no column"
+
+
+def test_one_more_field_in_every_row_does_not_shift_the_columns(tmp_path):
+    path = tmp_path / "gold.csv"
+    path.write_text("study_id,emphysema,pleural_effusion\na,1,0,1\nb,0,1,0\n")
+    with pytest.raises(ValueError, match=r"gold.csv must have .* its header, 3, got 4 in row 0"):
+        read_gold(path, PAIR, BY_ID)

@@ -150,3 +150,10 @@ def test_memory_does_not_grow_with_the_table(tmp_path, kind):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0] < 3_000_000
+
+
+def test_an_unquoted_comma_is_refused_before_a_row_is_read(tmp_path):
+    path = tmp_path / "reports.csv"
+    path.write_text("id,text\ns0,Normal.\ns1,Small effusion, no nodule, large mass.\n")
+    with pytest.raises(ValueError, match=r"its header, 2, got 4 in row 1 \(line 3\)\. .* double quotes"):
+        ReportStream(path, "id", "text")

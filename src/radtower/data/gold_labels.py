@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from radtower.data.csv_fields import check_csv_fields
 from radtower.labeling.findings import FindingsSet, Status
 from radtower.labeling.findings_mapping import FindingsMapping, map_scores, map_statuses
 from radtower.labeling.label_table import LabelTable
@@ -84,8 +85,9 @@ def read_gold(path: str | Path, findings: FindingsSet | FindingsMapping, columns
         columns: What the other columns are.
 
     Raises:
-        ValueError: If the format is unknown, there are no rows, a column is missing or there twice, an id
-            is empty or comes twice, or a cell is neither a status nor 0 or 1.
+        ValueError: If the format is unknown, there are no rows, a row has more fields than the header, a
+            column is missing or there twice, an id is empty or comes twice, or a cell is neither a status
+            nor 0 or 1.
         KeyError: If a table in the source of the mapping lacks findings that the mapping needs.
     """
     path = Path(path)
@@ -227,6 +229,7 @@ def _read_table(path: Path, named: list[str]) -> pd.DataFrame:
         # One word for an empty cell, whatever the type of its column.
         frame = frame.astype(object).where(frame.notna(), "")
     elif path.suffix == ".csv":
+        check_csv_fields(path)
         # As text: an id such as 007 is no number, and a report may be the word NA.
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     else:

@@ -10,6 +10,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 from datasets import IterableDataset, load_dataset_builder
 
+from radtower.data.csv_fields import check_csv_fields
+
 HUB_PREFIX = "hf:"
 _ROWS_AT_ONCE = 500
 
@@ -25,8 +27,8 @@ class ReportStream:
 
     Raises:
         FileNotFoundError: If there is no such file or data set.
-        ValueError: If the format or a column is unknown; while reading, if a row has no id, or something else
-            than text in its text column.
+        ValueError: If the format or a column is unknown, or a row of a CSV table has more fields than its
+            header; while reading, if a row has no id, or something else than text in its text column.
     """
 
     def __init__(self, source: str | Path, id_column: str, text_column: str) -> None:
@@ -97,6 +99,7 @@ def _columns(source: str) -> list[str] | None:
     if path.suffix == ".parquet":
         return pq.read_schema(path).names
     if path.suffix == ".csv":
+        check_csv_fields(path)  # before a label is paid for
         return list(pd.read_csv(path, dtype=str, nrows=0).columns)
     if path.suffix == ".jsonl":
         return list(next(_jsonl_rows(path), {}))

@@ -173,3 +173,10 @@ def test_gold_may_be_numbers_or_states_but_not_minus_one(write, tmp_path):
     gold.write_text("study_id,nodule\ns0,1\ns0,0\n")
     with pytest.raises(ValueError, match="one row per study, got 1 repeats"):
         read_gold_splits(manifest, gold, POLICY)
+
+
+def test_one_more_field_in_every_gold_row_does_not_shift_the_columns(write, tmp_path):
+    gold = tmp_path / "gold.csv"
+    gold.write_text("study_id,nodule\ns0,s0,1\ns1,s1,0\n")
+    with pytest.raises(ValueError, match=r"gold.csv must have .* its header, 2, got 3 in row 0"):
+        read_gold_splits(write(image_path="x.nii.gz"), gold, POLICY)

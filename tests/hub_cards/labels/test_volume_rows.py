@@ -143,3 +143,10 @@ def test_unusable_tables_are_refused(labels, tmp_path):
         _rows(labels, frame, tmp_path)
     with pytest.raises(ValueError, match=r"id column other, got"):
         _rows(labels, frame, tmp_path, id_column="other")
+
+
+def test_one_more_field_in_every_row_does_not_shift_the_columns(labels, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("volume_id,report\nx,y,Illegible.\n")
+    with pytest.raises(ValueError, match=r"table.csv must have .* its header, 2, got 3 in row 0"):
+        rows_of_table(labels, path)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from radtower.data.csv_fields import check_csv_fields
 from radtower.data.manifest import read_manifest
 from radtower.data.reports.report_corpus import ReportTable, read_report_table
 from radtower.data.targets import MASKED_TARGET, TargetPolicy
@@ -64,10 +65,11 @@ def read_gold_splits(
 
     Raises:
         ValueError: If a gold row belongs to no study, a study has two, a finding has no column or no known
-            label, a label is -1, or there is nothing to train on.
+            label, a label is -1, a row has more fields than the header, or there is nothing to train on.
     """
     # The volumes of a study share its report.
     studies = read_manifest(manifest).frame.drop_duplicates("study_id").set_index("study_id")
+    check_csv_fields(Path(gold))
     table = pd.read_csv(gold, dtype=str).set_index("study_id")
     num_repeated = int(table.index.duplicated().sum())
     if num_repeated:

@@ -11,6 +11,7 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 
+from radtower.data.csv_fields import check_csv_fields
 from radtower.data.layouts.ct_rate import VOLUME_NAME
 from radtower.data.manifest import Split, identifier_hash
 from radtower.labeling.label_table import LabelTable
@@ -70,8 +71,8 @@ def rows_of_table(
         text_column: Column of report texts; ``findings`` and ``impression`` are joined where it is missing.
 
     Raises:
-        ValueError: If the format or a column is unknown, an id is empty or repeated, a split is unknown, a
-            patient is in two splits, or no row has labels.
+        ValueError: If the format or a column is unknown, a row has more fields than the header, an id is
+            empty or repeated, a split is unknown, a patient is in two splits, or no row has labels.
     """
     table = _read_table(Path(path))
     name_column = _id_column(table, id_column)
@@ -113,6 +114,7 @@ def _read_table(path: Path) -> pd.DataFrame:
         lines = path.read_text(encoding="utf-8").splitlines()
         frame = pd.DataFrame([json.loads(line) for line in lines if line.strip()])
     elif path.suffix == ".csv":
+        check_csv_fields(path)
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     else:
         raise ValueError(
