@@ -80,7 +80,7 @@ def test_a_changed_findings_set_is_a_new_generation_and_said_so(radtower, labele
     ("change", "message"),
     [
         ({"--output": "labels.csv"}, "output must be a file that ends in .parquet, got 'labels.csv'"),
-        ({"--text-column": "note"}, "got no ['note'] among ['no', 'text']"),
+        ({"--text-column": "note"}, "got no ['note'] among 2 columns"),
         ({"--findings": "ct_rate_99"}, "got 'ct_rate_99'"),
     ],
 )

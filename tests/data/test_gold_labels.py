@@ -112,7 +112,7 @@ def test_tables_that_cannot_be_used_are_refused(write_gold, tmp_path):
     with pytest.raises(ValueError, match="must have rows, got none"):
         read_gold(write_gold(study_id=[], emphysema=[]), PAIR, BY_ID)
     path = write_gold(study_id=["a", "a", ""], emphysema=[1, 1, 1], mrn=["p", "", "q"])
-    with pytest.raises(ValueError, match=r"none named \['report'\] among study_id, emphysema, mrn"):
+    with pytest.raises(ValueError, match=r"none named \['report'\] among 3 columns"):
         read_gold(path, PAIR, GoldColumns("study_id", text="report"))
     with pytest.raises(ValueError, match="study_id must be unique and not empty, got 2 cells"):
         read_gold(path, PAIR, BY_ID)
@@ -122,7 +122,7 @@ def test_tables_that_cannot_be_used_are_refused(write_gold, tmp_path):
     with pytest.raises(ValueError, match=r"one by key and one by name for \['emphysema'\]"):
         read_gold(write_gold(study_id=["a"], emphysema=[1], Emphysema=[1]), PAIR, BY_ID)
     with pytest.raises(
-        ValueError, match=r"a column per finding, got study_id, goiter\. .* has emphysema, pleural"
+        ValueError, match=r"a column per finding, got none among 2 columns\. .* has emphysema, pleural"
     ):
         read_gold(write_gold(study_id=["a"], goiter=[1]), PAIR, BY_ID)
 
@@ -251,3 +251,12 @@ def test_one_more_field_in_every_row_does_not_shift_the_columns(tmp_path):
     path.write_text("study_id,emphysema,pleural_effusion\na,1,0,1\nb,0,1,0\n")
     with pytest.raises(ValueError, match=r"gold.csv must have .* its header, 3, got 4 in row 0"):
         read_gold(path, PAIR, BY_ID)
+
+
+def test_a_table_without_a_header_does_not_show_its_first_row(tmp_path):
+    path = tmp_path / "gold.csv"
+    path.write_text("a,Mr. Jones has a mass.\nb,Normal.\n")
+    for columns in (BY_ID, GoldColumns("a")):
+        with pytest.raises(ValueError, match="among 2 columns") as caught:
+            read_gold(path, PAIR, columns)
+        assert "Jones" not in str(caught.value)

@@ -187,7 +187,7 @@ def _statuses_of(frame: pd.DataFrame, findings: FindingsSet) -> pd.DataFrame:
     table = frame[[name for name in columns if name in frame]].rename(columns=columns)
     if table.shape[1] == 0:
         raise ValueError(
-            f"gold must have a column per finding, got {', '.join(map(str, frame.columns))}. "
+            f"gold must have a column per finding, got none among {frame.shape[1]} columns. "
             f"{findings.name} has {', '.join(findings.keys)}."
         )
     stripped = table.astype(object).map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
@@ -236,11 +236,12 @@ def _read_table(path: Path, named: list[str]) -> pd.DataFrame:
         raise ValueError(f"gold must end in .csv or .parquet, got {path.suffix!r}. Convert the table.")
     if frame.empty:
         raise ValueError("gold must have rows, got none. Add reports with labels.")
+    # What a column is called stays unsaid: without a header, it is a report.
     missing = [name for name in named if name not in frame]
     if missing:
         raise ValueError(
-            f"gold must have the columns {', '.join(named)}, got none named {missing} among "
-            f"{', '.join(map(str, frame.columns))}. Name the columns of your table."
+            f"gold must have the columns {', '.join(named)}, got none named {missing} among {frame.shape[1]} "
+            "columns. Name the columns of your table; the first line of a CSV file must hold their names."
         )
     return frame
 

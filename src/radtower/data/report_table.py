@@ -58,11 +58,13 @@ class ReportStream:
             yield str(report_id), text or ""
 
     def _check_columns(self, columns: list[str], position: int) -> None:
+        """Refuse a table without them. Their names stay unsaid: without a header, the first report is one."""
         missing = [name for name in (self.id_column, self.text_column) if name not in columns]
         if missing:
             raise ValueError(
                 f"the table must have the columns {self.id_column} and {self.text_column}, got no {missing} "
-                f"among {columns} in row {position}. Name the columns of your table."
+                f"among {len(columns)} columns in row {position}. Name the columns of your table; the first "
+                "line of a CSV file must hold their names."
             )
 
 

@@ -138,7 +138,7 @@ def test_unusable_tables_are_refused(labels, tmp_path):
         rows_of_table(labels, tmp_path / "empty.csv")
     frame = pd.DataFrame({"name": ["a"], "report": ["b"]})
     with pytest.raises(
-        ValueError, match=r"id column volume_id or study_id or report_id, got \['name', 'report'\]"
+        ValueError, match=r"id column volume_id or study_id or report_id, got none among 2 columns"
     ):
         _rows(labels, frame, tmp_path)
     with pytest.raises(ValueError, match=r"id column other, got"):
@@ -150,3 +150,11 @@ def test_one_more_field_in_every_row_does_not_shift_the_columns(labels, tmp_path
     path.write_text("volume_id,report\nx,y,Illegible.\n")
     with pytest.raises(ValueError, match=r"table.csv must have .* its header, 2, got 3 in row 0"):
         rows_of_table(labels, path)
+
+
+def test_a_table_without_a_header_does_not_show_its_first_report(labels, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("x,Mr. Jones has a mass.\ny,Normal.\n")
+    with pytest.raises(ValueError, match=r"got none among 2 columns\. .* the first line") as caught:
+        rows_of_table(labels, path)
+    assert "Jones" not in str(caught.value)

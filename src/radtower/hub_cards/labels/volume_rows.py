@@ -130,9 +130,10 @@ def _id_column(table: pd.DataFrame, wanted: str | None) -> str:
     for name in names:
         if name in table:
             return name
+    # What a column is called stays unsaid: without a header, it is a report.
     raise ValueError(
-        f"the table must have an id column {' or '.join(names)}, got {list(table.columns)}. Name the column "
-        "of your ids."
+        f"the table must have an id column {' or '.join(names)}, got none among {table.shape[1]} columns. "
+        "Name the column of your ids; the first line of a CSV file must hold the names."
     )
 
 
