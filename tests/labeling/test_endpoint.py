@@ -5,12 +5,13 @@ import time
 
 import pytest
 
+from radtower.labeling.answers.ledger import open_ledger
 from radtower.labeling.chat.budget import Price
 from radtower.labeling.chat.retry import RetryPolicy
 from radtower.labeling.endpoint import EndpointLabeler
 from radtower.labeling.findings import Status, load_findings
 from radtower.labeling.label_table import read_labels
-from radtower.labeling.labeler import label_reports
+from radtower.labeling.labeler import LabelingRun, label_reports
 from radtower.labeling.prompts import PROMPT_VERSION
 from radtower.labeling.report_labels import StopLabeling
 
@@ -319,7 +320,7 @@ def test_a_repair_that_is_not_affordable_keeps_what_the_first_reply_cost(serve):
 def test_a_request_that_was_lost_counts_against_the_cap_as_if_it_was_billed(serve):
     _, labeler = serve(RESET, GOOD, price=PRICE, max_cost_usd=1.0, max_tokens=200)
     labels = label_one(labeler)
-    assert labels.cost_usd == pytest.approx(270 / 1e6)
+    assert labels.cost_usd == pytest.approx(labeler.spent_usd)
     assert labeler.spent_usd > 0.004
 
 
@@ -467,3 +468,49 @@ def test_a_cap_stops_a_run_that_stores_and_keeps_what_was_paid_for(serve):
     spent = sum(labels.cost_usd for _, labels in stored)
     assert 0.05 - 0.011 < spent <= 0.05
     assert labeler.spent_usd == pytest.approx(spent)
+
+
+NO_USAGE = {"content": GOOD, "usage": None}
+
+
+@pytest.mark.parametrize("step", [NO_USAGE, HANG, RESET])
+def test_the_cap_holds_over_runs_with_a_server_that_does_not_say_what_it_used(serve, tmp_path, step):
+    options = {"price": PRICE, "max_cost_usd": 0.025, "max_tokens": 200, "timeout_s": 0.1, "concurrency": 2}
+    script = [NO_USAGE, step, step, NO_USAGE]
+    reports = [(str(number), f"report {number}") for number in range(9)]
+    output, sent = tmp_path / "labels.parquet", []
+    for _ in range(2):
+        server, labeler = serve(*script, **options)
+        with open_ledger(output) as ledger:
+            run = LabelingRun(ledger, ledger.register(reports), reports, labeler, FINDINGS)
+            labeler.spent_usd = run.plan.spent_usd
+            run.label()
+            assert ledger.spent_usd(run.plan.generation) == pytest.approx(labeler.spent_usd)
+        sent.append(len(server.requests))
+    assert sent[0] >= 3
+    assert sent[1] == 0
+    assert labeler.spent_usd <= 0.025
+
+
+def test_what_is_interrupted_is_stored_with_the_most_it_can_have_cost(serve):
+    _, labeler = serve(GOOD, GOOD, HANG, price=PRICE, max_tokens=200, concurrency=2)
+    stored = []
+
+    def store(position, labels):
+        stored.append(labels)
+        if len(stored) == 2:
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        labeler.label_into((f"report {number}" for number in range(9)), store)
+    assert [labels.error for labels in stored] == [None, None, "interrupted"]
+    assert sum(labels.cost_usd for labels in stored) == pytest.approx(labeler.spent_usd)
+
+
+def test_what_others_had_spent_when_a_run_stops_comes_with_the_answers(serve):
+    _, labeler = serve(GOOD, HANG, (401, "{}"), price=PRICE, max_tokens=200, concurrency=9)
+    answers = []
+    with pytest.raises(StopLabeling, match="HTTP 401"):
+        answers.extend(labeler.label(f"report {number}" for number in range(40)))
+    assert sum(labels.cost_usd for _, labels in answers) == pytest.approx(labeler.spent_usd)
+    assert "unauthorized" in {labels.error for _, labels in answers}

@@ -194,6 +194,8 @@ class _Run:
             while self._done:
                 yield self._done.popleft()
             if self._stop is not None:
+                self._loop.cancel()
+                yield from self._done  # what the others had spent
                 raise self._stop
 
     def store_answers(self, reports: Iterable[str], store: Callable[[int, ReportLabels], None]) -> None:
@@ -239,9 +241,14 @@ class _Run:
             labels = await self._asker.label(report, spent)
         except StopLabeling as stop:
             self._stop = self._stop or stop
-            if spent.tokens_in is None:
+            if spent.tokens_in is None and not spent.cost_usd:
                 return
             labels = ReportLabels.failed(self._asker.keys, stop.reason, **vars(spent))  # paid for
+        except asyncio.CancelledError:
+            if spent.cost_usd:
+                reason = "interrupted" if self._stop is None else self._stop.reason
+                deliver(position, ReportLabels.failed(self._asker.keys, reason, **vars(spent)))
+            raise
         except Exception as error:
             # The type only: the message of a foreign exception may quote the report.
             labels = ReportLabels.failed(self._asker.keys, f"exception:{type(error).__name__}", **vars(spent))

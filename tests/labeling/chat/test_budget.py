@@ -82,8 +82,11 @@ def test_what_nobody_knows_counts_as_the_worst():
     assert budget.spent_usd == 6.0
 
 
-def test_without_a_cap_nothing_is_reserved_but_cost_is_counted():
+def test_without_a_cap_nothing_waits_but_cost_is_counted():
     budget = Budget(PRICE)
-    assert asyncio.run(budget.reserve(10**9, 10**9)) == 0.0
-    budget.settle(0.0, 0.5)
-    assert budget.spent_usd == 0.5
+    lost, known = (asyncio.run(budget.reserve(2, 2)) for _ in range(2))
+    assert (lost, known) == (6.0, 6.0)
+    assert budget.settle(known, 0.5) == 0.5
+    assert budget.settle(lost, None) == 6.0
+    assert budget.spent_usd == 6.5
+    assert asyncio.run(Budget().reserve(10**9, 10**9)) == 0.0

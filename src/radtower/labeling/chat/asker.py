@@ -18,19 +18,25 @@ _SCHEMA_REFUSED = (400, 422)
 
 @dataclass
 class Spent:
-    """Tokens and cost of a report, all its replies together; None while no server counted."""
+    """Tokens and cost of a report, all its requests together; None while nothing was counted.
+
+    The cost is what the budget counts: a request that was lost, or whose reply has no ``usage``, is in it
+    with the most that it can have cost.
+    """
 
     tokens_in: int | None = None
     tokens_out: int | None = None
     cost_usd: float | None = None
 
-    def add(self, completion: Completion, cost_usd: float | None) -> None:
-        """Count one reply; ``cost_usd`` is None where unknown."""
+    def add_tokens(self, completion: Completion) -> None:
+        """Count the tokens of one reply."""
         if completion.usage is not None:
             self.tokens_in = (self.tokens_in or 0) + completion.usage.prompt_tokens
             self.tokens_out = (self.tokens_out or 0) + completion.usage.completion_tokens
-        if cost_usd is not None:
-            self.cost_usd = (self.cost_usd or 0.0) + cost_usd
+
+    def add_cost(self, cost_usd: float) -> None:
+        """Count the cost of one request."""
+        self.cost_usd = (self.cost_usd or 0.0) + cost_usd
 
 
 class Asker:
@@ -81,16 +87,16 @@ class Asker:
     async def _ask(self, question: Callable[[bool], bytes], spent: Spent) -> Completion:
         wants_schema = self._honors_schema is not False
         try:
-            completion = await self._client.ask(question(wants_schema))
+            completion = await self._client.ask(question(wants_schema), spent.add_cost)
             self._honors_schema = wants_schema
         except AskError as error:
             # Once a schema was accepted, a refusal is about something else.
             if error.status not in _SCHEMA_REFUSED or self._honors_schema is True or not wants_schema:
                 raise
-            completion = await self._client.ask(question(False))
+            completion = await self._client.ask(question(False), spent.add_cost)
             # Only after it worked without: the refusal may have been about something else.
             self._honors_schema = False
-        spent.add(completion, self._client.cost_usd(completion))
+        spent.add_tokens(completion)
         return completion
 
 

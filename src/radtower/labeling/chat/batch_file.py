@@ -174,8 +174,8 @@ def _labels_of(line: _Line, report: str, labeler: EndpointLabeler) -> ReportLabe
     completion = line.response.body
     if not isinstance(completion, Completion):
         return ReportLabels.failed(keys, "batch:not_a_completion")
-    spent = Spent()
-    spent.add(completion, _cost_usd(completion, labeler))
+    spent = Spent(cost_usd=_cost_usd(completion, labeler))
+    spent.add_tokens(completion)
     return _read_labels(completion, report, labeler.findings, spent)
 
 

@@ -12,6 +12,7 @@ None is shipped: prices change, and a cap that trusts an old one is no cap.
 """
 
 import asyncio
+import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -100,29 +101,34 @@ class Budget:
     async def reserve(self, max_tokens_in: int, max_tokens_out: int) -> float:
         """Set aside what a request can cost at most, and return it; wait for others to settle if need be.
 
+        Without a cap nothing waits, and without a price the request costs 0.
+
         Raises:
             StopLabeling: If it does not fit although nothing else is in flight.
         """
-        if self.price is None or self.max_cost_usd is None:
+        if self.price is None:
             return 0.0
         worst_usd = self.price.cost_usd(max_tokens_in, max_tokens_out)
-        while self.spent_usd + self._reserved_usd + worst_usd > self.max_cost_usd:
+        cap_usd = math.inf if self.max_cost_usd is None else self.max_cost_usd
+        while self.spent_usd + self._reserved_usd + worst_usd > cap_usd:
             if self._reserved_usd == 0.0:
                 raise StopLabeling(
                     "budget",
                     f"the next request can cost {worst_usd:.4f} USD, with {self.spent_usd:.4f} of "
-                    f"{self.max_cost_usd:.4f} USD spent. Raise --max-cost to go on.",
+                    f"{cap_usd:.4f} USD spent. Raise --max-cost to go on.",
                 )
             self._has_settled.clear()
             await self._has_settled.wait()
         self._reserved_usd += worst_usd
         return worst_usd
 
-    def settle(self, reserved_usd: float, cost_usd: float | None) -> None:
-        """Replace what was set aside by what it cost; None keeps it as spent, where nobody knows."""
+    def settle(self, reserved_usd: float, cost_usd: float | None) -> float:
+        """Replace what was set aside by what it cost, and return that; None keeps it, where nobody knows."""
         # Sums of floats leave a remainder that would never be free again.
         self._reserved_usd = max(self._reserved_usd - reserved_usd, 0.0)
         if self._reserved_usd < 1e-12:
             self._reserved_usd = 0.0
-        self.spent_usd += reserved_usd if cost_usd is None else cost_usd
+        settled_usd = reserved_usd if cost_usd is None else cost_usd
+        self.spent_usd += settled_usd
         self._has_settled.set()
+        return settled_usd

@@ -6,6 +6,7 @@ Over aiohttp: the openai client takes several times the CPU per request (benchma
 import asyncio
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -131,8 +132,13 @@ class ChatClient:
         if self._session is not None:
             await self._session.close()
 
-    async def ask(self, body: bytes) -> Completion:
+    async def ask(self, body: bytes, on_cost: Callable[[float], None]) -> Completion:
         """Send a question until it is answered.
+
+        Args:
+            body: The request.
+            on_cost: Called with what each try counts in the budget, in USD, also if the try was lost; never
+                without a price. Whoever keeps the sum keeps the cap over runs.
 
         Raises:
             AskError: If it is not, after all retries or at once.
@@ -142,7 +148,7 @@ class ChatClient:
         attempt = 0
         while True:
             try:
-                return await self._try(body)
+                return await self._try(body, on_cost)
             except _Fault as fault:
                 is_last_try = attempt >= retry.max_retries
                 self._record(fault, is_last_try)
@@ -152,28 +158,31 @@ class ChatClient:
                 await self._wait(fault, retry.backoff_s(attempt))
                 attempt += 1
 
-    async def _try(self, body: bytes) -> Completion:
+    async def _try(self, body: bytes, on_cost: Callable[[float], None]) -> Completion:
         tokens = len(body) / CHARACTERS_PER_TOKEN + self._expected_tokens
         # No tokenizer makes more tokens than there are bytes.
         reserved = await self._limits.budget.reserve(len(body), self._max_tokens)
-        cost: float | None = None
+        cost: float | None = 0.0  # until it is sent
         try:
             await self._limits.pacer.wait_turn(tokens)
+            cost = None
             completion = await self._send(body)
             if completion.usage is not None:
                 used = completion.usage
                 self._limits.pacer.correct(tokens, used.prompt_tokens + used.completion_tokens)
-                cost = self.cost_usd(completion)
+                cost = self._cost_usd(completion)
         except _Fault as fault:
             cost = None if fault.is_sent else 0.0
             raise
         finally:
-            self._limits.budget.settle(reserved, cost)
+            settled = self._limits.budget.settle(reserved, cost)
+            if self._limits.budget.price is not None:
+                on_cost(settled)
         self._limits.health.record_success()
         return completion
 
-    def cost_usd(self, completion: Completion) -> float | None:
-        """Return what an answer cost; None where price or tokens are not known."""
+    def _cost_usd(self, completion: Completion) -> float | None:
+        """What an answer cost; None where price or tokens are not known."""
         price, usage = self._limits.budget.price, completion.usage
         if price is None or usage is None:
             return None
