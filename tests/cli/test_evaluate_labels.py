@@ -120,6 +120,52 @@ def test_what_is_printed_is_written(radtower, labels, gold, tmp_path):
     assert "secret" not in done.out + output.read_text()
 
 
+def test_runs_with_nothing_but_the_two_tables(radtower, labels, gold, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    done = radtower("evaluate", "labels", labels, gold, *FAST)
+    assert (done.code, done.err) == (0, "")
+    written = {path.name for path in tmp_path.iterdir()} - {"labels.parquet", "gold.csv"}
+    assert written == {"results.json", "forest.png", "reliability.png"}
+    tables = [
+        line
+        for line in done.out.splitlines()
+        if line.strip() and line.strip()[0] in "\u250f\u2521\u2502\u2514"
+    ]
+    assert max(map(len, tables)) <= 80
+    cells = [line.replace("\u2502", " ").split() for line in done.out.splitlines()]
+    # 8 and 12 present, 15 and 11 absent; one that is present was not mentioned.
+    assert ["present", "19", "0", "0", "1"] in cells
+    assert ["absent", "0", "26", "0", "0"] in cells
+
+
+def test_results_of_another_model_are_not_replaced_unasked(radtower, labels, gold, tmp_path):
+    arguments = ("evaluate", "labels", labels, gold, "--no-plots", *FAST)
+    assert radtower(*arguments).code == radtower(*arguments).code == 0
+    path = tmp_path / "results.json"
+    others = path.read_text().replace("small-llm", "large-llm")
+    path.write_text(others)
+    done = radtower(*arguments)
+    assert done.code == 2
+    assert "--output must be given where results.json has results of another model" in done.err
+    assert path.read_text() == others
+    assert radtower(*arguments, "-o", path).code == 0
+    assert read_results(path).model_id == "small-llm"
+
+
+def test_plots_can_be_left_out(radtower, labels, gold, tmp_path, monkeypatch):
+    arguments = ("evaluate", "labels", labels, gold, *FAST)
+    note = "forest.png and reliability.png are left out: they need the extra 'plots'."
+    assert note not in radtower(*arguments, "--no-plots").out
+    monkeypatch.setitem(extras.EXTRAS, "plots", ("no_such_module",))
+    done = radtower(*arguments)
+    assert (done.code, note in done.out) == (0, True)
+    done = radtower(*arguments, "--json")
+    assert (json.loads(done.out)["not_compared"], done.err.strip()) == ({}, note)
+    assert not list(tmp_path.glob("*.png"))
+    done = radtower(*arguments, "--no-plots", "--plots", tmp_path / "plots")
+    assert (done.code, "--plots must not come with --no-plots" in done.err) == (2, True)
+
+
 def test_a_gold_report_in_no_number_is_listed_and_exit_code_1(radtower, labels, tmp_path):
     gold = write_gold(tmp_path / "gold.csv", range(5, NUM + 2))
     done = radtower("evaluate", "labels", labels, gold, "-o", tmp_path / "r.json", *FAST)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from radtower.cli.extras import require
+from radtower.cli.extras import is_installed, require
 from radtower.cli.output import check_results_path, print_failures, print_json, print_table
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ TRAP = (
     "Trap: these look like the labels that CT-RATE released. They are the output of a model (RadBERT), not "
     "gold: what follows is the agreement of two models."
 )
+NO_PLOTS = "forest.png and reliability.png are left out: they need the extra 'plots'."
 NO_GOLD = " (output of a model, not gold)"
 
 
@@ -36,7 +37,9 @@ class FailedReports(StrEnum):
 def labels(  # noqa: PLR0913 -- one argument per flag
     silver: Annotated[Path, typer.Argument(metavar="LABELS", help="labels.parquet of radtower label.")],
     gold: Annotated[Path, typer.Argument(help="CSV or parquet: ids, and a column per finding.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="results.json")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Without: results.json beside LABELS.")
+    ] = None,
     findings: Annotated[
         str | None, typer.Option(help="Findings set, or YAML file, of the labels. Without: as in the table.")
     ] = None,
@@ -56,7 +59,11 @@ def labels(  # noqa: PLR0913 -- one argument per flag
     failures: Annotated[
         FailedReports, typer.Option(help="Reports that the labeler failed on: no part of it, or all wrong.")
     ] = FailedReports.LEFT_OUT,
-    plots: Annotated[Path | None, typer.Option(help="Folder for forest.png and reliability.png.")] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(help="Folder for forest.png and reliability.png. Without: that of the results."),
+    ] = None,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw none.")] = False,
     disagreements: Annotated[
         int, typer.Option(min=0, help="List the most confident ones, by report id.")
     ] = 20,
@@ -65,7 +72,7 @@ def labels(  # noqa: PLR0913 -- one argument per flag
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Agreement of a label table with gold, with intervals; exit code 1 if a gold report is in no number."""
-    _check_outputs(output, plots)
+    _check_outputs(output, plots, no_plots)
     from radtower.data.gold_labels import GoldColumns, is_model_output, pair_labels, read_gold
     from radtower.evaluation.labels.label_evaluation import LabelEvaluationOptions, evaluate_labels
     from radtower.evaluation.results import Provenance, write_results
@@ -95,9 +102,10 @@ def labels(  # noqa: PLR0913 -- one argument per flag
         generation=table.generation_hash,
     )
     models = sorted({without_machine_path(name) for name in table.frame["model_id"].dropna()})
+    output = output or _default_output(silver, ", ".join(models))
     done = evaluate_labels(pairs, provenance, ", ".join(models), options)
     write_results(done.results, output)
-    pictures = [] if plots is None else _draw(done, provenance, plots)
+    pictures = [] if no_plots else _draw(done, provenance, plots or output.parent, is_quiet=json)
     if is_trap:
         typer.echo(TRAP, err=json)
     uncounted = dict.fromkeys(pairs.missing, "not in the label table")
@@ -113,10 +121,7 @@ def labels(  # noqa: PLR0913 -- one argument per flag
         )
     else:
         _print(done, pairs, failures)
-        if truth.is_mapped:
-            print("Gold is in the source set of the mapping, and was mapped as the labels were.")
-        for note in () if chosen is None else chosen.notes:
-            print(f"Mapping: {note}.")
+        _print_mapping(chosen, truth.is_mapped)
         if phantom:
             print("These are phantom results: they show that the software works.")
         print(f"Written: {', '.join(map(str, [output, *pictures]))}")
@@ -125,11 +130,28 @@ def labels(  # noqa: PLR0913 -- one argument per flag
         raise typer.Exit(1)
 
 
-def _check_outputs(output: Path, plots: Path | None) -> None:
-    check_results_path(output)
+def _check_outputs(output: Path | None, plots: Path | None, no_plots: bool) -> None:
+    if plots is not None and no_plots:
+        raise ValueError(f"--plots must not come with --no-plots, got {plots.name!r}. Leave one out.")
     if plots is not None:
         require("plots")
+    if output is not None:
+        check_results_path(output)
+    if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
+
+
+def _default_output(silver: Path, model_id: str) -> Path:
+    """Beside the label table, where the results of an evaluation of another model may lie."""
+    from radtower.evaluation.results import read_results
+
+    path = silver.with_name("results.json")
+    if path.exists() and (other := read_results(path).model_id) != model_id:
+        raise ValueError(
+            f"--output must be given where {path.name} has results of another model, got none, and those of "
+            f"{other!r} beside {silver.name}. Name another file."
+        )
+    return path
 
 
 def _findings_of(
@@ -176,7 +198,10 @@ def _protocol(table: "LabelTable", mapping: str | None, failures: FailedReports)
     return "; ".join(filter(None, parts))
 
 
-def _draw(done: "LabelEvaluation", provenance: "Provenance", folder: Path) -> list[Path]:
+def _draw(done: "LabelEvaluation", provenance: "Provenance", folder: Path, *, is_quiet: bool) -> list[Path]:
+    if not is_installed("plots"):
+        typer.echo(NO_PLOTS, err=is_quiet)
+        return []
     from radtower.evaluation.labels.label_plots import plot_forest, plot_reliability
 
     title = f"{done.results.model_id} against {provenance.label_source}\n{provenance.class_set}"
@@ -199,6 +224,7 @@ def _print(done: "LabelEvaluation", pairs: "LabelPairs", failures: FailedReports
             of = f"{found['auroc', key].n_positive}/{found['auroc', key].n}" if key else ""
             rows.append((key.replace("_", " ") if key else "mean of the findings", of, *map(write, items)))
         print_table(title, ("", "present", *shown), rows)
+    _print_confusion(done)
     agreement, exact = done.agreement, found["exact_row", None]
     print(f"Exact rows: {_with_interval(exact)} of {exact.n} reports. 95 % intervals over patients.")
     print(
@@ -214,6 +240,22 @@ def _print(done: "LabelEvaluation", pairs: "LabelPairs", failures: FailedReports
         ]
         heads = ("report", "finding", "gold", "silver", "score")
         print_table("Most confident disagreements", heads, cells, is_numeric=False)
+
+
+def _print_mapping(mapping: "FindingsMapping | None", is_gold_mapped: bool) -> None:
+    if is_gold_mapped:
+        print("Gold is in the source set of the mapping, and was mapped as the labels were.")
+    for note in () if mapping is None else mapping.notes:
+        print(f"Mapping: {note}.")
+
+
+def _print_confusion(done: "LabelEvaluation") -> None:
+    """Summed, for a terminal; every finding has its own in the file."""
+    tables = list(done.agreement.confusion.values())
+    total = sum(tables[1:], start=tables[0])
+    heads = ("gold", *(str(state).replace("_", " ") for state in total.columns))
+    rows = [(str(state).replace("_", " "), *map(str, cells)) for state, *cells in total.itertuples()]
+    print_table("Gold (rows) and label (columns), all findings together", heads, rows)
 
 
 def _number(item: "MetricResult | None") -> str:

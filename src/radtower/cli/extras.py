@@ -21,12 +21,21 @@ def require(extra: str) -> None:
     Raises:
         ImportError: If a module of the extra is not installed.
     """
-    missing = [module for module in EXTRAS[extra] if find_spec(module) is None]
+    missing = _missing(extra)
     if missing:
         raise ImportError(
             f"this command needs {', '.join(missing)} from the extra {extra!r}. "
             f"Run pip install 'radtower[{extra}]'."
         )
+
+
+def is_installed(extra: str) -> bool:
+    """Whether a command can do what needs ``extra``."""
+    return not _missing(extra)
+
+
+def _missing(extra: str) -> list[str]:
+    return [module for module in EXTRAS[extra] if find_spec(module) is None]
 
 
 def register_models() -> None:
