@@ -86,6 +86,11 @@ class EndpointLabeler:
             with_logprobs=self.with_logprobs,
             fields=self.fields,
         )
+        if self.max_cost_usd is not None and self.questions.max_reply_tokens is None:
+            raise ValueError(
+                "max_cost_usd must come with a limit of the reply, got fields without one. "
+                "Give max_tokens or max_completion_tokens."
+            )
         # Refuses now what it would refuse at the first report.
         self._server()
         self._limits()
@@ -139,7 +144,10 @@ class EndpointLabeler:
     def _opened(self) -> Iterator["_Run"]:
         limits = self._limits()
         client = ChatClient(
-            self._server(), limits, max_tokens=self.max_tokens, expected_tokens=self.expected_tokens
+            self._server(),
+            limits,
+            max_tokens=self.questions.max_reply_tokens or self.max_tokens,
+            expected_tokens=self.expected_tokens,
         )
         run = _Run(Asker(client, self.questions, self.findings), limits.health, client)
         try:

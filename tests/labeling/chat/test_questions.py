@@ -51,6 +51,34 @@ def test_fields_that_are_ours_are_refused():
         Questions("m", FINDINGS, max_tokens=5, fields={"stream": True, "messages": []})
 
 
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [
+        ({}, 5),
+        ({"max_tokens": 30}, 30),
+        ({"max_completion_tokens": 30, "n": 1}, 30),
+        ({"max_completion_tokens": 3}, 5),
+        ({"max_tokens": None, "max_completion_tokens": 3}, 3),
+        ({"max_tokens": None, "n": None}, None),
+    ],
+)
+def test_the_longest_reply_is_the_largest_limit_of_the_request(fields, limit):
+    assert Questions("m", FINDINGS, max_tokens=5, fields=fields).max_reply_tokens == limit
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"n": 2}, "field n must be 1, got 2"),
+        ({"max_tokens": "9"}, "must be integers of at least 1, got '9'"),
+        ({"max_completion_tokens": 0}, "must be integers of at least 1, got 0"),
+    ],
+)
+def test_fields_that_a_cap_cannot_count_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Questions("m", FINDINGS, max_tokens=5, fields=fields)
+
+
 def test_the_digest_changes_with_the_findings():
     assert prompt_digest(FINDINGS) == prompt_digest(FINDINGS)
     assert prompt_digest(FINDINGS) != prompt_digest(FINDINGS.subset(["emphysema"]))

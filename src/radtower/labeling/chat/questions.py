@@ -16,6 +16,8 @@ from radtower.labeling.prompts import (
 
 # Four statuses begin with four letters; a token of each, with and without a space, is in the first ten.
 NUM_TOP_LOGPROBS = 10
+# Which of them a server heeds is its own affair.
+_LIMITS = ("max_tokens", "max_completion_tokens")
 
 
 class Questions:
@@ -30,7 +32,8 @@ class Questions:
             None leaves a field out (``{"max_tokens": None, "max_completion_tokens": 4096}``).
 
     Raises:
-        ValueError: If ``fields`` holds what this class writes: model, messages, response_format or stream.
+        ValueError: If ``fields`` holds what this class writes (model, messages, response_format or stream),
+            asks for several replies (``n``), or has a limit that is no positive integer.
     """
 
     def __init__(
@@ -45,11 +48,17 @@ class Questions:
         reserved = sorted(set(fields or {}) & {"model", "messages", "response_format", "stream"})
         if reserved:
             raise ValueError(f"fields must not hold {', '.join(reserved)}, got {reserved}. Leave them out.")
+        if (fields or {}).get("n") not in (None, 1):
+            raise ValueError(
+                f"field n must be 1, got {(fields or {})['n']!r}. One reply is read: leave it out."
+            )
         options: dict[str, Any] = {"temperature": 0.0, "max_tokens": max_tokens}
         if with_logprobs:
             options |= {"logprobs": True, "top_logprobs": NUM_TOP_LOGPROBS}
         options |= fields or {}
         options = {name: value for name, value in options.items() if value is not None}
+        self.max_reply_tokens = _largest_limit(options)
+        """The longest reply that a request allows, in tokens; None where it names no limit."""
         schema = {"name": "findings", "strict": True, "schema": response_schema(findings)}
         constraint = {"response_format": {"type": "json_schema", "json_schema": schema}}
         system = {"role": "system", "content": system_prompt(findings)}
@@ -70,6 +79,16 @@ class Questions:
         # ASCII: json escapes the rest, so that a lone surrogate in a report cannot break the request.
         serialized = "".join(f", {json.dumps(message)}" for message in messages).encode()
         return self._head + serialized + (self._constrained_tail if is_constrained else self._tail)
+
+
+def _largest_limit(options: Mapping[str, Any]) -> int | None:
+    limits = [options[name] for name in _LIMITS if name in options]
+    for limit in limits:
+        if type(limit) is not int or limit < 1:
+            raise ValueError(
+                f"limits of a reply must be integers of at least 1, got {limit!r}. Fix the field."
+            )
+    return max(limits, default=None)
 
 
 def prompt_digest(findings: FindingsSet) -> str:
