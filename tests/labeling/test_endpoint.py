@@ -199,6 +199,37 @@ def test_a_server_that_refuses_us_ends_the_run_with_one_request(serve, code, rea
     assert len(server.requests) == 1
 
 
+def test_a_redirect_ends_the_run_with_one_request(serve):
+    server, labeler = serve((308, "", {"Location": "http://127.0.0.1:1/v1"}), concurrency=8)
+    with pytest.raises(StopLabeling, match=r"HTTP 308\. Check --base-url"):
+        list(labeler.label([REPORT, "b", "c"]))
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("key", ["sk-secret\n", " sk-secret", "sk-\x00secret", "sk-\r\nsecret"])
+def test_a_key_that_cannot_be_sent_is_refused_before_anything_is_sent_and_not_shown(monkeypatch, key):
+    if "\x00" in key:
+        monkeypatch.setattr("os.environ", {"TEST_KEY": key})
+    else:
+        monkeypatch.setenv("TEST_KEY", key)
+    with pytest.raises(ValueError, match="key must have no control characters") as caught:
+        EndpointLabeler("http://127.0.0.1:1/v1", "m", FINDINGS, api_key_env="TEST_KEY")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_reply_with_an_endless_number_is_one_that_cannot_be_used(serve):
+    server, labeler = serve(f'{{"pleural_effusion": {"1" * 5000}}}')
+    assert label_one(labeler).error == "reply:not_json"
+    assert len(server.requests) == 2
+
+
+def test_a_reply_in_parts_is_read_like_any_other(serve):
+    parts = [{"type": "text", "text": GOOD[:9]}, {"type": "thinking"}, {"type": "text", "text": GOOD[9:]}]
+    server, labeler = serve({"content": parts})
+    assert label_one(labeler).status["pleural_effusion"] is Status.PRESENT
+    assert len(server.requests) == 1
+
+
 def test_a_quota_that_is_used_up_is_not_waited_for(serve):
     body = json.dumps({"error": {"code": "insufficient_quota"}})
     server, labeler = serve(GOOD, (429, body))
@@ -410,6 +441,10 @@ def test_settings_change_with_what_the_answers_depend_on_and_nothing_else():
         ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
         ({"requests_per_minute": -1}, "requests_per_minute must be positive, got -1"),
         ({"max_cost_usd": 1.0}, "max_cost_usd must come with a price, got 1.0"),
+        (
+            {"max_cost_usd": 1.0, "price": PRICE, "fields": {"max_tokens": None}},
+            "max_cost_usd must come with a limit of the reply",
+        ),
         ({"fields": {"model": "x"}}, r"fields must not hold model, got \['model'\]"),
     ],
 )
@@ -490,6 +525,14 @@ def test_the_cap_holds_over_runs_with_a_server_that_does_not_say_what_it_used(se
     assert sent[0] >= 3
     assert sent[1] == 0
     assert labeler.spent_usd <= 0.025
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_the_cap_reserves_the_longest_reply_that_the_fields_allow(serve, name):
+    server, labeler = serve(GOOD, price=PRICE, max_cost_usd=0.1, max_tokens=200, fields={name: 30_000})
+    with pytest.raises(StopLabeling, match=r"the next request can cost 0\.3"):
+        list(labeler.label([REPORT]))
+    assert server.requests == []
 
 
 def test_what_is_interrupted_is_stored_with_the_most_it_can_have_cost(serve):

@@ -164,7 +164,9 @@ def _objects_in(text: str) -> list[dict[str, Any]]:
     while start != -1:
         try:
             value, end = decoder.raw_decode(text, start)
-        except json.JSONDecodeError:
+        except LabelParseError:
+            raise
+        except ValueError:  # no JSON, or a number too long for Python
             end = start + 1
         except RecursionError:
             break  # nothing sensible is nested that deep, and every level would be tried again

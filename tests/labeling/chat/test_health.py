@@ -57,6 +57,13 @@ def test_a_refusal_stops_at_once_before_a_success_and_later_only_in_a_row(status
     assert caught.value.reason == reason
 
 
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_a_refusal(status):
+    with pytest.raises(StopLabeling, match=f"HTTP {status}. Check --base-url") as caught:
+        ServerHealth(4).record_status(status)
+    assert caught.value.reason == "redirected"
+
+
 def test_a_request_that_nobody_accepts_stops_and_one_that_some_do_does_not():
     health = ServerHealth(4)
     for _ in range(7):
@@ -90,7 +97,7 @@ def test_answers_that_are_no_completions_stop_the_run_unless_some_were():
     health.record_status(200, is_last_try=True)
 
 
-@pytest.mark.parametrize("status", [200, 307, 408, 409, 425, 429, 500, 503])
+@pytest.mark.parametrize("status", [200, 408, 409, 425, 429, 500, 503])
 def test_a_busy_server_never_stops_the_run(status):
     health = ServerHealth(1)
     for _ in range(50):

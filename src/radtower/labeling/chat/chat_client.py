@@ -45,7 +45,7 @@ class Server:
         retry: When to ask again.
 
     Raises:
-        ValueError: If the address is not one of HTTP, or ``timeout_s`` is not positive.
+        ValueError: If the address is not one of HTTP, ``timeout_s`` is not positive, or the key is malformed.
     """
 
     base_url: str
@@ -61,6 +61,11 @@ class Server:
             raise ValueError(
                 f"base_url must be an http or https address, got {self.base_url!r}. "
                 "Write it as http://localhost:8000/v1."
+            )
+        if self.key is not None and (self.key != self.key.strip() or not self.key.isprintable()):
+            raise ValueError(
+                "key must have no control characters and no space around it, got one that has (not shown). "
+                "Set the variable of --api-key-env again; often it ends with a newline."
             )
 
     @property

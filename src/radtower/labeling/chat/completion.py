@@ -30,8 +30,13 @@ class WrittenToken(TokenChoice):
     top_logprobs: list[TokenChoice] = []
 
 
+class _Part(BaseModel):
+    type: str
+    text: str | None = None
+
+
 class _Message(BaseModel):
-    content: str | None = None
+    content: str | list[_Part] | None = None  # some servers send a reply in parts
     refusal: str | None = None
 
 
@@ -72,7 +77,10 @@ class Completion(BaseModel):
     @property
     def text(self) -> str:
         """The reply."""
-        return self.choices[0].message.content or ""
+        content = self.choices[0].message.content
+        if isinstance(content, list):  # parts of other types are thoughts, images, ...
+            return "".join(part.text or "" for part in content if part.type == "text")
+        return content or ""
 
     @property
     def finish_reason(self) -> str | None:

@@ -9,6 +9,8 @@ _REFUSALS = {
     401: ("unauthorized", "Check the key in the variable of --api-key-env."),
     402: ("payment", "Check the credit of the account."),
     403: ("unauthorized", "Check what the key may do."),
+    # Not followed: the key would go wherever it leads.
+    **dict.fromkeys(range(300, 400), ("redirected", "Check --base-url: give the address that it leads to.")),
     404: ("not_found", "Check --base-url, which ends in /v1 for most servers, and --model."),
 }
 _TRIES_TO_CONNECT = 3
@@ -87,7 +89,7 @@ class ServerHealth:
                 f"the server answered every try of {self._given_up_in_row} reports in a row with an error, "
                 f"last HTTP {status}. Look at its log; run the same command again to go on.",
             )
-        if not 400 <= status < 500 or status in (408, 409, 425, 429):
+        if not 300 <= status < 500 or status in (408, 409, 425, 429):
             return
         self._refused_in_row += 1
         # The first refusal of these ends the run, if nothing worked before; any other may be one report's.
