@@ -20,6 +20,24 @@ _CAPITALIZED = rf"(?!X{{2,}}\b){_CAPITAL}(?:(?![A-Z])[\w'-])+"
 _SURNAME = rf"(?!X{{2,}}\b){_CAPITAL}[\w'-]+"
 # What follows "Patient" in headings, and is no name.
 _NO_NAME = r"(?!(?:Age|Care|Data|History|Id|Information|Motion|Name|Position(?:ing)?|Rotat\w*|Sex|Status)\b)"
+_INITIALS = rf"(?:{_CAPITAL}(?:\.[ -]?| ))*"
+_PARTICLES = (
+    r"(?i:(?:van|von|vom|zu|zum|zur|der|den|de|del|della|di|da|dos|du|la|le|ten|ter|el|al|bin|ibn)[ -]|d')*"
+)
+# What follows a title or a label in reports that are all capitals or none, and is no name. MR is a modality,
+# and may end a sentence; DR is one, too.
+_NO_SURNAME = (
+    r"(?!(?i:X{2,}|a|abdom\w*|an|and|angio\w*|are|arthro\w*|as|at|bone|brain|breast|by|can|cardiac|chest|clear"
+    r"|clinic\w*|comparison|consider\w*|contrast|correlat\w*|ct|date|enter\w*|evaluat\w*|exam\w*|final|findings?"
+    r"|follow\w*|for|from|guid\w*|had|has|he|heart|history|if|images?|imaging|impression|in|indication|is|it"
+    r"|left|liver|lungs?|may|mild|moderate|mri?|n|no|none|normal|not|of|on|or|otherwise|patient|pelvis"
+    r"|please|prior|protocol|recommend\w*|report\w*|right|scans?|see|sequences?|series|she|signals?|spectro\w*"
+    r"|spine|stable|stud(?:y|ies)|systems?|technique|that|the|then|there|these|this|to|unchanged|unknown|unremarkable"
+    r"|venogra\w*|was|we|were|when|who|will|with|would)\b)"
+)
+_ANY_CASE = rf"{_NO_SURNAME}[^\W\d_][\w'-]+"
+_ALL_CAPITALS = rf"{_NO_SURNAME}{_CAPITAL}(?:(?![a-z])[\w'-])+\b"
+_NOT_COUNTED = r"(?! ?(?:mm|cm|ml|mg|HU)\b)"
 
 # In this order: what one pattern took, the next does not count again.
 _PATTERNS: dict[str, re.Pattern[str]] = {
@@ -37,10 +55,15 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
         r"|\b(?i:on|dated|since|from) \d{1,2}/\d{1,2}\b(?!/)"
         rf"|\b(?i:dated) (?:\d{{1,2}}\.\d{{1,2}}\b|{_MONTH}\b)"
         rf"|\b(?i:in|of|since|from) {_MONTH}\b"
+        rf"|(?<![\d./-])(?:0?[1-9]|1[0-2])/(?:19|20)\d{{2}}\b(?!/){_NOT_COUNTED}"
+        # Alone, 3/12 may be a count or a ratio.
+        r"|\b(?i:compar(?:ed|ison)(?: (?:with|to))?:?|(?:ct|mri?|exam|study|scan|radiograph) of) "
+        r"(?:0?[1-9]|[12]\d|3[01])/(?:0?[1-9]|[12]\d|3[01])\b"
+        r"(?!/| (?:of|lesions?|lobes?|lymph|nodes?|nodules?|ribs?|segments?)\b)"
     ),
     "phone number": re.compile(
         r"(?<![\d.-])(?:\+\d{1,3}[ .-]?\(?\d{1,4}\)?(?:[ .-]?\d{2,5}){2,4}|\(\d{3}\) ?\d{3}[ .-]\d{4}"
-        r"|\d{3}[.-]\d{3}[.-]\d{4})(?![\d-])"
+        rf"|\d{{3}}[.-]\d{{3}}[.-]\d{{4}}|[2-9]\d\d \d{{3}} \d{{4}}{_NOT_COUNTED})(?![\d-])"
         r"|\b(?i:tel(?:ephone)?|phone|fax|pager|extension|ext)\b[.:#]? ?(?i:no\.?|number)?:? ?\d[\d ().-]{2,}"
     ),
     "record number": re.compile(
@@ -51,8 +74,15 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
         r"|(?<![\d.,])\d{6,}(?![.,]\d)"
     ),
     "name": re.compile(
-        rf"\b(?:Dr|Prof|Professor|Doctor|Mrs|Mr|Ms|Miss)\b\.? ?(?:(?:med|Dr|Prof)\. ?)*{_SURNAME}"
-        rf"|\b(?:DR|PROF|MRS)\. ?{_SURNAME}"
+        rf"\b(?:Dr|Prof|Professor|Doctor|Mrs|Mr|Ms|Miss)\b\.? ?(?:(?:med|Dr|Prof)\. ?)*"
+        rf"{_INITIALS}{_PARTICLES}{_SURNAME}"
+        rf"|\b(?:DR|PROF|MRS)(?:\. ?| {_NO_SURNAME}){_INITIALS}{_PARTICLES}{_SURNAME}"
+        rf"|\b(?:dr|prof|mrs)\b\.? (?:[a-z]\. ?)*{_ANY_CASE}"
+        rf"|\bmr\. {_ANY_CASE}|\bMR\. {_INITIALS}{_ALL_CAPITALS}"
+        rf"|(?<!file )(?<!series )(?<!study )\b(?i:name|(?:electronically |e-?)signed"
+        rf"|(?:signed|dictated|ordered) by|referring physician|radiologist)[ \t]*:[ \t]*"
+        rf"{_INITIALS}{_ANY_CASE}"
+        rf"|\b(?i:electronically signed by) {_INITIALS}{_ANY_CASE}"
         rf"|\b(?i:patient(?:'s)? name|referring physician|ordered by|dictated by|signed by|radiologist)"
         rf"(?: is)?\s*[:-]?\s*{_SURNAME}"
         rf"|\b[Pp]atient:?\s+{_NO_NAME}{_CAPITALIZED}"
@@ -60,6 +90,7 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
     "age over 89": re.compile(
         r"(?<![\d.])(?:9\d|1[0-2]\d)[ -]?(?i:years?\b|yrs?\b|y\.?o\b|y/o\b|y\b)"
         r"|\b(?i:aged?(?: of)?|age:)\s*(?:9\d|1[0-2]\d)\b(?!\.\d)"
+        r"|(?<![\d.-])(?<![Tt][Cc] )(?:9\d|1[0-2]\d) ?(?:[MF]|(?i:(?:fe)?male|(?:wo)?man))\b(?![/-])"
         r"|\b(?i:nonagenarian|centenarian)\b"
     ),
 }
