@@ -158,3 +158,12 @@ def test_a_table_without_a_header_does_not_show_its_first_report(labels, tmp_pat
     with pytest.raises(ValueError, match=r"got none among 2 columns\. .* the first line") as caught:
         rows_of_table(labels, path)
     assert "Jones" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
+def test_a_line_separator_in_a_text_ends_no_line(labels, tmp_path, mark):
+    path = tmp_path / "table.jsonl"
+    line = f'{{"volume_id": "x", "report": "Perhaps{mark}an effusion."}}'
+    path.write_bytes(f'{line}\r\n\n{{"volume_id": "y", "report": ""}}\n'.encode())
+    rows = rows_of_table(labels, path)
+    assert rows.frame[["VolumeName", "label_row"]].to_numpy().tolist() == [["x", 1]]

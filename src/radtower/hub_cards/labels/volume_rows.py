@@ -111,7 +111,8 @@ def _read_table(path: Path) -> pd.DataFrame:
         frame = pd.read_parquet(path)
     elif path.suffix == ".jsonl":
         # Not read_json, which turns what looks like a number or a date into one.
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines, which ends a line at U+2028, too: JSON may hold that in a text.
+        lines = path.read_text(encoding="utf-8").split("\n")
         frame = pd.DataFrame([json.loads(line) for line in lines if line.strip()])
     elif path.suffix == ".csv":
         check_csv_fields(path)
