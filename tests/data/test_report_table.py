@@ -166,3 +166,25 @@ def test_a_table_without_a_header_does_not_show_its_first_report(tmp_path):
         ReportStream(path, "id", "text")
     assert "Jones" not in str(caught.value)
     assert "s1" not in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["id", "text"])
+def test_half_a_character_is_refused_with_its_row_and_without_its_text(tmp_path, column):
+    path = tmp_path / "reports.jsonl"
+    whole = {"id": "a", "text": "A \U0001f600 mass."}  # which JSON writes as two halves
+    path.write_text(json.dumps(whole) + "\n" + json.dumps({"id": "b", "text": "x"} | {column: "mass \ud83d"}))
+    stream = iter(ReportStream(path, "id", "text"))
+    assert next(stream) == ("a", whole["text"])
+    message = (
+        rf"{column} must be valid Unicode, got the lone surrogate U\+D83D at character 5 in row 1\. Write"
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        next(stream)
+    assert not isinstance(caught.value, UnicodeError)
+    assert "mass" not in str(caught.value)
+
+
+def test_a_line_separator_in_a_text_ends_no_line(tmp_path):
+    path = tmp_path / "reports.jsonl"
+    path.write_text('{"id": "a", "text": "No\u2028mass."}\n', encoding="utf-8")
+    assert read_reports(path, "id", "text") == [("a", "No\u2028mass.")]

@@ -28,7 +28,8 @@ class ReportStream:
     Raises:
         FileNotFoundError: If there is no such file or data set.
         ValueError: If the format or a column is unknown, or a row of a CSV table has more fields than its
-            header; while reading, if a row has no id, or something else than text in its text column.
+            header; while reading, if a row has no id, something else than text in its text column, or
+            half a character.
     """
 
     def __init__(self, source: str | Path, id_column: str, text_column: str) -> None:
@@ -55,6 +56,8 @@ class ReportStream:
                     f"{self.text_column} must be text, got a {type(text).__name__} in row {position}. "
                     "Name the column of the reports."
                 )
+            _check_unicode(self.id_column, str(report_id), position)
+            _check_unicode(self.text_column, text or "", position)
             yield str(report_id), text or ""
 
     def _check_columns(self, columns: list[str], position: int) -> None:
@@ -90,6 +93,17 @@ def read_reports(
             f"{id_column} must be unique, got {num_repeated} repeats. Give each report its own id."
         )
     return reports
+
+
+def _check_unicode(column: str, text: str, position: int) -> None:
+    """Refuse a lone surrogate, which JSON can write and UTF-8 cannot: the text would have no hash."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{column} must be valid Unicode, got the lone surrogate U+{ord(text[error.start]):04X} at "
+            f"character {error.start} in row {position}. Write the whole character, or U+FFFD in its place."
+        ) from None  # the error holds the text
 
 
 def _columns(source: str) -> list[str] | None:
