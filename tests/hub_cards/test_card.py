@@ -126,3 +126,22 @@ def test_states_preprocessing_in_units_and_the_install_line(make_model_folder, t
     assert "| prompt | none |\n" in llm
     assert "{{" not in card + llm
     assert "{%" not in card + llm
+
+
+@pytest.mark.parametrize(
+    ("kind", "section"),
+    [
+        ("llm_mean_classifier", "Findings"),
+        ("ct3d", "Findings"),
+        ("medclip", "Training data and labels"),
+    ],
+)
+def test_states_what_the_model_was_trained_to_say(make_model_folder, tmp_path, kind, section):
+    trained = make_model_folder(kind)
+    run = {"labels": "/data/labels.parquet", "uncertain": None, "not_mentioned": 0.0}
+    rule = "\nTraining targets: present is 1, absent is 0, not mentioned is 0 and uncertain is masked out"
+    for change, is_stated in (({}, True), ({"labels": None}, False), ({"soft_targets": True}, False)):
+        (trained / "run.yaml").write_text(json.dumps({"run": run | change}))
+        card = (export_model(trained, tmp_path / "towers-of-hope") / "README.md").read_text()
+        assert (rule in _section(card, section)) is is_stated
+        assert "/data" not in card

@@ -5,8 +5,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from radtower.data.targets import TargetPolicy
 from radtower.hub_cards.families import Family
 from radtower.hub_cards.sentence_transformers_files import has_own_prompts
 
@@ -15,7 +17,12 @@ NOTHING_MEASURED = "Nothing was measured on this model yet."
 
 
 def write_card(
-    folder: Path, family: Family, config: dict[str, Any], results: Path | None, license_id: str | None
+    folder: Path,
+    family: Family,
+    config: dict[str, Any],
+    results: Path | None,
+    license_id: str | None,
+    target_rule: str | None = None,
 ) -> Path:
     """Write ``README.md`` into an export folder; every number in it comes from ``results``.
 
@@ -25,6 +32,7 @@ def write_card(
         config: Content of ``config.json``.
         results: ``results.json``; None writes that nothing was measured.
         license_id: License of the weights, as the Hub abbreviates it. None states none.
+        target_rule: What the model was trained to say about each status; None where it is not known.
 
     Returns:
         The card.
@@ -51,11 +59,23 @@ def write_card(
         has_own_prompts=(folder / "modules.json").exists() and has_own_prompts(folder, config),
         is_phantom=bool(measured and measured["phantom"]),
         findings=_findings(config),
+        target_rule=target_rule,
         radtower_version=version("radtower"),
     )
     path = folder / "README.md"
     path.write_text(card.content.rstrip() + "\n", encoding="utf-8")
     return path
+
+
+def target_rule(model_folder: Path) -> str | None:
+    """Return the rule of a training on a label table, from its ``run.yaml``; None where there is none."""
+    path = model_folder / "run.yaml"
+    record = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
+    run = (record.get("run") if isinstance(record, dict) else None) or {}
+    # Soft targets are scores, and without a label table they may be numbers: the rule would say too much.
+    if not run.get("labels") or run.get("soft_targets") or not {"uncertain", "not_mentioned"} <= set(run):
+        return None
+    return TargetPolicy(uncertain=run["uncertain"], not_mentioned=run["not_mentioned"]).describe()
 
 
 def _findings(config: dict[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from radtower.hub_cards.card import NOTHING_MEASURED, write_card
+from radtower.hub_cards.card import NOTHING_MEASURED, target_rule, write_card
 from radtower.hub_cards.code import export_code
 from radtower.hub_cards.families import PACKAGE, Family, family_of
 from radtower.hub_cards.sentence_transformers_files import (
@@ -99,7 +99,8 @@ def export_model(
             if can_pad and has_st_files(config):
                 write_st_files(partial, config)
         export_code([PACKAGE / name for name in family.model_files], partial)
-        write_card(partial, family, config, None if results is None else Path(results), license_id)
+        measured = None if results is None else Path(results)
+        write_card(partial, family, config, measured, license_id, target_rule(model_folder))
         if output.exists():
             shutil.rmtree(output)
         partial.rename(output)
