@@ -11,6 +11,7 @@ Axes: T tokens, W features of a layer, K layers, N reports, F findings.
 import argparse
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -173,6 +174,7 @@ def main() -> None:
             "mean": round(float(np.mean(values)), 4),
         }
         document["variants"].append(asdict(variant) | result | {"s_per_fold": round(seconds)})
+        print(f"{variant.name}: {result}", file=sys.stderr, flush=True)
     print(json.dumps(document, indent=1))
 
 
