@@ -128,6 +128,25 @@ def test_a_batch_is_written_read_and_what_is_left_is_asked_online(command, serve
     assert "2 of 2 unique reports labeled" in online.out
 
 
+def test_a_batch_that_is_read_twice_is_paid_for_once(command, tmp_path):
+    command("--batch-write", tmp_path / "requests.jsonl")
+    requests = [json.loads(line) for line in (tmp_path / "requests.jsonl").read_text().splitlines()]
+    unusable = completion()
+    unusable["choices"][0]["message"]["content"] = "present"
+    lines = [
+        {"custom_id": request["custom_id"], "response": {"status_code": 200, "body": body}}
+        for request, body in zip(requests, (completion(), unusable), strict=True)
+    ]
+    for name, request_id in (("one", "a"), ("copy", "a"), ("second batch", "b")):
+        content = "\n".join(json.dumps({"id": request_id, **line}) for line in lines)
+        (tmp_path / name).write_text(content)
+    for name, cost in (("one", "0.0030"), ("one", "0.0030"), ("copy", "0.0030"), ("second batch", "0.0045")):
+        read = command("--batch-read", tmp_path / name)
+        assert read.code == 1
+        assert f"cost {cost} USD" in read.out
+        assert "failed: 2: batch:not_json" in read.err
+
+
 def test_results_of_another_prompt_are_refused(command, tmp_path):
     command("--batch-write", tmp_path / "requests.jsonl")
     requests = [json.loads(line) for line in (tmp_path / "requests.jsonl").read_text().splitlines()]

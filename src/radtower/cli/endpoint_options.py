@@ -163,7 +163,8 @@ def _read_batch(run: "LabelingRun", endpoint: "EndpointLabeler", paths: tuple[Pa
     results = BatchResults(paths, run.plan.generation)
     results.check_reports(report_sha256(text) for _, text in run.reports)
     for sha256, labels in results.labels(run.pending(), endpoint):
-        run.record(sha256, labels)
+        # A line that failed stays pending: a file that is read twice must not count its cost twice.
+        run.record(sha256, labels, source=results.source(sha256))
 
 
 def _counter(tokenizer: str) -> Callable[[str], float]:

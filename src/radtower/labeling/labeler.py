@@ -162,8 +162,8 @@ class LabelingRun:
             for last, sha256 in page:
                 yield sha256, _text_at(stream, last, sha256)
 
-    def record(self, sha256: str, labels: ReportLabels) -> None:
-        """Store the answer for a report of this run.
+    def record(self, sha256: str, labels: ReportLabels, *, source: str | None = None) -> None:
+        """Store the answer for a report of this run; what comes from the same source again is left out.
 
         Raises:
             KeyError: If no report of this run has this hash.
@@ -174,7 +174,7 @@ class LabelingRun:
                 f"sha256 must be of a report of this run, got {sha256[:12]}. Label the table it came from."
             )
         self._begin()
-        self._record(sha256, labels)
+        self._record(sha256, labels, source)
 
     def label(self, on_progress: Callable[[int], None] | None = None) -> None:
         """Ask the backend for everything that has no answer.
@@ -264,14 +264,14 @@ class LabelingRun:
             self._ledger.use(self.generation)
             self._is_begun = True
 
-    def _record(self, sha256: str, labels: ReportLabels) -> None:
+    def _record(self, sha256: str, labels: ReportLabels, source: str | None = None) -> None:
         for answers in (labels.status, labels.score, labels.evidence):
             if tuple(answers) != self._keys:
                 raise ValueError(
                     f"backend must answer for {list(self.findings.keys)} in this order, got {list(answers)}. "
                     f"Give {self.backend.name!r} the same findings set."
                 )
-        self._ledger.record(self.plan.generation, sha256, labels)
+        self._ledger.record(self.plan.generation, sha256, labels, source=source)
 
     def _take(self, in_flight: dict[int, str], position: int) -> str:
         if position not in in_flight:

@@ -98,6 +98,13 @@ def test_the_cost_of_earlier_failures_counts_on(ledger):
     assert ledger.spent_usd(FIRST.hash) == 0.75
 
 
+def test_an_answer_of_the_same_source_is_stored_once(ledger):
+    answer = replace(ANSWER, cost_usd=1.0)
+    for source in ("a", "a", "b", "a"):
+        ledger.record(FIRST.hash, report_sha256(REPORTS[0][1]), answer, source=source)
+    assert ledger.spent_usd(FIRST.hash) == 2.0
+
+
 def test_totals_are_of_the_registered_reports_and_the_cost_is_of_all(ledger):
     record(ledger, "Mass.")
     record(ledger, "Clear.")

@@ -240,15 +240,21 @@ class Ledger:
         """Return whether a report of this run has this hash."""
         return bool(self._all("SELECT 1 FROM reports WHERE report_sha256 = ?", (sha256,)))
 
-    def record(self, generation: str, sha256: str, labels: ReportLabels) -> None:
-        """Store an answer, for good; it takes the place of an earlier failure, whose cost counts on."""
+    def record(self, generation: str, sha256: str, labels: ReportLabels, source: str | None = None) -> None:
+        """Store an answer, for good; it takes the place of an earlier failure, whose cost counts on.
+
+        ``source`` names what it was read from: from one source, an answer is stored only once.
+        """
         row = (
             *(generation, sha256),
             *(_list(labels.status), _list(labels.score), _list(labels.evidence)),
             *(labels.tokens_in, labels.tokens_out, labels.cost_usd, labels.error),
             labels.num_dropped_evidence,
         )
-        self._all(_RECORD, row)
+        with self._lock, _transaction(self._connection) as cursor:
+            known = "INSERT OR IGNORE INTO absorbed VALUES (?)"
+            if source is None or cursor.execute(known, (source,)).rowcount:
+                cursor.execute(_RECORD, row)
 
     def spent_usd(self, generation: str) -> float:
         """Return what the answers of a generation cost, those of reports of earlier runs included."""

@@ -3,6 +3,7 @@
 A line is named by generation and report, so that an answer to another prompt, model or report is refused.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -126,6 +127,15 @@ class BatchResults:
                 "findings and flags that the requests were written with."
             )
 
+    def source(self, report_sha256: str) -> str:
+        """Return the name of the line about a report: the same in every copy of the file.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        line = self._line(*self._places[custom_id(self._generation, report_sha256)])
+        return f"batch:{hashlib.sha256(line.strip()).hexdigest()}"
+
     def labels(
         self, reports: Iterable[tuple[str, str]], labeler: EndpointLabeler
     ) -> Iterator[tuple[str, ReportLabels]]:
@@ -136,17 +146,17 @@ class BatchResults:
         for sha256, text in reports:
             place = self._places.get(custom_id(self._generation, sha256))
             if place is not None:
-                yield sha256, _labels_of(self._read(*place), text, labeler)
+                yield sha256, _labels_of(_Line.model_validate_json(self._line(*place)), text, labeler)
 
     def _add(self, name: str, path: Path, start: int) -> None:
         if name in self._places:
             raise ValueError(f"a request must have one result, got two for {name}. Give each file once.")
         self._places[name] = (path, start)
 
-    def _read(self, path: Path, start: int) -> "_Line":
+    def _line(self, path: Path, start: int) -> bytes:
         with path.open("rb") as file:
             file.seek(start)
-            return _Line.model_validate_json(file.readline())
+            return file.readline()
 
 
 class _Response(BaseModel):
