@@ -3,8 +3,8 @@
     python benchmarks/labeler_heads.py ct_rate_reports.parquet SmolLM2-135M-Instruct.Q4_1.gguf
 
 Nothing but the head is trained, on states that are computed once (under bf16 autocast, stored as bf16), so
-that a variant takes seconds per fold. The ``test`` split of the table is fold 0, and not looked at unless it
-is named; the rest goes to folds 1 to 4 by hash of the patient. A variant is chosen on those.
+that a variant takes seconds per fold. The ``test`` split of the table is fold 0, never trained on and not measured unless
+it is named; the rest goes to folds 1 to 4 by hash of the patient. A variant is chosen on those.
 Axes: T tokens, W features of a layer, K layers, N reports, F findings.
 """
 
@@ -29,6 +29,7 @@ from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 
 BATCH = 8
 WARMUP = 40
+TEST_FOLD = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def read(table: ReportTable, llm: str, layers: Sequence[int], max_length: int) -
             numbers.append(sentence_of(tokens, torch.ones_like(tokens), words)[0])
     targets = torch.from_numpy(table.labels)
     folds = [
-        0 if split == "test" else 1 + int(hashlib.sha256(patient.encode()).hexdigest(), 16) % 4
+        TEST_FOLD if split == "test" else 1 + int(hashlib.sha256(patient.encode()).hexdigest(), 16) % 4
         for split, patient in zip(frame["split"], frame["patient_id"], strict=True)
     ]
     return Reports(states, numbers, targets, np.array(folds))
@@ -138,7 +139,8 @@ def _batches(reports: Reports, rows: np.ndarray, rng: np.random.Generator) -> It
 def measure(reports: Reports, fold: int, width: int, variant: Variant) -> float:
     """Macro AUROC of the held-out fold."""
     columns = torch.cat([torch.arange(width * place, width * (place + 1)) for place in variant.layers])
-    held, rest = np.flatnonzero(reports.folds == fold), np.flatnonzero(reports.folds != fold)
+    held = np.flatnonzero(reports.folds == fold)
+    rest = np.flatnonzero((reports.folds != fold) & (reports.folds != TEST_FOLD))
     logits = torch.zeros(len(held), reports.targets.shape[1])
     for seed in range(variant.num_seeds):
         with torch.enable_grad():

@@ -34,7 +34,7 @@ class FindingAttention(nn.Module):
         self.pooling = pooling
         self.query = nn.Linear(width, num_findings, bias=False)
         self.score = nn.Linear(width, num_findings)
-        # A few features of a language model are hundreds of times as large as the others.
+        # A few features of a language model are far larger than the others.
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
         self.mean: torch.Tensor
