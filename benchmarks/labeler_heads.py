@@ -3,8 +3,8 @@
     python benchmarks/labeler_heads.py ct_rate_reports.parquet SmolLM2-135M-Instruct.Q4_1.gguf
 
 Nothing but the head is trained, on states that are computed once (under bf16 autocast, stored as bf16), so
-that a variant takes seconds per fold. The ``test`` split of the table is fold 0, never trained on and not measured unless
-it is named; the rest goes to folds 1 to 4 by hash of the patient. A variant is chosen on those.
+that a variant takes seconds per fold. The ``test`` split of the table is fold 0, never trained on and not
+measured unless it is named; the rest goes to folds 1 to 4 by hash of the patient. Choose on those.
 Axes: T tokens, W features of a layer, K layers, N reports, F findings.
 """
 
