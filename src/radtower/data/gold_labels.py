@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from radtower.data.csv_fields import check_csv_fields
+from radtower.data.csv_table import read_csv_table
 from radtower.labeling.findings import FindingsSet, Status
 from radtower.labeling.findings_mapping import FindingsMapping, map_scores, map_statuses
 from radtower.labeling.label_table import LabelTable
@@ -226,12 +226,8 @@ def _from_numbers(cells: pd.DataFrame) -> pd.DataFrame:
 def _read_table(path: Path, named: list[str]) -> pd.DataFrame:
     if path.suffix == ".parquet":
         frame = pd.read_parquet(path)
-        # One word for an empty cell, whatever the type of its column.
-        frame = frame.astype(object).where(frame.notna(), "")
     elif path.suffix == ".csv":
-        check_csv_fields(path)
-        # As text: an id such as 007 is no number, and a report may be the word NA.
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame = read_csv_table(path)
     else:
         raise ValueError(f"gold must end in .csv or .parquet, got {path.suffix!r}. Convert the table.")
     if frame.empty:
@@ -243,7 +239,8 @@ def _read_table(path: Path, named: list[str]) -> pd.DataFrame:
             f"gold must have the columns {', '.join(named)}, got none named {missing} among {frame.shape[1]} "
             "columns. Name the columns of your table; the first line of a CSV file must hold their names."
         )
-    return frame
+    # One word for an empty cell, whatever the type of its column.
+    return frame.astype(object).where(frame.notna(), "")
 
 
 def _side_of(frame: pd.DataFrame, mapping: FindingsMapping) -> tuple[FindingsSet, FindingsMapping | None]:

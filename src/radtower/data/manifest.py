@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
+from radtower.data.csv_table import read_csv_table
 from radtower.data.targets import TargetPolicy
 from radtower.labeling.findings import FindingsSet
 from radtower.processing.report_text import join_sections
@@ -121,8 +122,9 @@ def read_manifest(path: str | Path, *, check_images: bool = False) -> Manifest:
         check_images: Refuse a manifest whose images are not all there.
 
     Raises:
-        ValueError: If a column is missing, an id is empty or repeated, a split is unknown, a patient is in
-            two splits, or the volumes of a study differ in patient or report.
+        ValueError: If a column is missing, a row has more fields than the header, an id is empty or repeated,
+            a split is unknown, a patient is in two splits, or the volumes of a study differ in patient or
+            report.
         FileNotFoundError: If ``check_images`` and an image is missing.
     """
     path = Path(path)
@@ -246,8 +248,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     _check_suffix(path)
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
-    # As text, and only the empty cell is missing: "007" is not 7, and "NA" is a possible patient.
-    return pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+    return read_csv_table(path)
 
 
 def _check_suffix(path: Path) -> None:

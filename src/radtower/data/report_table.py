@@ -6,11 +6,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow.parquet as pq
 from datasets import IterableDataset, load_dataset_builder
 
-from radtower.data.csv_fields import check_csv_fields
+from radtower.data.csv_table import csv_columns, stream_csv_table
 
 HUB_PREFIX = "hf:"
 _ROWS_AT_ONCE = 500
@@ -115,8 +114,7 @@ def _columns(source: str) -> list[str] | None:
     if path.suffix == ".parquet":
         return pq.read_schema(path).names
     if path.suffix == ".csv":
-        check_csv_fields(path)  # before a label is paid for
-        return list(pd.read_csv(path, dtype=str, nrows=0).columns)
+        return csv_columns(path)  # checks every row, before a label is paid for
     if path.suffix == ".jsonl":
         return list(next(_jsonl_rows(path), {}))
     raise ValueError(
@@ -135,10 +133,8 @@ def _rows(source: str, columns: Sequence[str]) -> Iterator[Mapping[Any, Any]]:
 
 
 def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[Mapping[Any, Any]]:
-    options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "usecols": list(columns)}
-    with pd.read_csv(path, chunksize=_ROWS_AT_ONCE, **options) as chunks:
-        for chunk in chunks:
-            yield from chunk.to_dict("records")
+    for chunk in stream_csv_table(path, columns, _ROWS_AT_ONCE):
+        yield from chunk.fillna("").to_dict("records")
 
 
 def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Mapping[Any, Any]]:

@@ -15,6 +15,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
+from radtower.data.csv_table import read_csv_table
 from radtower.data.manifest import Manifest, read_manifest
 from radtower.data.volume_cache import VolumeCache, build_volume_cache, open_volume_cache
 from radtower.demo.cohort import GOLD_NAME, write_cohort
@@ -165,7 +166,7 @@ class _Demo:
 
     def label(self, manifest_path: Path) -> tuple[Path, tuple[MetricResult, ...]]:
         manifest = read_manifest(manifest_path)
-        gold = pd.read_csv(manifest_path.parent / GOLD_NAME, dtype=str).set_index("study_id")
+        gold = read_csv_table(manifest_path.parent / GOLD_NAME).set_index("study_id")
         chosen = manifest.split("train").frame["study_id"].iloc[: self.plan.num_gold]
         small_gold = self.output / "gold_subset.csv"
         gold.loc[chosen, list(self.findings.keys)].to_csv(small_gold)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from radtower.data.csv_table import read_csv_table
 from radtower.data.manifest import Manifest, identifier_hash
 
 
@@ -31,19 +32,16 @@ def read_columns(path: Path, key: str, columns: Iterable[str]) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a column is missing, or ``key`` is empty or repeated.
+        ValueError: If a column is missing, a row has more fields than the header, or ``key`` is empty or
+            repeated.
     """
     wanted = [key, *columns]
     if not path.is_file():
         raise FileNotFoundError(f"{path.name} must exist, got none at {path}. Download the table, too.")
-    header = list(pd.read_csv(path, nrows=0).columns)
-    missing = [name for name in wanted if name not in header]
+    frame = read_csv_table(path, wanted)
+    missing = [name for name in wanted if name not in frame]
     if missing:
         raise ValueError(f"{path.name} must have {len(wanted)} columns, got no {missing}. Download it again.")
-    # One column twice in ``columns`` is read once.
-    frame = pd.read_csv(
-        path, usecols=list(dict.fromkeys(wanted)), dtype=str, keep_default_na=False, na_values=[""]
-    )
     is_bad = frame[key].isna() | frame[key].duplicated()
     if is_bad.any():
         raise ValueError(

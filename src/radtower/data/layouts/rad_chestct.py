@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from radtower.data.csv_table import csv_columns
 from radtower.data.layouts.downloaded_set import DownloadedSet, read_columns, rows_of
 from radtower.data.manifest import Manifest, identifier_hash
 from radtower.labeling.findings_mapping import load_mapping, map_scores
@@ -96,7 +97,7 @@ def _split_of(scan_id: str, *assigned: object) -> str:
 def _labels_of(path: Path, scan_ids: list[str]) -> pd.DataFrame:
     """``(N, F)`` numbers by scan and finding: the maximum over locations."""
     mapping = load_mapping(MAPPING)
-    header = list(pd.read_csv(path, nrows=0).columns) if path.is_file() else []
+    header = csv_columns(path) if path.is_file() else []
     by_abnormality: dict[str, list[str]] = {name: [] for name in mapping.source.names}
     for column in header:
         by_abnormality.get(column.partition("*")[0], []).append(column)

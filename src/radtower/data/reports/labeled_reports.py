@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from radtower.data.csv_fields import check_csv_fields
+from radtower.data.csv_table import read_csv_table
 from radtower.data.manifest import read_manifest
 from radtower.data.reports.report_corpus import ReportTable, read_report_table
 from radtower.data.targets import MASKED_TARGET, TargetPolicy
@@ -69,8 +68,7 @@ def read_gold_splits(
     """
     # The volumes of a study share its report.
     studies = read_manifest(manifest).frame.drop_duplicates("study_id").set_index("study_id")
-    check_csv_fields(Path(gold))
-    table = pd.read_csv(gold, dtype=str).set_index("study_id")
+    table = read_csv_table(gold).set_index("study_id")
     num_repeated = int(table.index.duplicated().sum())
     if num_repeated:
         raise ValueError(f"gold must have one row per study, got {num_repeated} repeats. Remove them.")

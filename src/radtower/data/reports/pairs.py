@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
+from radtower.data.csv_table import read_csv_table
 from radtower.data.manifest import Split, identifier_hash
 from radtower.processing.report_text import normalize_report
 
@@ -32,9 +33,9 @@ def read_pairs(path: str | Path, split: Split | None = None) -> pd.DataFrame:
         The columns above, in that order; lists are Python lists, and null is None.
 
     Raises:
-        ValueError: If the format or a column is unknown, a text is empty, a list is none, the kinds do not
-            match the negatives, a negative is the positive, a split is unknown or empty, or a study is in two
-            splits.
+        ValueError: If the format or a column is unknown, a row has more fields than the header, a text is
+            empty, a list is none, the kinds do not match the negatives, a negative is the positive, a split
+            is unknown or empty, or a study is in two splits.
     """
     frame = _read(Path(path))
     missing = [name for name in COLUMNS if name not in frame]
@@ -107,7 +108,7 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     if path.suffix == ".jsonl":
         return pd.read_json(path, orient="records", lines=True, dtype=False)
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+    frame = read_csv_table(path)
     for name in {*LIST_COLUMNS} & set(frame):
         frame[name] = [_parsed(cell) for cell in frame[name]]
     return frame

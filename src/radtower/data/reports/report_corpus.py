@@ -12,6 +12,7 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 
+from radtower.data.csv_table import read_csv_table
 from radtower.data.manifest import Split, identifier_hash
 from radtower.data.targets import MASKED_TARGET, Status, TargetPolicy
 from radtower.processing.report_text import canonical_text, join_sections, normalize_report, report_sha256
@@ -152,15 +153,13 @@ def read_report_table(path: str | Path, policy: TargetPolicy | None = None) -> R
         policy: Rule for status values. None is the default rule.
 
     Raises:
-        ValueError: If a column is missing, an id is empty, a split is unknown, a patient is in two splits,
-            the rows of a study differ in text, patient, split or labels, or a label is -1.
+        ValueError: If a column is missing, a row has more fields than the header, an id is empty, a split is
+            unknown, a patient is in two splits, the rows of a study differ in text, patient, split or labels,
+            or a label is -1.
     """
     path = Path(path)
     _check_suffix(path)
-    if path.suffix == ".parquet":
-        frame = pd.read_parquet(path)
-    else:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+    frame = pd.read_parquet(path) if path.suffix == ".parquet" else read_csv_table(path)
     missing = [name for name in ("study_id", "patient_id", "split") if name not in frame]
     if not set(TEXT_COLUMNS) & set(frame):
         missing.append("report (or findings, impression)")

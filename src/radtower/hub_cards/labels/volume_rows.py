@@ -11,7 +11,7 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 
-from radtower.data.csv_fields import check_csv_fields
+from radtower.data.csv_table import read_csv_table
 from radtower.data.layouts.ct_rate import VOLUME_NAME
 from radtower.data.manifest import Split, identifier_hash
 from radtower.labeling.label_table import LabelTable
@@ -115,8 +115,7 @@ def _read_table(path: Path) -> pd.DataFrame:
         lines = path.read_text(encoding="utf-8").split("\n")
         frame = pd.DataFrame([json.loads(line) for line in lines if line.strip()])
     elif path.suffix == ".csv":
-        check_csv_fields(path)
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame = read_csv_table(path)
     else:
         raise ValueError(
             f"path must end in .csv, .parquet or .jsonl, got {path.suffix!r}. Convert the table."
