@@ -147,6 +147,41 @@ def test_a_batch_that_is_read_twice_is_paid_for_once(command, tmp_path):
         assert "failed: 2: batch:not_json" in read.err
 
 
+def test_what_a_batch_file_holds_is_written_once_until_its_result_was_read(command, tmp_path):
+    def write(name, *flags):
+        done = command("--batch-write", tmp_path / name, "--json", *flags)
+        assert done.code == 0, done.err
+        lines = (tmp_path / name).read_text().splitlines() if (tmp_path / name).exists() else []
+        return json.loads(done.out), [json.loads(line)["custom_id"] for line in lines]
+
+    first, ids = write("first.jsonl")
+    assert (first["num_requests"], first["num_left_out"]) == (2, 0)
+    second, nothing = write("second.jsonl")
+    assert (nothing, second["batch_files"], second["num_left_out"]) == ([], [], 2)
+    assert second["left_out"] == [f"2 in {tmp_path / 'first.jsonl'}, whose results were not read"]
+    said = command("--batch-write", tmp_path / "second.jsonl").out
+    assert f"2 in {tmp_path / 'first.jsonl'}" in said
+    assert "--batch-again" in said
+    # Other questions are another generation.
+    assert len(write("other.jsonl", "--max-tokens", "300")[1]) == 2
+
+    error = {"code": "batch_expired"}
+    line = {"id": "a", "custom_id": ids[0], "response": None, "error": error}
+    (tmp_path / "results").write_text(json.dumps(line))
+    command("--batch-read", tmp_path / "results")
+    third, again = write("third.jsonl")
+    assert (again, third["num_left_out"]) == (ids[:1], 1)
+    # Results that are read a second time say nothing about the new file.
+    command("--batch-read", tmp_path / "results")
+    assert write("fourth.jsonl")[0]["num_left_out"] == 2
+    fifth, everything = write("fifth.jsonl", "--batch-again")
+    assert (everything, fifth["num_left_out"]) == (ids, 0)
+    assert write("sixth.jsonl")[0]["left_out"] == [
+        f"2 in {tmp_path / 'fifth.jsonl'}, whose results were not read"
+    ]
+    assert b"nodule." not in (tmp_path / "labels.parquet.ledger" / "ledger.sqlite").read_bytes()
+
+
 def test_results_of_another_prompt_are_refused(command, tmp_path):
     command("--batch-write", tmp_path / "requests.jsonl")
     requests = [json.loads(line) for line in (tmp_path / "requests.jsonl").read_text().splitlines()]
@@ -170,6 +205,7 @@ def test_results_of_another_prompt_are_refused(command, tmp_path):
             {"batch_write": "x", "prices": "y", "max_cost": 1.0},
             "--max-cost must not come with --batch-write, got 1",
         ),
+        ({"base_url": "http://x", "batch_again": True}, "--batch-again must come with --batch-write, got it"),
         ({"base_url": "http://x", "field": ("a",)}, "--field must be NAME=JSON, got 'a'"),
         ({"base_url": "http://x", "field": ("a=low",)}, "--field must be NAME=JSON, got 'a=low'"),
     ],

@@ -38,10 +38,12 @@ class EndpointOptions:
         dry_run: Only estimate.
         tokenizer: Folder of the model's tokenizer, for the estimate.
         batch_write: File of requests to write instead of asking.
+        batch_again: Write what is in an earlier file, too.
         batch_read: Files of results to read instead of asking.
 
     Raises:
-        ValueError: If the address or a price is missing, a field is no JSON, or two things are to be done.
+        ValueError: If the address or a price is missing, a field is no JSON, two things are to be done, or
+            nothing is written that could be written again.
     """
 
     model: str
@@ -60,6 +62,7 @@ class EndpointOptions:
     dry_run: bool = False
     tokenizer: str | None = None
     batch_write: Path | None = None
+    batch_again: bool = False
     batch_read: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
@@ -67,6 +70,8 @@ class EndpointOptions:
         if len(instead) > 1:
             flags = ", ".join(map(flag_name, instead))
             raise ValueError(f"only one of these must be given, got {flags}. Run the command once for each.")
+        if self.batch_again and self.batch_write is None:
+            raise ValueError("--batch-again must come with --batch-write, got it alone. Name the new file.")
         if self.base_url is None and not instead:
             raise ValueError("--base-url must be given for an endpoint, got none. Add its address.")
         if self.max_cost is not None and self.prices is None:
@@ -137,7 +142,7 @@ class EndpointOptions:
             return lambda run: self._estimate(run, endpoint)
         if self.batch_write is not None:
             path = self.batch_write
-            return lambda run: _write_batch(run, endpoint, path)
+            return lambda run: _write_batch(run, endpoint, path, self.batch_again)
         if self.batch_read:
             return lambda run: _read_batch(run, endpoint, self.batch_read)
         return None
@@ -149,11 +154,31 @@ class EndpointOptions:
         return asdict(estimate_run(endpoint, (text for _, text in run.pending()), count_tokens))
 
 
-def _write_batch(run: "LabelingRun", endpoint: "EndpointLabeler", path: Path) -> dict[str, Any]:
+def _write_batch(
+    run: "LabelingRun", endpoint: "EndpointLabeler", path: Path, should_write_again: bool
+) -> dict[str, Any]:
     from radtower.labeling.chat.batch_file import write_batch_file
 
-    written = write_batch_file(run.pending(), path, endpoint, run.plan.generation)
-    return {"batch_files": [str(path) for path in written.paths], "num_requests": written.num_requests}
+    written = write_batch_file(
+        run.pending(),
+        path,
+        endpoint,
+        run.plan.generation,
+        memory=run.batches(),
+        should_write_again=should_write_again,
+    )
+    document: dict[str, Any] = {
+        "batch_files": [str(path) for path in written.paths],
+        "num_requests": written.num_requests,
+        "num_left_out": sum(written.num_in_earlier.values()),
+    }
+    if written.num_in_earlier:
+        document["left_out"] = [
+            f"{number} in {file}, whose results were not read"
+            for file, number in written.num_in_earlier.items()
+        ]
+        document["to_write_them_again"] = "--batch-again, if those files were never uploaded or are lost"
+    return document
 
 
 def _read_batch(run: "LabelingRun", endpoint: "EndpointLabeler", paths: tuple[Path, ...]) -> None:

@@ -78,6 +78,9 @@ def label(  # noqa: PLR0913 -- one argument per flag
     dry_run: Annotated[bool, _endpoint("Estimate tokens, cost and time; send nothing.", "--dry-run")] = False,
     tokenizer: Annotated[str | None, _endpoint("Tokenizer of the model, for --dry-run.")] = None,
     batch_write: Annotated[Path | None, _endpoint("Write requests for a batch API to this JSONL.")] = None,
+    batch_again: Annotated[
+        bool, _endpoint("Write what is in an earlier file and was not read, too.", "--batch-again")
+    ] = False,
     batch_read: Annotated[list[Path] | None, _endpoint("Read results of a batch API from it.")] = None,
     generate: Annotated[bool, _llm("Write JSON with evidence instead of scoring.", "--generate")] = False,
     dtype: Annotated[
@@ -109,6 +112,7 @@ def label(  # noqa: PLR0913 -- one argument per flag
         "dry_run": dry_run,
         "tokenizer": tokenizer,
         "batch_write": batch_write,
+        "batch_again": batch_again,
         "batch_read": tuple(batch_read or ()),
     }
     local_flags: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "device": device}

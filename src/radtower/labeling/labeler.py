@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, Protocol, runtime_checkable
 
+from radtower.labeling.answers.batch_memory import BatchMemory
 from radtower.labeling.answers.generation import Generation
 from radtower.labeling.answers.labeling_summary import LabelingPlan, LabelingSummary
 from radtower.labeling.answers.ledger import Ledger, ReportCounts, is_empty_report, open_ledger
@@ -161,6 +162,11 @@ class LabelingRun:
         ):
             for last, sha256 in page:
                 yield sha256, _text_at(stream, last, sha256)
+
+    def batches(self) -> BatchMemory:
+        """Return which reports are in batch files of this generation."""
+        self._begin()
+        return self._ledger.batches(self.plan.generation)
 
     def record(self, sha256: str, labels: ReportLabels, *, source: str | None = None) -> None:
         """Store the answer for a report of this run; what comes from the same source again is left out.

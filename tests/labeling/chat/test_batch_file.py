@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from radtower.labeling.answers.generation import Generation
+from radtower.labeling.answers.ledger import open_ledger
 from radtower.labeling.chat.batch_file import BatchResults, custom_id, write_batch_file
 from radtower.labeling.chat.budget import Price
 from radtower.labeling.endpoint import EndpointLabeler
@@ -67,6 +69,41 @@ def test_a_file_that_exists_is_not_written_over(tmp_path):
     write_lines(tmp_path / "a.2.jsonl")
     with pytest.raises(FileExistsError, match=r"a\.2\.jsonl, which exists"):
         write_batch_file(REPORTS, tmp_path / "a.jsonl", LABELER, "abc", max_requests=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.2.jsonl"]
+
+
+def test_a_file_has_its_name_only_when_it_is_complete(tmp_path):
+    seen = []
+
+    def reports():
+        for report in REPORTS:
+            seen.append(sorted(path.name for path in tmp_path.iterdir()))
+            yield report
+
+    write_batch_file(reports(), tmp_path / "a.jsonl", LABELER, "abc", max_requests=1)
+    assert seen == [[], ["a.jsonl.part"], ["a.2.jsonl.part", "a.jsonl.part"]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.2.jsonl", "a.3.jsonl", "a.jsonl"]
+
+
+def test_what_was_not_written_to_the_end_is_neither_kept_nor_remembered(tmp_path):
+    def broken():
+        yield REPORTS[0]
+        raise OSError("the table is gone")
+
+    with open_ledger(tmp_path / "labels.parquet") as ledger:
+        ledger.use(Generation({"model_id": "m"}))
+        memory = ledger.batches("abc")
+        with pytest.raises(OSError, match="the table is gone"):
+            write_batch_file(broken(), tmp_path / "a.jsonl", LABELER, "abc", memory=memory)
+        assert [path.name for path in tmp_path.iterdir()] == ["labels.parquet.ledger"]
+        assert memory.file_of(REPORTS[0][0]) is None
+        written = write_batch_file(REPORTS[1:], tmp_path / "a.jsonl", LABELER, "abc", memory=memory)
+        assert (written.num_requests, written.num_in_earlier) == (2, {})
+    with open_ledger(tmp_path / "labels.parquet") as ledger:
+        memory = ledger.batches("abc")
+        files = [memory.file_of(sha) for sha, _ in REPORTS]
+        assert files == [None, str(tmp_path / "a.jsonl"), str(tmp_path / "a.jsonl")]
+        assert ledger.batches("other").file_of(REPORTS[1][0]) is None
 
 
 def test_results_in_any_order_and_several_files_become_labels_at_the_price_of_a_batch(tmp_path):

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from radtower.labeling.answers.batch_memory import BatchMemory
 from radtower.labeling.answers.generation import Generation
+from radtower.labeling.answers.ledger_file import attached, connect, transaction
 from radtower.labeling.findings import Status
 from radtower.labeling.report_labels import ReportLabels
 from radtower.processing.report_text import report_sha256
@@ -24,25 +26,6 @@ from radtower.processing.report_text import report_sha256
 SUFFIX = ".ledger"
 FILE_NAME = "ledger.sqlite"
 PARTS = "parts"  # folder for the ledgers of tasks: RUN/NUMBER.parquet.ledger
-VERSION = 1
-# Exclusive: one process holds the file until it ends. The lock is the kernel's; a kill leaves none behind.
-_PRAGMAS = (
-    "PRAGMA locking_mode=EXCLUSIVE",
-    "PRAGMA journal_mode=WAL",
-    "PRAGMA synchronous=NORMAL",
-    "PRAGMA wal_autocheckpoint=4000",
-)
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS reports (position INTEGER PRIMARY KEY, report_sha256 TEXT NOT NULL UNIQUE, "
-    "report_id TEXT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS generations (hash TEXT PRIMARY KEY, parts TEXT NOT NULL, "
-    "last_used INTEGER NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS answers (generation TEXT NOT NULL, report_sha256 TEXT NOT NULL, status TEXT, "
-    "score TEXT, evidence TEXT, tokens_in INTEGER, tokens_out INTEGER, cost_usd REAL, error TEXT, "
-    "num_dropped_evidence INTEGER NOT NULL, UNIQUE (generation, report_sha256))",
-    "CREATE TABLE IF NOT EXISTS stops (reason TEXT NOT NULL, message TEXT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS absorbed (part TEXT PRIMARY KEY)",
-)
 _STATUSES = {status.value: status for status in Status}
 _EMPTY_SHA256 = report_sha256("")
 # What was spent on a report before counts on: tokens and cost are added up.
@@ -55,6 +38,7 @@ ON CONFLICT DO UPDATE SET
     cost_usd = ifnull(cost_usd + excluded.cost_usd, ifnull(cost_usd, excluded.cost_usd))
 """
 _RECORD = "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)" + _ADD_UP  # noqa: S608 -- constants
+_FORGET_BATCH = "DELETE FROM batched WHERE generation = ? AND report_sha256 = ?"
 # A failure of the part does not take the place of labels.
 _ABSORB = (
     "INSERT OR IGNORE INTO generations SELECT hash, parts, 0 FROM part.generations",
@@ -123,7 +107,7 @@ def open_ledger(output: str | Path) -> Iterator["Ledger"]:
     folder = output.with_name(output.name + SUFFIX)
     output.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
-    with closing(_connect(folder / FILE_NAME)) as connection:
+    with closing(connect(folder / FILE_NAME)) as connection:
         ledger = Ledger(connection)
         try:
             _absorb_parts(ledger, folder / PARTS)
@@ -149,7 +133,7 @@ class Ledger:
         Raises:
             ValueError: If there are no reports, or an id comes twice; then the reports of the last run stay.
         """
-        with self._lock, _transaction(self._connection) as cursor:
+        with self._lock, transaction(self._connection) as cursor:
             cursor.execute("DELETE FROM reports")
             cursor.execute("DELETE FROM stops")
             cursor.execute("CREATE TABLE ids (id BLOB PRIMARY KEY) WITHOUT ROWID")
@@ -172,7 +156,7 @@ class Ledger:
 
     def assign(self, reports: Iterable[tuple[int, str]]) -> None:
         """Note reports by position and hash alone: those that a part of a run is to ask."""
-        with self._lock, _transaction(self._connection) as cursor:
+        with self._lock, transaction(self._connection) as cursor:
             cursor.executemany("INSERT INTO reports VALUES (?, ?, '')", reports)
 
     def num_registered(self) -> int:
@@ -199,7 +183,7 @@ class Ledger:
         Raises:
             BlockingIOError: If a process is at work on the part.
         """
-        with self._lock, _attached(self._connection, part), _transaction(self._connection) as cursor:
+        with self._lock, attached(self._connection, part), transaction(self._connection) as cursor:
             # Two files are not committed as one: a kill in between must not count the cost twice.
             is_new = cursor.execute("INSERT OR IGNORE INTO absorbed VALUES (?)", (name,)).rowcount
             for statement in (*_ABSORB, *_EMPTY_PART) if is_new else _EMPTY_PART:
@@ -243,7 +227,8 @@ class Ledger:
     def record(self, generation: str, sha256: str, labels: ReportLabels, source: str | None = None) -> None:
         """Store an answer, for good; it takes the place of an earlier failure, whose cost counts on.
 
-        ``source`` names what it was read from: from one source, an answer is stored only once.
+        ``source`` names the result of a batch that it was read from: from one source, an answer is stored
+        only once, and the report is in no batch file any more.
         """
         row = (
             *(generation, sha256),
@@ -251,10 +236,16 @@ class Ledger:
             *(labels.tokens_in, labels.tokens_out, labels.cost_usd, labels.error),
             labels.num_dropped_evidence,
         )
-        with self._lock, _transaction(self._connection) as cursor:
-            known = "INSERT OR IGNORE INTO absorbed VALUES (?)"
-            if source is None or cursor.execute(known, (source,)).rowcount:
-                cursor.execute(_RECORD, row)
+        with self._lock, transaction(self._connection) as cursor:
+            if source is not None:
+                if not cursor.execute("INSERT OR IGNORE INTO absorbed VALUES (?)", (source,)).rowcount:
+                    return
+                cursor.execute(_FORGET_BATCH, (generation, sha256))
+            cursor.execute(_RECORD, row)
+
+    def batches(self, generation: str) -> BatchMemory:
+        """Return which reports of a generation are in batch files."""
+        return BatchMemory(self._connection, self._lock, generation)
 
     def spent_usd(self, generation: str) -> float:
         """Return what the answers of a generation cost, those of reports of earlier runs included."""
@@ -295,69 +286,6 @@ def _remove(folder: Path) -> None:
         file.unlink()
     if not any(folder.iterdir()):  # else the logs of tasks are there
         folder.rmdir()
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-    try:
-        for pragma in _PRAGMAS:
-            connection.execute(pragma)
-        with _transaction(connection) as cursor:  # the first write takes the lock
-            _check_version(cursor)
-            for table in _SCHEMA:
-                cursor.execute(table)
-    except sqlite3.OperationalError as error:
-        connection.close()
-        _refuse_if_busy(error, path)
-        raise
-    except (sqlite3.DatabaseError, ValueError) as error:
-        connection.close()
-        raise ValueError(
-            f"the ledger must be of version {VERSION}, got {path}: {error}. "
-            "Move its folder away to label from the start."
-        ) from None
-    return connection
-
-
-def _refuse_if_busy(error: sqlite3.OperationalError, path: Path) -> None:
-    if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-        raise BlockingIOError(
-            f"one process must write a label table, got another at work on {path.parent}. "
-            "Wait until it has ended."
-        ) from None
-
-
-@contextmanager
-def _attached(connection: sqlite3.Connection, part: Path) -> Iterator[None]:
-    """Reach the tables of another ledger as ``part.NAME``, and lock it."""
-    try:
-        connection.execute("ATTACH ? AS part", (str(part),))
-    except sqlite3.OperationalError as error:
-        _refuse_if_busy(error, part)
-        raise
-    try:
-        yield
-    finally:
-        connection.execute("DETACH part")
-
-
-def _check_version(cursor: sqlite3.Cursor) -> None:
-    [(version,)] = cursor.execute("PRAGMA user_version")
-    if version not in (0, VERSION):
-        raise ValueError(f"version {version}")
-    cursor.execute(f"PRAGMA user_version={VERSION}")
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Cursor]:
-    cursor = connection.cursor()
-    cursor.execute("BEGIN IMMEDIATE")
-    try:
-        yield cursor
-    except BaseException:
-        cursor.execute("ROLLBACK")
-        raise
-    cursor.execute("COMMIT")
 
 
 def _to_ask(generation: str, should_retry_failed: bool, **values: int) -> dict[str, object]:

@@ -5,13 +5,16 @@ A line is named by generation and report, so that an answer to another prompt, m
 
 import hashlib
 import json
+import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from pydantic import BaseModel, ValidationError
 
+from radtower.labeling.answers.batch_memory import BatchMemory
 from radtower.labeling.chat.asker import Spent, make_labels, read_reply
 from radtower.labeling.chat.completion import Completion
 from radtower.labeling.endpoint import EndpointLabeler
@@ -33,55 +36,106 @@ def custom_id(generation: str, report_sha256: str) -> str:
 
 @dataclass(frozen=True)
 class WrittenBatch:
-    """Files of requests, each within the limits of the service."""
+    """Files of requests, each within the limits of the service.
+
+    ``num_in_earlier`` counts the reports that were left out, by the file that holds them already.
+    """
 
     paths: tuple[Path, ...]
     num_requests: int
+    num_in_earlier: dict[str, int] = field(default_factory=dict)
 
 
-def write_batch_file(
+def write_batch_file(  # noqa: PLR0913 -- what, where to, and two limits
     reports: Iterable[tuple[str, str]],
     path: str | Path,
     labeler: EndpointLabeler,
     generation: str,
     *,
+    memory: BatchMemory | None = None,
+    should_write_again: bool = False,
     max_requests: int = MAX_REQUESTS,
     max_bytes: int = MAX_BYTES,
 ) -> WrittenBatch:
-    """Write one request per report, as it would be asked online.
+    """Write one request per report, as it would be asked online; a file is there when it is complete.
 
     Args:
         reports: Pairs of hash and normalized text.
         path: First file (``requests.jsonl``); what it cannot hold goes to ``requests.2.jsonl`` and so on.
         labeler: What is asked.
         generation: Names the requests; the same again when the results are read.
+        memory: What is in earlier files, which is left out; what is written is added. None remembers nothing.
+        should_write_again: Leave nothing out.
         max_requests: Lines per file at most.
         max_bytes: Bytes per file at most.
 
     Raises:
         FileExistsError: If a file is already there: its requests may have been paid for.
     """
-    first = Path(path)
-    paths: list[Path] = []
-    file: IO[bytes] | None = None
-    num_lines = num_bytes = num_requests = 0
-    try:
+    num_in_earlier: Counter[str] = Counter()
+    if memory is not None:
+        memory.begin()
+    with _BatchWriter(Path(path), max_requests, max_bytes) as writer:
         for sha256, text in reports:
-            line = _request_line(
-                custom_id(generation, sha256), labeler.questions.ask(text, is_constrained=True)
-            )
-            if file is None or num_lines == max_requests or num_bytes + len(line) > max_bytes:
-                if file is not None:
-                    file.close()
-                paths.append(_numbered(first, len(paths) + 1))
-                file = _create(paths[-1])
-                num_lines = num_bytes = 0
-            file.write(line)
-            num_lines, num_bytes, num_requests = num_lines + 1, num_bytes + len(line), num_requests + 1
-    finally:
-        if file is not None:
-            file.close()
-    return WrittenBatch(tuple(paths), num_requests)
+            earlier = None if memory is None or should_write_again else memory.file_of(sha256)
+            if earlier is not None:
+                num_in_earlier[earlier] += 1
+                continue
+            body = labeler.questions.ask(text, is_constrained=True)
+            written = writer.add(_request_line(custom_id(generation, sha256), body))
+            if memory is not None:
+                memory.note(sha256, str(written.absolute()))
+        if memory is not None:
+            # Before anybody can upload them. A kill between the two leaves out reports, and says which file.
+            memory.keep()
+        writer.publish()
+    return WrittenBatch(tuple(writer.paths), writer.num_requests, dict(num_in_earlier))
+
+
+class _BatchWriter:
+    """Lines, spread over files that have their names only when all are complete."""
+
+    def __init__(self, first: Path, max_requests: int, max_bytes: int) -> None:
+        self.paths: list[Path] = []
+        self.num_requests = 0
+        self._first = first
+        self._max_requests, self._max_bytes = max_requests, max_bytes
+        self._num_lines = self._num_bytes = 0
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> "_BatchWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+        for path in self.paths:
+            _partial(path).unlink(missing_ok=True)
+
+    def add(self, line: bytes) -> Path:
+        """Write a line; returns the file that will hold it."""
+        if self._num_lines == self._max_requests or self._num_bytes + len(line) > self._max_bytes:
+            self._close()
+        if self._file is None:
+            self.paths.append(_numbered(self._first, len(self.paths) + 1))
+            self._file = _create(self.paths[-1])
+            self._num_lines = self._num_bytes = 0
+        self._file.write(line)
+        self._num_lines, self._num_bytes = self._num_lines + 1, self._num_bytes + len(line)
+        self.num_requests += 1
+        return self.paths[-1]
+
+    def publish(self) -> None:
+        """Give the files their names."""
+        self._close()
+        for path in self.paths:
+            _partial(path).replace(path)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
 
 
 class BatchResults:
@@ -223,11 +277,14 @@ def _numbered(path: Path, number: int) -> Path:
     return path if number == 1 else path.with_name(f"{path.stem}.{number}{path.suffix}")
 
 
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
 def _create(path: Path) -> IO[bytes]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        return path.open("xb")
-    except FileExistsError:
+    if path.exists():
         raise FileExistsError(
             f"a batch file must be new, got {path}, which exists. Move it away if it was never uploaded."
-        ) from None
+        )
+    return _partial(path).open("wb")
