@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -71,11 +72,12 @@ def test_every_reader_refuses_an_unquoted_comma(tmp_path, read, header, row):
     [
         "",
         "id,text\n",
-        'id,text\n\ns1,"Small effusion, no nodule."\n \ns2,"Two\nlines, one ""field"""\r\ns3\n',
+        'id,text\n\ns1,"Small effusion, no nodule."\n \ns2,"Two\nlines, one ""field"""\r\ns3,\n',
         "\ufeff\nid,text\ns1,x\n",
+        'id\n\n""\n \t\ns1\n',
     ],
 )
-def test_rows_of_at_most_the_fields_of_the_header_pass(tmp_path, text):
+def test_rows_with_the_fields_of_the_header_pass(tmp_path, text):
     path = tmp_path / "table.csv"
     path.write_bytes(text.encode())
     check_csv_fields(path)
@@ -106,9 +108,42 @@ def test_a_row_with_more_fields_is_refused_without_its_text(tmp_path, rows, plac
     assert "mass" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("rows", "place"),
+    [
+        ("s1,Small\nmass,0\n", "2 in row 0 (line 2)"),
+        ('s0,"Two\nlines",1\ns1,Clear,0\n\nmass\n', "1 in row 2 (line 6)"),
+        ("s0,Clear,1\r\ns1,mass\rmass,0\r\n", "2 in row 1 (line 3)"),
+        ('s0,Clear,1\ns1,"mass,0\ns2,mass,1\n', "2 in row 1 (line 3)"),
+        ("s0,Clear,1\n\u00a0\n", "1 in row 1 (line 3)"),
+        ('s0,Clear,1\n""\n', "1 in row 1 (line 3)"),
+    ],
+)
+def test_a_row_with_fewer_fields_is_refused_without_its_text(tmp_path, rows, place):
+    path = tmp_path / "table.csv"
+    path.write_bytes(f"id,text,label\n{rows}".encode())
+    with pytest.raises(
+        ValueError, match=r"as its header, 3, got .* a line break in double quotes, close"
+    ) as caught:
+        read_csv_table(path)
+    assert f"every row of table.csv must have as many fields as its header, 3, got {place}." in str(
+        caught.value
+    )
+    assert "mass" not in str(caught.value)
+
+
 def test_a_quote_that_is_never_closed_is_refused_without_its_text(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text('id,text\ns0,x\ns1,"' + "mass\n" * 30_000)
     with pytest.raises(ValueError, match=r"table.csv must .* a longer one in row 1\. Close") as caught:
         check_csv_fields(path)
     assert "mass" not in str(caught.value)
+
+
+def test_real_tables_pass():
+    if "RADTOWER_REAL_DATA" not in os.environ:
+        pytest.skip("set RADTOWER_REAL_DATA to a folder with real tables")
+    paths = sorted(Path(os.environ["RADTOWER_REAL_DATA"]).glob("*/*.csv"))
+    assert len(paths) == 7
+    for path in paths:
+        check_csv_fields(path)

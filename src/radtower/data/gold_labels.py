@@ -85,7 +85,7 @@ def read_gold(path: str | Path, findings: FindingsSet | FindingsMapping, columns
         columns: What the other columns are.
 
     Raises:
-        ValueError: If the format is unknown, there are no rows, a row has more fields than the header, a
+        ValueError: If the format is unknown, there are no rows, a row has too many or too few fields, a
             column is missing or there twice, an id is empty or comes twice, or a cell is neither a status
             nor 0 or 1.
         KeyError: If a table in the source of the mapping lacks findings that the mapping needs.

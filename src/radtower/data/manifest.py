@@ -122,7 +122,7 @@ def read_manifest(path: str | Path, *, check_images: bool = False) -> Manifest:
         check_images: Refuse a manifest whose images are not all there.
 
     Raises:
-        ValueError: If a column is missing, a row has more fields than the header, an id is empty or repeated,
+        ValueError: If a column is missing, a row has too many or too few fields, an id is empty or repeated,
             a split is unknown, a patient is in two splits, or the volumes of a study differ in patient or
             report.
         FileNotFoundError: If ``check_images`` and an image is missing.

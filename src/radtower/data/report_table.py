@@ -26,8 +26,8 @@ class ReportStream:
 
     Raises:
         FileNotFoundError: If there is no such file or data set.
-        ValueError: If the format or a column is unknown, or a row of a CSV table has more fields than its
-            header; while reading, if a row has no id, something else than text in its text column, or
+        ValueError: If the format or a column is unknown, or a row of a CSV table has too many or too few
+            fields; while reading, if a row has no id, something else than text in its text column, or
             half a character.
     """
 

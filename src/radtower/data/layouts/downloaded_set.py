@@ -32,7 +32,7 @@ def read_columns(path: Path, key: str, columns: Iterable[str]) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a column is missing, a row has more fields than the header, or ``key`` is empty or
+        ValueError: If a column is missing, a row has too many or too few fields, or ``key`` is empty or
             repeated.
     """
     wanted = [key, *columns]

@@ -64,7 +64,7 @@ def read_gold_splits(
 
     Raises:
         ValueError: If a gold row belongs to no study, a study has two, a finding has no column or no known
-            label, a label is -1, a row has more fields than the header, or there is nothing to train on.
+            label, a label is -1, a row has too many or too few fields, or there is nothing to train on.
     """
     # The volumes of a study share its report.
     studies = read_manifest(manifest).frame.drop_duplicates("study_id").set_index("study_id")

@@ -33,7 +33,7 @@ def read_pairs(path: str | Path, split: Split | None = None) -> pd.DataFrame:
         The columns above, in that order; lists are Python lists, and null is None.
 
     Raises:
-        ValueError: If the format or a column is unknown, a row has more fields than the header, a text is
+        ValueError: If the format or a column is unknown, a row has too many or too few fields, a text is
             empty, a list is none, the kinds do not match the negatives, a negative is the positive, a split
             is unknown or empty, or a study is in two splits.
     """

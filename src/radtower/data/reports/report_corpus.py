@@ -153,7 +153,7 @@ def read_report_table(path: str | Path, policy: TargetPolicy | None = None) -> R
         policy: Rule for status values. None is the default rule.
 
     Raises:
-        ValueError: If a column is missing, a row has more fields than the header, an id is empty, a split is
+        ValueError: If a column is missing, a row has too many or too few fields, an id is empty, a split is
             unknown, a patient is in two splits, the rows of a study differ in text, patient, split or labels,
             or a label is -1.
     """

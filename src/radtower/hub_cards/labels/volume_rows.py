@@ -71,7 +71,7 @@ def rows_of_table(
         text_column: Column of report texts; ``findings`` and ``impression`` are joined where it is missing.
 
     Raises:
-        ValueError: If the format or a column is unknown, a row has more fields than the header, an id is
+        ValueError: If the format or a column is unknown, a row has too many or too few fields, an id is
             empty or repeated, a split is unknown, a patient is in two splits, or no row has labels.
     """
     table = _read_table(Path(path))
