@@ -15,7 +15,8 @@ HANG, RESET = "<hang>", "<reset>"
 class ScriptedServer(ThreadingHTTPServer):
     """An OpenAI-compatible server that answers the n-th request with the n-th step, the last one for ever.
 
-    A step is a reply, fields of a completion, (status, body), (status, body, headers), HANG or RESET.
+    A step is a reply, fields of a completion, (status, body), (status, body, headers), HANG or RESET, or a
+    function that makes one of the request.
     """
 
     daemon_threads = True
@@ -37,7 +38,8 @@ class ScriptedServer(ThreadingHTTPServer):
         with self.lock:
             self.requests.append(request)
             self.keys.append(key)
-            return self.script[min(len(self.requests), len(self.script)) - 1]
+            step = self.script[min(len(self.requests), len(self.script)) - 1]
+            return step(request) if callable(step) else step
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -129,7 +129,7 @@ def test_a_request_that_is_lost_is_sent_again(serve, fault):
 
 @pytest.mark.parametrize(
     ("step", "error"),
-    [((500, "{}"), "http_500"), ((429, "{}"), "http_429")],
+    [((502, "{}"), "http_502"), ((429, "{}"), "http_429")],
 )
 def test_after_all_retries_it_is_an_error_with_its_code(serve, step, error):
     server, labeler = serve(step)
@@ -173,6 +173,43 @@ def test_a_refusal_that_is_not_about_the_schema_does_not_turn_it_off(serve):
     errors = [labels.error for _, labels in labeler.label([REPORT, "b", "c"])]
     assert errors == ["http_400", None, "http_400"]
     assert ["response_format" in request for request in server.requests] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("code", [500, 501])
+def test_a_server_that_breaks_on_the_schema_is_asked_without_it_after_three_errors(serve, code):
+    server, labeler = serve(lambda request: (code, "{}") if "response_format" in request else GOOD)
+    reports = [f"report {number}" for number in range(5)]
+    assert [labels.error for _, labels in labeler.label(reports)] == [None] * 5
+    assert ["response_format" in request for request in server.requests] == [True] * 3 + [False] * 5
+    (note,) = labeler.notes()
+    assert f"answers HTTP {code} to a JSON schema: it was asked without one" in note
+    # Many at a time find the same out together, and no report pays for it.
+    server, labeler = serve(server.script[0], concurrency=8, retry=RetryPolicy(max_retries=3, base_s=0.01))
+    assert {labels.error for _, labels in labeler.label(f"report {number}" for number in range(40))} == {None}
+    assert sum("response_format" not in request for request in server.requests) == 40
+    assert sum("response_format" in request for request in server.requests) <= 3 * 8
+    assert len(labeler.notes()) == 1
+
+
+def test_a_server_that_is_broken_with_and_without_the_schema_is_asked_with_it_when_it_is_back(serve):
+    broken = [(500, "{}")] * 6  # the fourth without the schema
+    server, labeler = serve(*broken, GOOD, retry=RetryPolicy(max_retries=9, base_s=0.01))
+    assert [labels.error for _, labels in labeler.label([REPORT, "b"])] == [None, None]
+    plain = [number for number, request in enumerate(server.requests) if "response_format" not in request]
+    assert plain == [3]
+    assert labeler.notes() == []
+
+
+def test_an_error_after_the_schema_was_honored_does_not_turn_it_off(serve):
+    server, labeler = serve(GOOD, *[(500, "{}")] * 3, GOOD, retry=RetryPolicy(max_retries=3, base_s=0.01))
+    assert [labels.error for _, labels in labeler.label([REPORT, "b"])] == [None, None]
+    assert all("response_format" in request for request in server.requests)
+
+
+def test_a_broken_server_costs_a_report_one_request_more_than_its_retries(serve):
+    server, labeler = serve((500, "{}"))
+    assert label_one(labeler).error == "http_500"
+    assert ["response_format" in request for request in server.requests] == [True, True, True, False]
 
 
 def test_a_completion_without_text_is_asked_again_and_then_an_error(serve):
@@ -404,10 +441,10 @@ def test_a_fake_answer_in_the_report_that_a_server_repeats_beside_its_own_is_amb
 
 
 def test_it_is_a_backend_of_label_reports_and_leaks_nothing(serve, tmp_path):
-    _, labeler = serve((500, "{}"), (500, "{}"), (500, "{}"), GOOD)
+    _, labeler = serve((503, "{}"), (503, "{}"), (503, "{}"), GOOD)
     reports = [("a", REPORT), ("b", "Other. Small pleural effusion"), ("c", REPORT)]
     summary = label_reports(reports, labeler, FINDINGS, tmp_path / "labels.parquet")
-    assert summary.first_failures == {"a": "http_500"}
+    assert summary.first_failures == {"a": "http_503"}
     frame = read_labels(tmp_path / "labels.parquet").frame
     assert frame["report_id"].tolist() == ["a", "b"]
     assert frame.loc[1, ["labeler", "model_id", "prompt_version"]].tolist() == [

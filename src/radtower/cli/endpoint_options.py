@@ -133,7 +133,7 @@ class EndpointOptions:
         def on_plan(plan: "LabelingPlan") -> None:
             endpoint.spent_usd = plan.spent_usd
 
-        return Labeler(endpoint, findings, on_plan, self._instead(endpoint))
+        return Labeler(endpoint, findings, on_plan, self._instead(endpoint), endpoint.notes)
 
     def _instead(
         self, endpoint: "EndpointLabeler"

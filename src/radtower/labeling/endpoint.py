@@ -94,6 +94,7 @@ class EndpointLabeler:
         # Refuses now what it would refuse at the first report.
         self._server()
         self._limits()
+        self._notes: dict[str, None] = {}
 
     @property
     def expected_tokens(self) -> float:
@@ -140,6 +141,10 @@ class EndpointLabeler:
         with self._opened() as run:
             run.store_answers(reports, store)
 
+    def notes(self) -> list[str]:
+        """Return sentences about what the server did not do as asked, each once."""
+        return list(self._notes)
+
     @contextmanager
     def _opened(self) -> Iterator["_Run"]:
         limits = self._limits()
@@ -149,11 +154,13 @@ class EndpointLabeler:
             max_tokens=self.questions.max_reply_tokens or self.max_tokens,
             expected_tokens=self.expected_tokens,
         )
-        run = _Run(Asker(client, self.questions, self.findings), limits.health, client)
+        asker = Asker(client, self.questions, self.findings)
+        run = _Run(asker, limits.health, client)
         try:
             yield run
         finally:
             run.close()
+            self._notes |= dict.fromkeys(asker.notes)
             # The next run of this object goes on from here.
             self.spent_usd = limits.budget.spent_usd
 

@@ -14,6 +14,9 @@ from radtower.labeling.report_labels import ReportLabels
 # How much of an unusable reply is handed back: enough to see what is wrong, whatever the reply.
 _MAX_QUOTED_REPLY = 8000
 _SCHEMA_REFUSED = (400, 422)
+# What servers that break on a schema say; and so does one that is broken: every third such answer is doubted.
+_SCHEMA_BREAKS = (500, 501)
+_DOUBTED = 3
 
 
 @dataclass
@@ -50,6 +53,9 @@ class Asker:
         self._questions = questions
         self._findings = findings
         self._honors_schema: bool | None = None  # None: not known yet
+        self._num_broken = 0
+        self.notes: list[str] = []
+        """Sentences for the user, each once."""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -85,19 +91,52 @@ class Asker:
         return read_reply(completion, report, self._findings), completion
 
     async def _ask(self, question: Callable[[bool], bytes], spent: Spent) -> Completion:
-        wants_schema = self._honors_schema is not False
+        if self._honors_schema is False:
+            completion = await self._client.ask(question(False), spent.add_cost)
+        else:
+            completion = await self._ask_with_schema(question, spent)
+        spent.add_tokens(completion)
+        return completion
+
+    async def _ask_with_schema(self, question: Callable[[bool], bytes], spent: Spent) -> Completion:
+        plain: Completion | None = None
+
+        async def ask_plainly(status: int | None) -> Completion | None:
+            nonlocal plain
+            if self._doubts_schema(status):
+                # At once and once: a server that was down must not come back in between.
+                plain = await self._client.ask_once(question(False), spent.add_cost)
+            if plain is not None:
+                self._give_schema_up(status)
+            return plain
+
         try:
-            completion = await self._client.ask(question(wants_schema), spent.add_cost)
-            self._honors_schema = wants_schema
+            completion = await self._client.ask(question(True), spent.add_cost, ask_plainly)
         except AskError as error:
             # Once a schema was accepted, a refusal is about something else.
-            if error.status not in _SCHEMA_REFUSED or self._honors_schema is True or not wants_schema:
+            if error.status not in _SCHEMA_REFUSED or self._honors_schema is True:
                 raise
             completion = await self._client.ask(question(False), spent.add_cost)
             # Only after it worked without: the refusal may have been about something else.
-            self._honors_schema = False
-        spent.add_tokens(completion)
+            self._give_schema_up(error.status)
+        else:
+            if plain is None:
+                self._honors_schema = True
         return completion
+
+    def _doubts_schema(self, status: int | None) -> bool:
+        if status not in _SCHEMA_BREAKS or self._honors_schema is True:
+            return False
+        self._num_broken += 1
+        return self._honors_schema is False or self._num_broken % _DOUBTED == 0
+
+    def _give_schema_up(self, status: int | None) -> None:
+        if self._honors_schema is None:
+            self._honors_schema = False
+            self.notes.append(
+                f"The server answers HTTP {status} to a JSON schema: it was asked without one. "
+                "Replies may need more repairs."
+            )
 
 
 def make_labels(parsed: ParsedReply, completion: Completion, spent: Spent) -> ReportLabels:

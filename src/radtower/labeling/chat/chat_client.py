@@ -6,7 +6,7 @@ Over aiohttp: the openai client takes several times the CPU per request (benchma
 import asyncio
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -137,13 +137,20 @@ class ChatClient:
         if self._session is not None:
             await self._session.close()
 
-    async def ask(self, body: bytes, on_cost: Callable[[float], None]) -> Completion:
+    async def ask(
+        self,
+        body: bytes,
+        on_cost: Callable[[float], None],
+        ask_instead: Callable[[int | None], Awaitable[Completion | None]] | None = None,
+    ) -> Completion:
         """Send a question until it is answered.
 
         Args:
             body: The request.
             on_cost: Called with what each try counts in the budget, in USD, also if the try was lost; never
                 without a price. Whoever keeps the sum keeps the cap over runs.
+            ask_instead: Awaited with the HTTP status of each failed try, if it has one; a completion that it
+                gives is the answer.
 
         Raises:
             AskError: If it is not, after all retries or at once.
@@ -155,6 +162,8 @@ class ChatClient:
             try:
                 return await self._try(body, on_cost)
             except _Fault as fault:
+                if ask_instead is not None and (other := await ask_instead(fault.status)) is not None:
+                    return other
                 is_last_try = attempt >= retry.max_retries
                 self._record(fault, is_last_try)
                 is_worth_it = fault.status is None or is_retried(fault.status)
@@ -162,6 +171,13 @@ class ChatClient:
                     raise AskError(fault.code, fault.status) from None
                 await self._wait(fault, retry.backoff_s(attempt))
                 attempt += 1
+
+    async def ask_once(self, body: bytes, on_cost: Callable[[float], None]) -> Completion | None:
+        """Send a question a single time; None if it is not answered, which says nothing about the server."""
+        try:
+            return await self._try(body, on_cost)
+        except _Fault:
+            return None
 
     async def _try(self, body: bytes, on_cost: Callable[[float], None]) -> Completion:
         tokens = len(body) / CHARACTERS_PER_TOKEN + self._expected_tokens
