@@ -242,7 +242,8 @@ def test_scans_of_a_plain_manifest_are_paths(tmp_path):
             {"spacing_z_mm": [1, 1, 1], "spacing_y_mm": [1, 1, 1], "spacing_x_mm": [1, 1, -2]},
             r"\['1', '1', '-2'\] at row 2",
         ),
-        ({"spacing_z_mm": ["thin", 1, 1]}, r"\['thin', '', ''\] at row 0"),
+        ({"spacing_z_mm": ["0.7 mm", 1, 1]}, r"\['0.7 mm', '', ''\] at row 0"),
+        ({"spacing_z_mm": ["Large mass.", 1, 1]}, r"\['text', '', ''\] at row 0"),
     ],
 )
 def test_a_rescale_or_spacing_that_is_none_is_refused(tmp_path, columns, got):

@@ -184,6 +184,14 @@ def test_half_a_character_is_refused_with_its_row_and_without_its_text(tmp_path,
     assert "mass" not in str(caught.value)
 
 
+def test_a_line_that_is_a_text_is_not_shown(tmp_path):
+    path = tmp_path / "reports.jsonl"
+    path.write_text('{"id": "a", "text": "x"}\n\n"Large mass."\n')
+    with pytest.raises(ValueError, match=r"every line of reports\.jsonl .* got a str in line 3\.") as caught:
+        list(ReportStream(path, "id", "text"))
+    assert "mass" not in str(caught.value)
+
+
 def test_a_line_separator_in_a_text_ends_no_line(tmp_path):
     path = tmp_path / "reports.jsonl"
     path.write_text('{"id": "a", "text": "No\u2028mass."}\n', encoding="utf-8")

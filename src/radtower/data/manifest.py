@@ -6,24 +6,28 @@ Axes: N volumes, F findings.
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from radtower.data.csv_table import read_csv_table
+from radtower.data.splits import Split as Split
+from radtower.data.splits import check_splits
 from radtower.data.targets import TargetPolicy
 from radtower.labeling.findings import FindingsSet
 from radtower.processing.report_text import join_sections
 from radtower.processing.scan_reference import ScanReference
 
-Split = Literal["train", "validation", "test"]
 _REQUIRED = ("study_id", "patient_id", "image_path", "split")
 _SECTIONS = ("findings", "impression")
 _RESCALE = ("rescale_slope", "rescale_intercept")
 _SPACING = ("spacing_z_mm", "spacing_y_mm", "spacing_x_mm")
+
+_NUMBER_LIKE = re.compile(r"[-+.,\de]{0,10} ?(mm)?|nan|[-+]?inf", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -269,10 +273,17 @@ def _numbers_of(
         row = int(is_bad.argmax())
         raise ValueError(
             f"{', '.join(columns)} must be numbers ({', '.join(positive)} above 0) or all empty, got "
-            f"{['' if pd.isna(cell) else cell for cell in cells.iloc[row]]} at row {row} (volume "
+            f"{[_shown(cell) for cell in cells.iloc[row]]} at row {row} (volume "
             f"{identifier_hash(frame['volume_id'].iloc[row])}). Complete the row, or leave it to the file."
         )
     return [None if empty else tuple(row) for row, empty in zip(table.tolist(), is_empty[:, 0], strict=True)]
+
+
+def _shown(cell: Any) -> Any:
+    """A cell, unless it is text that cannot be a number gone wrong: it could be a report."""
+    if pd.isna(cell):
+        return ""
+    return cell if not isinstance(cell, str) or _NUMBER_LIKE.fullmatch(cell) else "text"
 
 
 def _check_unique(name: str, frame: pd.DataFrame) -> None:
@@ -297,11 +308,7 @@ def _check_filled(name: str, column: pd.Series) -> None:
 
 
 def _check_rows(frame: pd.DataFrame) -> None:
-    unknown = sorted(set(frame["split"]) - set(get_args(Split)))
-    if unknown:
-        raise ValueError(
-            f"split must be one of {', '.join(get_args(Split))}, got {unknown}. Rename the split."
-        )
+    check_splits(frame["split"])
     num_splits = frame.groupby("patient_id")["split"].nunique()
     leaking = num_splits[num_splits > 1]
     if len(leaking):

@@ -1,6 +1,5 @@
 """A table of reports that is no manifest: ids and texts, streamed from CSV, JSONL, parquet or the Hub."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,6 +9,7 @@ import pyarrow.parquet as pq
 from datasets import IterableDataset, load_dataset_builder
 
 from radtower.data.csv_table import csv_columns, stream_csv_table
+from radtower.data.jsonl_table import check_unicode, jsonl_rows
 
 HUB_PREFIX = "hf:"
 _ROWS_AT_ONCE = 500
@@ -55,8 +55,8 @@ class ReportStream:
                     f"{self.text_column} must be text, got a {type(text).__name__} in row {position}. "
                     "Name the column of the reports."
                 )
-            _check_unicode(self.id_column, str(report_id), position)
-            _check_unicode(self.text_column, text or "", position)
+            check_unicode(self.id_column, str(report_id), position)
+            check_unicode(self.text_column, text or "", position)
             yield str(report_id), text or ""
 
     def _check_columns(self, columns: list[str], position: int) -> None:
@@ -94,17 +94,6 @@ def read_reports(
     return reports
 
 
-def _check_unicode(column: str, text: str, position: int) -> None:
-    """Refuse a lone surrogate, which JSON can write and UTF-8 cannot: the text would have no hash."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{column} must be valid Unicode, got the lone surrogate U+{ord(text[error.start]):04X} at "
-            f"character {error.start} in row {position}. Write the whole character, or U+FFFD in its place."
-        ) from None  # the error holds the text
-
-
 def _columns(source: str) -> list[str] | None:
     """Names of the columns; None where only reading tells."""
     if source.startswith(HUB_PREFIX):
@@ -116,7 +105,7 @@ def _columns(source: str) -> list[str] | None:
     if path.suffix == ".csv":
         return csv_columns(path)  # checks every row, before a label is paid for
     if path.suffix == ".jsonl":
-        return list(next(_jsonl_rows(path), {}))
+        return list(next(jsonl_rows(path), {}))
     raise ValueError(
         f"source must end in .csv, .jsonl or .parquet, or begin with {HUB_PREFIX}, got {path.suffix!r}. "
         "Convert the table."
@@ -128,7 +117,7 @@ def _rows(source: str, columns: Sequence[str]) -> Iterator[Mapping[Any, Any]]:
         return _hub_rows(source, columns)
     path = Path(source)
     if path.suffix == ".jsonl":
-        return _jsonl_rows(path)
+        return jsonl_rows(path)
     return _parquet_rows(path, columns) if path.suffix == ".parquet" else _csv_rows(path, columns)
 
 
@@ -141,24 +130,6 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Mapping[Any, A
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=list(columns)):
             yield from batch.to_pylist()
-
-
-def _jsonl_rows(path: Path) -> Iterator[Mapping[Any, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                row = error.msg  # says what is wrong, and quotes nothing
-            if not isinstance(row, dict):
-                kind = f"no JSON ({row})" if isinstance(row, str) else f"a {type(row).__name__}"
-                raise ValueError(  # noqa: TRY004 -- a file with a wrong value, not an argument of a wrong type
-                    f"every line of {path.name} must be a JSON object, got {kind} in line {number}. "
-                    "Write one report per line."
-                )
-            yield row
 
 
 def _hub_rows(source: str, columns: Sequence[str]) -> Iterator[Mapping[Any, Any]]:

@@ -1,3 +1,5 @@
+import json
+
 import pandas as pd
 import pytest
 
@@ -158,6 +160,40 @@ def test_a_table_without_a_header_does_not_show_its_first_report(labels, tmp_pat
     with pytest.raises(ValueError, match=r"got none among 2 columns\. .* the first line") as caught:
         rows_of_table(labels, path)
     assert "Jones" not in str(caught.value)
+
+
+def test_a_report_in_the_column_of_splits_is_not_shown(labels, tmp_path, manifest_frame):
+    splits = ["train"] * 5 + ["Mr. Jones has a mass."]
+    with pytest.raises(
+        ValueError, match=r"test, got 1 values that are no name .* at row 5\. Rename"
+    ) as caught:
+        _rows(labels, manifest_frame.assign(split=splits), tmp_path)
+    assert "Jones" not in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["volume_id", "report", "patient_id", "split", "findings"])
+def test_half_a_character_is_refused_with_its_row_and_without_its_text(labels, tmp_path, column):
+    path = tmp_path / "table.jsonl"
+    whole = {"volume_id": "x", "report": "Illegible.", "patient_id": "p", "split": "train", "findings": "y"}
+    broken = whole | {"volume_id": "z", column: "mass \ud83d"}
+    path.write_text(json.dumps(whole | {"report": "A \U0001f600."}) + "\n" + json.dumps(broken) + "\n")
+    message = (
+        rf"^{column} must be valid Unicode, got the lone surrogate U\+D83D at character 5 in row 1\. Write"
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        rows_of_table(labels, path)
+    assert "mass" not in str(caught.value)
+    path.write_text(json.dumps({"mass \ud83d": "x"}))
+    with pytest.raises(ValueError, match=r"^a column name must be valid Unicode, got"):
+        rows_of_table(labels, path)
+
+
+def test_a_line_that_is_no_row_is_refused_without_its_text(labels, tmp_path):
+    path = tmp_path / "table.jsonl"
+    path.write_text('{"volume_id": "x", "report": "y"}\n["Large mass."]\n')
+    with pytest.raises(ValueError, match=r"every line of table\.jsonl .* got a list in line 2\.") as caught:
+        rows_of_table(labels, path)
+    assert "mass" not in str(caught.value)
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])

@@ -8,12 +8,13 @@ negatives of each other), ``study_id``, ``split``.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 
 from radtower.data.csv_table import read_csv_table
-from radtower.data.manifest import Split, identifier_hash
+from radtower.data.manifest import identifier_hash
+from radtower.data.splits import Split, check_splits
 from radtower.processing.report_text import normalize_report
 
 TEXT_COLUMNS = ("query", "positive", "source", "study_id", "split")
@@ -156,11 +157,7 @@ def _check_negatives(pairs: pd.DataFrame) -> None:
 
 
 def _check_splits(pairs: pd.DataFrame) -> None:
-    unknown = sorted(set(pairs["split"]) - set(get_args(Split)))
-    if unknown:
-        raise ValueError(
-            f"split must be one of {', '.join(get_args(Split))}, got {unknown}. Rename the split."
-        )
+    check_splits(pairs["split"])
     num_splits = pairs.groupby("study_id")["split"].nunique()
     leaking = num_splits[num_splits > 1]
     if len(leaking):

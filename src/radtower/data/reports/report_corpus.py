@@ -7,13 +7,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pandas as pd
 
 from radtower.data.csv_table import read_csv_table
-from radtower.data.manifest import Split, identifier_hash
+from radtower.data.manifest import identifier_hash
+from radtower.data.splits import Split, check_splits
 from radtower.data.targets import MASKED_TARGET, Status, TargetPolicy
 from radtower.processing.report_text import canonical_text, join_sections, normalize_report, report_sha256
 
@@ -205,11 +205,7 @@ def _check_rows(table: pd.DataFrame) -> None:
         num_empty = int((table[name] == "").sum())
         if num_empty:
             raise ValueError(f"{name} must be filled in every row, got {num_empty} empty. Fill it.")
-    unknown = sorted(set(table["split"]) - set(get_args(Split)))
-    if unknown:
-        raise ValueError(
-            f"split must be one of {', '.join(get_args(Split))}, got {unknown}. Rename the split."
-        )
+    check_splits(table["split"])
     same = [("patient_id", "split"), *(("study_id", name) for name in ("patient_id", "report", *SECTIONS))]
     for key, name in same:
         num_values = table.groupby(key)[name].nunique()

@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from radtower.data.splits import SPLITS
 from radtower.hub_cards.labels.class_balance_plot import plot_class_balance
 from radtower.hub_cards.labels.label_card import PLOT_FILE, class_counts, is_phantom, label_card
 from radtower.hub_cards.labels.label_release import LabelRelease
-from radtower.hub_cards.labels.volume_rows import SPLITS
 
 # All that a folder holds, and so all that a push may replace or delete.
 FILES = ("README.md", PLOT_FILE, *(f"data/{split}.parquet" for split in SPLITS))

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from radtower.data.splits import SPLITS
 from radtower.data.targets import MASKED_TARGET, TargetPolicy
-from radtower.hub_cards.labels.volume_rows import SPLITS, VolumeRows, rows_of_labels, rows_of_table
+from radtower.hub_cards.labels.volume_rows import VolumeRows, rows_of_labels, rows_of_table
 from radtower.hub_cards.privacy import (
     PrivacyReport,
     refuse_identifiers,

@@ -3,21 +3,22 @@
 Messages name rows by position and hash, never by id.
 """
 
-import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from radtower.data.csv_table import read_csv_table
+from radtower.data.jsonl_table import check_unicode, jsonl_rows
 from radtower.data.layouts.ct_rate import VOLUME_NAME
-from radtower.data.manifest import Split, identifier_hash
+from radtower.data.manifest import identifier_hash
+from radtower.data.splits import check_splits
 from radtower.labeling.label_table import LabelTable
 from radtower.processing.report_text import join_sections, normalize_report, report_sha256
 
-SPLITS: tuple[str, ...] = get_args(Split)
 SECTIONS = ("findings", "impression")
 _ID_COLUMNS = ("volume_id", "study_id", "report_id")
 _NO_ROW = -1
@@ -72,7 +73,8 @@ def rows_of_table(
 
     Raises:
         ValueError: If the format or a column is unknown, a row has too many or too few fields, an id is
-            empty or repeated, a split is unknown, a patient is in two splits, or no row has labels.
+            empty or repeated, a cell has half a character, a split is unknown, a patient is in two splits, or
+            no row has labels.
     """
     table = _read_table(Path(path))
     name_column = _id_column(table, id_column)
@@ -111,9 +113,7 @@ def _read_table(path: Path) -> pd.DataFrame:
         frame = pd.read_parquet(path)
     elif path.suffix == ".jsonl":
         # Not read_json, which turns what looks like a number or a date into one.
-        # Not splitlines, which ends a line at U+2028, too: JSON may hold that in a text.
-        lines = path.read_text(encoding="utf-8").split("\n")
-        frame = pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+        frame = pd.DataFrame(list(_whole(jsonl_rows(path))))
     elif path.suffix == ".csv":
         frame = read_csv_table(path)
     else:
@@ -123,6 +123,16 @@ def _read_table(path: Path) -> pd.DataFrame:
     if frame.empty:
         raise ValueError(f"the table must have at least one row, got 0 in {path.name}. Give another.")
     return frame.astype(object).where(frame.notna(), "").astype(str)
+
+
+def _whole(rows: Iterable[Mapping[Any, Any]]) -> Iterator[Mapping[Any, Any]]:
+    """The rows, none of which has half a character: pandas would fail with the text in its error."""
+    for position, row in enumerate(rows):
+        for name, cell in row.items():
+            check_unicode("a column name", str(name), position)
+            if isinstance(cell, str):
+                check_unicode(str(name), cell, position)
+        yield row
 
 
 def _id_column(table: pd.DataFrame, wanted: str | None) -> str:
@@ -154,9 +164,7 @@ def _check_ids(name: str, ids: pd.Series) -> None:
 
 
 def _check_splits(table: pd.DataFrame, splits: pd.Series) -> None:
-    unknown = sorted(set(splits) - set(SPLITS))
-    if unknown:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {unknown}. Rename the split.")
+    check_splits(splits)
     if "patient_id" not in table:
         return
     num_splits = splits.groupby(table["patient_id"].str.strip()).nunique()
