@@ -31,7 +31,8 @@ class _Handler(BaseHTTPRequestHandler):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests.append(request)
         body = json.dumps(completion()).encode()
-        self.send_response(200)
+        self.send_response(429 if len(self.server.requests) in self.server.busy else 200)
+        self.send_header("Retry-After", "7200")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -45,6 +46,7 @@ def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.requests = []
+    server.busy = ()  # numbers of requests that are told to come back in two hours
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
@@ -77,6 +79,13 @@ def test_reports_are_labeled_with_cost_and_the_flags_reach_the_request(command, 
     request = server.requests[0]
     assert (request["max_tokens"], request["logprobs"], request["seed"]) == (300, True, 3)
     assert read_labels(tmp_path / "labels.parquet").frame["report_id"].tolist() == ["1", "2"]
+
+
+def test_a_server_that_asks_for_a_long_wait_is_waited_for_as_long_as_allowed_and_named(command, server):
+    server.busy = (1,)
+    done = command(*address(server), "--max-retry-after", "1")
+    assert done.code == 0
+    assert "asked to wait up to 7200 s (Retry-After), and 1 s were waited at most" in done.out
 
 
 def test_a_cap_holds_over_all_runs(command, server):

@@ -23,7 +23,7 @@ GOOD = json.dumps(
         "emphysema": {"status": "not_mentioned", "evidence": "no such words"},
     }
 )
-QUICK = RetryPolicy(max_retries=2, base_s=0.01)
+QUICK = RetryPolicy(max_retries=2, base_s=0.01, rate_limit_s=0)
 HANG, RESET = "<hang>", "<reset>"
 
 
@@ -153,6 +153,37 @@ def test_tokens_spent_before_a_failure_are_counted(serve):
     assert (labels.error, labels.tokens_in, labels.tokens_out) == ("http_500", 100, 7)
 
 
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "0.01"}])
+def test_a_rate_limit_is_waited_out_beyond_the_retries_without_hurry(serve, headers):
+    end = time.perf_counter() + 0.6
+    busy = (429, "{}", headers)
+    policy = RetryPolicy(max_retries=2, base_s=0.01, rate_limit_s=5)
+    server, labeler = serve(lambda _: busy if time.perf_counter() < end else GOOD, retry=policy)
+    assert label_one(labeler).error is None
+    assert 4 < len(server.requests) < 30
+
+
+def test_a_rate_limit_without_end_is_an_error_when_its_time_is_over(serve):
+    policy = RetryPolicy(max_retries=1, base_s=0.01, rate_limit_s=0.3)
+    server, labeler = serve((429, "{}"), retry=policy)
+    start = time.perf_counter()
+    assert label_one(labeler).error == "http_429"
+    assert time.perf_counter() - start >= 0.3
+    server, labeler = serve((503, "{}"), retry=policy)
+    assert label_one(labeler).error == "http_503"
+    assert len(server.requests) == 2
+
+
+def test_a_server_that_asks_for_a_longer_wait_than_allowed_is_named(serve):
+    policy = RetryPolicy(retry_after_cap_s=0.2)
+    _, labeler = serve((429, "{}", {"Retry-After": "3600"}), GOOD, retry=policy)
+    start = time.perf_counter()
+    assert label_one(labeler).error is None
+    assert 0.2 <= time.perf_counter() - start < 2
+    (note,) = labeler.notes()
+    assert "asked to wait up to 3600 s (Retry-After), and 0.2 s were waited at most" in note
+
+
 def test_retry_after_holds_back_every_request(serve):
     server, labeler = serve(GOOD, (429, "{}", {"Retry-After": "0.4"}), GOOD, concurrency=2)
     start = time.perf_counter()
@@ -184,10 +215,10 @@ def test_a_server_that_breaks_on_the_schema_is_asked_without_it_after_three_erro
     (note,) = labeler.notes()
     assert f"answers HTTP {code} to a JSON schema: it was asked without one" in note
     # Many at a time find the same out together, and no report pays for it.
-    server, labeler = serve(server.script[0], concurrency=8, retry=RetryPolicy(max_retries=3, base_s=0.01))
+    server, labeler = serve(server.script[0], concurrency=4, retry=RetryPolicy(max_retries=3, base_s=0.01))
     assert {labels.error for _, labels in labeler.label(f"report {number}" for number in range(40))} == {None}
     assert sum("response_format" not in request for request in server.requests) == 40
-    assert sum("response_format" in request for request in server.requests) <= 3 * 8
+    assert sum("response_format" in request for request in server.requests) <= 3 * 4
     assert len(labeler.notes()) == 1
 
 

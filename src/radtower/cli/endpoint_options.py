@@ -31,6 +31,7 @@ class EndpointOptions:
         requests_per_minute: Limit of the service.
         tokens_per_minute: Limit of the service.
         max_retries: Further tries of a request.
+        max_retry_after: Longest wait that the server can ask for, in seconds.
         logprobs: Ask for log-probabilities, for scores.
         field: Further fields of the request, ``NAME=JSON``.
         prices: Price table.
@@ -55,6 +56,7 @@ class EndpointOptions:
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     max_retries: int = 6
+    max_retry_after: float = 300.0
     logprobs: bool = False
     field: tuple[str, ...] = ()
     prices: Path | None = None
@@ -117,7 +119,7 @@ class EndpointOptions:
             concurrency=self.concurrency,
             requests_per_minute=self.requests_per_minute,
             tokens_per_minute=self.tokens_per_minute,
-            retry=RetryPolicy(max_retries=self.max_retries),
+            retry=RetryPolicy(max_retries=self.max_retries, retry_after_cap_s=self.max_retry_after),
             with_logprobs=self.logprobs,
             fields=self.request_fields(),
             price=None if self.prices is None else read_price(self.prices, self.model),

@@ -160,7 +160,7 @@ class EndpointLabeler:
             yield run
         finally:
             run.close()
-            self._notes |= dict.fromkeys(asker.notes)
+            self._notes |= dict.fromkeys([*asker.notes, *client.notes])
             # The next run of this object goes on from here.
             self.spent_usd = limits.budget.spent_usd
 

@@ -6,6 +6,7 @@ Over aiohttp: the openai client takes several times the CPU per request (benchma
 import asyncio
 import json
 import re
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ from radtower.labeling.chat.budget import Budget
 from radtower.labeling.chat.completion import Completion, read_completion
 from radtower.labeling.chat.health import ServerHealth
 from radtower.labeling.chat.pacing import Pacer
-from radtower.labeling.chat.retry import RetryPolicy, is_retried, retry_after_s
+from radtower.labeling.chat.retry import RATE_LIMITED, RetryPolicy, is_retried, retry_after_s
 
 CHARACTERS_PER_TOKEN = 4.0  # of English; for pace and estimates, never for the cap
 _PAUSING_STATUS = (429, 503)  # what is said to one request holds for all
@@ -119,6 +120,18 @@ class ChatClient:
         self._expected_tokens = expected_tokens
         self._url, self._proxy = server.url, server.proxy
         self._session: aiohttp.ClientSession | None = None
+        self._longest_wait_s = 0.0  # asked for, and not granted
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the user."""
+        if not self._longest_wait_s:
+            return []
+        return [
+            f"The server asked to wait up to {self._longest_wait_s:g} s (Retry-After), and "
+            f"{self._server.retry.retry_after_cap_s:g} s were waited at most: raise --max-retry-after, or "
+            "run again later."
+        ]
 
     async def open(self) -> None:
         """Prepare connections; inside the event loop that will use them."""
@@ -158,18 +171,22 @@ class ChatClient:
         """
         retry = self._server.retry
         attempt = 0
+        limited_since: float | None = None
         while True:
             try:
                 return await self._try(body, on_cost)
             except _Fault as fault:
                 if ask_instead is not None and (other := await ask_instead(fault.status)) is not None:
                     return other
-                is_last_try = attempt >= retry.max_retries
+                if fault.status == RATE_LIMITED and limited_since is None:
+                    limited_since = time.monotonic()
+                limited_s = 0.0 if limited_since is None else time.monotonic() - limited_since
+                is_last_try = retry.is_used_up(attempt, fault.status, limited_s)
                 self._record(fault, is_last_try)
                 is_worth_it = fault.status is None or is_retried(fault.status)
                 if is_last_try or not is_worth_it:
                     raise AskError(fault.code, fault.status) from None
-                await self._wait(fault, retry.backoff_s(attempt))
+                await self._wait(fault, attempt)
                 attempt += 1
 
     async def ask_once(self, body: bytes, on_cost: Callable[[float], None]) -> Completion | None:
@@ -223,7 +240,7 @@ class ChatClient:
         except (aiohttp.ClientError, OSError):
             raise _Fault("connection") from None
         if response.status != 200:
-            wait_s = retry_after_s(response.headers, self._server.retry.retry_after_cap_s)
+            wait_s = self._granted(retry_after_s(response.headers))
             name = _error_name(content)
             raise _Fault(f"http_{response.status}", response.status, wait_s, is_sent=False, name=name)
         completion = read_completion(content)
@@ -240,13 +257,22 @@ class ChatClient:
         else:
             health.record_silence(fault.code, is_last_try, fault.is_sent)
 
-    async def _wait(self, fault: _Fault, backoff_s: float) -> None:
-        if fault.wait_s is None:
-            await asyncio.sleep(backoff_s)
-        elif fault.status in _PAUSING_STATUS:
+    def _granted(self, asked_s: float | None) -> float | None:
+        cap_s = self._server.retry.retry_after_cap_s
+        if asked_s is None or asked_s <= cap_s:
+            return asked_s
+        self._longest_wait_s = max(self._longest_wait_s, asked_s)
+        return cap_s
+
+    async def _wait(self, fault: _Fault, attempt: int) -> None:
+        retry = self._server.retry
+        if fault.wait_s is not None and fault.status in _PAUSING_STATUS:
             self._limits.pacer.pause(fault.wait_s)
-        else:
+        elif fault.wait_s is not None:
             await asyncio.sleep(fault.wait_s)
+        # A server that names short waits and does not keep them must not be asked without end.
+        if fault.wait_s is None or attempt >= retry.max_retries:
+            await asyncio.sleep(retry.backoff_s(attempt))
 
 
 def _error_name(content: bytes) -> str:

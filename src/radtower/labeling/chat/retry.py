@@ -9,6 +9,8 @@ from email.utils import parsedate_to_datetime
 
 # The server says: not now. Every 5xx says so as well.
 _RETRIED_STATUS = {408, 409, 425, 429}
+RATE_LIMITED = 429
+_MOST_DOUBLINGS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +21,8 @@ class RetryPolicy:
         max_retries: Further tries after the first.
         base_s: Longest wait before the first retry, in seconds; it doubles with every retry.
         cap_s: Longest wait of all, where the server names none.
+        rate_limit_s: A rate limit (429) is waited out for so long, in more retries if need be; limits are per
+            minute with most services. Not without retries.
         retry_after_cap_s: Longest wait that a server can ask for.
 
     Raises:
@@ -28,10 +32,11 @@ class RetryPolicy:
     max_retries: int = 6
     base_s: float = 0.5
     cap_s: float = 60.0
+    rate_limit_s: float = 120.0
     retry_after_cap_s: float = 300.0
 
     def __post_init__(self) -> None:
-        for name in ("max_retries", "base_s", "cap_s", "retry_after_cap_s"):
+        for name in ("max_retries", "base_s", "cap_s", "rate_limit_s", "retry_after_cap_s"):
             value = getattr(self, name)
             if value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}. Use 0 for none.")
@@ -42,7 +47,19 @@ class RetryPolicy:
         Full jitter, so that requests that failed together do not come back together.
         """
         # Jitter is no secret.
-        return random.uniform(0.0, min(self.cap_s, self.base_s * 2.0**attempt))  # noqa: S311
+        bound_s = min(self.cap_s, self.base_s * 2.0 ** min(attempt, _MOST_DOUBLINGS))
+        return random.uniform(0.0, bound_s)  # noqa: S311
+
+    def is_used_up(self, attempt: int, status: int | None, limited_s: float) -> bool:
+        """Return whether a request is given up.
+
+        Args:
+            attempt: Retries so far.
+            status: HTTP status of the last answer; None without one.
+            limited_s: Time since the first answer that named a rate limit.
+        """
+        is_waited_out = status == RATE_LIMITED and self.max_retries > 0 and limited_s < self.rate_limit_s
+        return attempt >= self.max_retries and not is_waited_out
 
 
 def is_retried(status: int) -> bool:
@@ -50,19 +67,19 @@ def is_retried(status: int) -> bool:
     return status in _RETRIED_STATUS or status >= 500
 
 
-def retry_after_s(headers: Mapping[str, str], cap_s: float, now: datetime | None = None) -> float | None:
-    """Return how long a server asks to wait, in seconds up to ``cap_s``; None where it does not say.
+def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+    """Return how long a server asks to wait, in seconds; None where it does not say.
 
     Reads ``retry-after-ms`` and ``Retry-After``, as seconds or as an HTTP date. What is no time is ignored.
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
-        return min(milliseconds / 1000, cap_s)
+        return milliseconds / 1000
     value = headers.get("Retry-After")
     seconds = _number(value)
     if seconds is None and value is not None:
         seconds = _seconds_until(value, now or datetime.now(UTC))
-    return None if seconds is None else min(seconds, cap_s)
+    return seconds
 
 
 def _number(value: str | None) -> float | None:
