@@ -1,10 +1,13 @@
 import json
 import re
+from dataclasses import asdict
 
 import pytest
 from huggingface_hub import ModelCard
 
+from radtower.hub_cards.card import target_rule
 from radtower.hub_cards.export import export_model
+from radtower.training.runs import ClipRun, LabelerRun, VisionRun
 
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?")
 
@@ -138,10 +141,48 @@ def test_states_preprocessing_in_units_and_the_install_line(make_model_folder, t
 )
 def test_states_what_the_model_was_trained_to_say(make_model_folder, tmp_path, kind, section):
     trained = make_model_folder(kind)
-    run = {"labels": "/data/labels.parquet", "uncertain": None, "not_mentioned": 0.0}
-    rule = "\nTraining targets: present is 1, absent is 0, not mentioned is 0 and uncertain is masked out"
-    for change, is_stated in (({}, True), ({"labels": None}, False), ({"soft_targets": True}, False)):
+    run = {"manifest": "/data/m.csv", "labels": None, "uncertain": None, "not_mentioned": 0.0}
+    rule = (
+        "\nTraining targets: present is 1, absent is 0, not mentioned is 0 and uncertain is masked out of "
+        "the loss."
+    )
+    numbers = " Labels that were numbers in [0, 1] were the targets themselves; -100 was masked."
+    scores = " Where a label had a score, the score was the target instead, whatever the state."
+    labels, reports = {"labels": "/data/labels.parquet"}, {"reports": "/data/reports.csv"}
+    for change, stated in (
+        (labels, f"{rule}\n"),
+        (labels | reports, f"{rule}\n"),
+        (labels | reports | {"soft_targets": True}, f"{rule}{scores}\n"),
+        ({"gold": "/data/gold.csv"}, f"{rule}{numbers}\n"),
+        (reports, f"{rule}{numbers}\n"),
+        ({"findings": "/data/set.yaml"}, f"{rule}{numbers}\n"),
+        ({}, None),
+    ):
         (trained / "run.yaml").write_text(json.dumps({"run": run | change}))
-        card = (export_model(trained, tmp_path / "towers-of-hope") / "README.md").read_text()
-        assert (rule in _section(card, section)) is is_stated
-        assert "/data" not in card
+        text = _section(
+            (export_model(trained, tmp_path / "towers-of-hope") / "README.md").read_text(), section
+        )
+        assert ("Training targets" not in text) if stated is None else (stated in text)
+        assert "/data" not in text
+
+
+@pytest.mark.parametrize(
+    ("run", "end"),
+    [
+        (
+            LabelerRun(llm="x", manifest="m", gold="g", uncertain=0.5),
+            "uncertain is 0.5. Labels that were numb",
+        ),
+        (LabelerRun(llm="x", reports="r", uncertain=0.5), "uncertain is 0.5. Labels that were numbers"),
+        (LabelerRun(llm="x", reports="r", labels="l", soft_targets=True), "of the loss. Where a label had"),
+        (
+            VisionRun(manifest="m", cache="c", findings="f"),
+            "masked out of the loss. Labels that were numbers",
+        ),
+        (ClipRun(manifest="m", cache="c", vision="v", text="t"), None),
+    ],
+)
+def test_the_rule_is_found_in_the_records_of_all_runs_on_labels(tmp_path, run, end):
+    (tmp_path / "run.yaml").write_text(json.dumps({"run": asdict(run)}))
+    rule = target_rule(tmp_path)
+    assert rule is None if end is None else end in rule

@@ -14,6 +14,9 @@ from radtower.hub_cards.sentence_transformers_files import has_own_prompts
 
 TEMPLATES = Path(__file__).parent / "templates"
 NOTHING_MEASURED = "Nothing was measured on this model yet."
+LABEL_COLUMNS = ("gold", "reports", "findings")  # settings of runs on labels in columns
+NUMBERS_ARE_TARGETS = "Labels that were numbers in [0, 1] were the targets themselves; -100 was masked."
+SCORES_ARE_TARGETS = "Where a label had a score, the score was the target instead, whatever the state."
 
 
 def write_card(
@@ -68,14 +71,21 @@ def write_card(
 
 
 def target_rule(model_folder: Path) -> str | None:
-    """Return the rule of a training on a label table, from its ``run.yaml``; None where there is none."""
+    """Return the rule of a training on labels, from its ``run.yaml``; None where there is none.
+
+    Labels come from a label table (``labels``), or from columns of a gold table, a report table or a
+    manifest. There they may be numbers: no file of the model says which, so the card states both.
+    """
     path = model_folder / "run.yaml"
     record = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
     run = (record.get("run") if isinstance(record, dict) else None) or {}
-    # Soft targets are scores, and without a label table they may be numbers: the rule would say too much.
-    if not run.get("labels") or run.get("soft_targets") or not {"uncertain", "not_mentioned"} <= set(run):
+    has_columns = any(run.get(name) for name in LABEL_COLUMNS)
+    if not {"uncertain", "not_mentioned"} <= set(run) or not (run.get("labels") or has_columns):
         return None
-    return TargetPolicy(uncertain=run["uncertain"], not_mentioned=run["not_mentioned"]).describe()
+    rule = TargetPolicy(uncertain=run["uncertain"], not_mentioned=run["not_mentioned"]).describe()
+    if run.get("soft_targets"):
+        return f"{rule} {SCORES_ARE_TARGETS}"
+    return rule if run.get("labels") else f"{rule} {NUMBERS_ARE_TARGETS}"
 
 
 def _findings(config: dict[str, Any]) -> list[str]:
