@@ -1,5 +1,7 @@
 import asyncio
 import json
+import os
+import signal
 import socket
 import time
 
@@ -616,6 +618,39 @@ def test_what_is_interrupted_is_stored_with_the_most_it_can_have_cost(serve):
         labeler.label_into((f"report {number}" for number in range(9)), store)
     assert [labels.error for labels in stored] == [None, None, "interrupted"]
     assert sum(labels.cost_usd for labels in stored) == pytest.approx(labeler.spent_usd)
+
+
+def test_ctrl_c_between_a_reply_and_its_record_loses_no_cost(serve):
+    server, labeler = serve(*[GOOD] * 5, HANG, price=PRICE, max_tokens=200, concurrency=3)
+    stored = []
+
+    def store(position, labels):
+        if len(stored) == 2:
+            signal.raise_signal(signal.SIGINT)
+        stored.append(labels)
+
+    with pytest.raises(KeyboardInterrupt):
+        labeler.label_into((f"report {number}" for number in range(20)), store)
+    assert [labels.error for labels in stored[:3]] == [None] * 3
+    assert all(labels.error in (None, "interrupted") for labels in stored)
+    # One entry per request: no reply that was delivered, or that may have been, is missing.
+    assert len(stored) == len(server.requests)
+    assert sum(labels.cost_usd for labels in stored) == pytest.approx(labeler.spent_usd)
+
+
+def test_ctrl_c_gives_what_was_spent_before_it_ends_the_answers(serve):
+    def interrupt(_):
+        os.kill(os.getpid(), signal.SIGINT)  # for the main thread, which waits for the answers
+        return HANG
+
+    server, labeler = serve(GOOD, HANG, GOOD, HANG, interrupt, price=PRICE, max_tokens=200, concurrency=3)
+    answers = []
+    with pytest.raises(KeyboardInterrupt):
+        answers.extend(labeler.label(f"report {number}" for number in range(20)))
+    assert sorted(position for position, _ in answers) == list(range(5))
+    assert len(server.requests) == 5
+    assert [labels.error for _, labels in answers].count("interrupted") == 3
+    assert sum(labels.cost_usd for _, labels in answers) == pytest.approx(labeler.spent_usd)
 
 
 def test_what_others_had_spent_when_a_run_stops_comes_with_the_answers(serve):

@@ -205,12 +205,15 @@ class _Run:
             if not self._num_in_flight:
                 return
             self._news.clear()
-            self._loop.run(self._news.wait())
+            try:
+                self._loop.run(self._news.wait())
+            except KeyboardInterrupt:
+                yield from self._last_answers()
+                raise
             while self._done:
                 yield self._done.popleft()
             if self._stop is not None:
-                self._loop.cancel()
-                yield from self._done  # what the others had spent
+                yield from self._last_answers()
                 raise self._stop
 
     def store_answers(self, reports: Iterable[str], store: Callable[[int, ReportLabels], None]) -> None:
@@ -222,6 +225,12 @@ class _Run:
         self._loop.run(self._store_side_by_side(numbered, store))
         if self._stop is not None:
             raise self._stop
+
+    def _last_answers(self) -> Iterator[tuple[int, ReportLabels]]:
+        """What there is, and what those in flight had spent."""
+        self._loop.cancel()
+        while self._done:
+            yield self._done.popleft()
 
     def close(self) -> None:
         self._loop.cancel()

@@ -98,6 +98,29 @@ def test_the_cost_of_earlier_failures_counts_on(ledger):
     assert ledger.spent_usd(FIRST.hash) == 0.75
 
 
+@pytest.mark.parametrize("is_labeled", [True, False])
+def test_what_a_failure_in_a_part_cost_is_counted_whatever_is_there(output, is_labeled):
+    failed = ReportLabels.failed(KEYS, "reply:empty", tokens_in=3, tokens_out=4, cost_usd=0.25)
+    before = ANSWER if is_labeled else failed
+    with open_ledger(output.with_name("part.parquet")) as part:
+        part.use(FIRST)
+        for _ in range(2):  # failed twice
+            record(part, "Mass.", failed)
+    with open_ledger(output) as ledger:
+        ledger.register(REPORTS)
+        ledger.use(FIRST)
+        record(ledger, "Mass.", before)
+        ledger.absorb(output.with_name("part.parquet.ledger") / "ledger.sqlite", "part")
+        answer = {report_id: answer for report_id, _, answer in ledger.rows(FIRST.hash, KEYS)}["d"]
+        assert answer == replace(
+            before,
+            tokens_in=before.tokens_in + 6,
+            tokens_out=(before.tokens_out or 0) + 8,
+            cost_usd=before.cost_usd + 0.5,
+        )
+        assert ledger.spent_usd(FIRST.hash) == before.cost_usd + 0.5
+
+
 def test_an_answer_of_the_same_source_is_stored_once(ledger):
     answer = replace(ANSWER, cost_usd=1.0)
     for source in ("a", "a", "b", "a"):

@@ -28,24 +28,27 @@ FILE_NAME = "ledger.sqlite"
 PARTS = "parts"  # folder for the ledgers of tasks: RUN/NUMBER.parquet.ledger
 _STATUSES = {status.value: status for status in Status}
 _EMPTY_SHA256 = report_sha256("")
-# What was spent on a report before counts on: tokens and cost are added up.
+# What was spent on a report before counts on: tokens and cost are added up, whichever answer stays. A failure
+# does not take the place of labels.
 _ADD_UP = """
 ON CONFLICT DO UPDATE SET
-    status = excluded.status, score = excluded.score, evidence = excluded.evidence, error = excluded.error,
-    num_dropped_evidence = excluded.num_dropped_evidence,
+    status = iif(answers.error IS NULL AND excluded.error IS NOT NULL, status, excluded.status),
+    score = iif(answers.error IS NULL AND excluded.error IS NOT NULL, score, excluded.score),
+    evidence = iif(answers.error IS NULL AND excluded.error IS NOT NULL, evidence, excluded.evidence),
+    error = iif(answers.error IS NULL, NULL, excluded.error),
+    num_dropped_evidence = iif(answers.error IS NULL AND excluded.error IS NOT NULL,
+        num_dropped_evidence, excluded.num_dropped_evidence),
     tokens_in = ifnull(tokens_in + excluded.tokens_in, ifnull(tokens_in, excluded.tokens_in)),
     tokens_out = ifnull(tokens_out + excluded.tokens_out, ifnull(tokens_out, excluded.tokens_out)),
     cost_usd = ifnull(cost_usd + excluded.cost_usd, ifnull(cost_usd, excluded.cost_usd))
 """
 _RECORD = "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)" + _ADD_UP  # noqa: S608 -- constants
 _FORGET_BATCH = "DELETE FROM batched WHERE generation = ? AND report_sha256 = ?"
-# A failure of the part does not take the place of labels.
 _ABSORB = (
     "INSERT OR IGNORE INTO generations SELECT hash, parts, 0 FROM part.generations",
     "INSERT INTO stops SELECT * FROM part.stops",
     "INSERT INTO answers SELECT * FROM part.answers WHERE true"  # noqa: S608 -- constants
-    + _ADD_UP
-    + "WHERE excluded.error IS NULL OR answers.error IS NOT NULL",
+    + _ADD_UP,
 )
 _EMPTY_PART = ("DELETE FROM part.reports", "DELETE FROM part.stops", "DELETE FROM part.answers")
 # What the model got wrong was answered and paid for; the rest was not answered.

@@ -11,11 +11,15 @@ T = TypeVar("T")
 class SteppedLoop:
     """A loop of its own, which moves only inside ``run``; tasks started in between wait for the next step.
 
+    Ctrl-C cancels what ``run`` waits for, and comes out of it as KeyboardInterrupt: no task is cut off
+    between a reply and its record. A second one does not wait.
+
     In a thread that already runs a loop, as in a notebook, the steps are taken in a thread beside it.
     """
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = self._runner.get_loop()
         self._thread = ThreadPoolExecutor(1) if _runs_a_loop() else None
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
@@ -25,8 +29,8 @@ class SteppedLoop:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Let everything move until ``coroutine`` is done."""
         if self._thread is None:
-            return self._loop.run_until_complete(coroutine)
-        return self._thread.submit(self._loop.run_until_complete, coroutine).result()
+            return self._runner.run(coroutine)
+        return self._thread.submit(self._runner.run, coroutine).result()
 
     def cancel(self) -> None:
         """Cancel what still runs."""
