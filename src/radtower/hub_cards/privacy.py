@@ -35,6 +35,20 @@ _NO_SURNAME = (
     r"|spine|stable|stud(?:y|ies)|systems?|technique|that|the|then|there|these|this|to|unchanged|unknown|unremarkable"
     r"|venogra\w*|was|we|were|when|who|will|with|would)\b)"
 )
+# What follows mr where it is no title: magnetic resonance, or the regurgitation of a valve.
+_NO_MODALITY = (
+    r"(?!(?i:\w{4,}(?:graph(?:y|ic|ies)|grams?|scop(?:y|ic))|acqui\w*|add\w*|after|also|although|ankle"
+    r"|appear\w*|artifacts?|because|before|but|cannot|cervical|character\w*|cine|coils?|compatib\w*"
+    r"|conditional|could|criteria|data|demonstrat\w*|department|depict\w*|detect\w*|did|diffusion|does"
+    r"|due|during|elbow|enhanc\w*|face|features?|field|fingerprint\w*|flair|foot|grade|graded|gradient"
+    r"|hand|have|head|hip|however|identif\w*|intensit\w*|jets?|joint|kidneys?|knee|level|lumbar"
+    r"|machines?|magnet\w*|measur\w*|might|modalit\w*|morpholog\w*|motion|neck|noted|numbers?|only"
+    r"|orbits?|pancrea\w*|parameter\w*|perform\w*|perfusion|phase|pituitary|plan\w*|present|prostate"
+    r"|pulse|reconstruct\w*|rectal|rectum|regist\w*|requir\w*|reveal\w*|room|safe\w*|scann\w*|screening"
+    r"|seen|segment\w*|sella|severity|should|shoulder|show\w*|since|suggest\w*|suite|tesla|than|thor\w*"
+    r"|tract\w*|units?|unsafe|uterus|values?|veloc\w*|vessels?|volum\w*|weighted|which|while|without"
+    r"|wrist)\b|[\w-]*\d)"  # an id such as mr_s001 is no name
+)
 _ANY_CASE = rf"{_NO_SURNAME}[^\W\d_][\w'-]+"
 _ALL_CAPITALS = rf"{_NO_SURNAME}{_CAPITAL}(?:(?![a-z])[\w'-])+\b"
 _NOT_COUNTED = r"(?! ?(?:mm|cm|ml|mg|HU)\b)"
@@ -56,6 +70,10 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
         rf"|\b(?i:dated) (?:\d{{1,2}}\.\d{{1,2}}\b|{_MONTH}\b)"
         rf"|\b(?i:in|of|since|from) {_MONTH}\b"
         rf"|(?<![\d./-])(?:0?[1-9]|1[0-2])/(?:19|20)\d{{2}}\b(?!/){_NOT_COUNTED}"
+        # A month and a year. Without the zero 3.2024 may be a number, and 2024.03 is one.
+        rf"|(?<![\w./-])(?:0[1-9]|1[0-2])[.-](?:19|20)\d{{2}}(?![\w-]|\.\d){_NOT_COUNTED}"
+        rf"|\b(?i:in|since|from|dated|until) [1-9][.-](?:19|20)\d{{2}}(?![\w-]|\.\d){_NOT_COUNTED}"
+        rf"|(?<![\w./-])(?:19|20)\d{{2}}[/-](?:0[1-9]|1[0-2])(?![\w/-]|\.\d){_NOT_COUNTED}"
         # Alone, 3/12 may be a count or a ratio.
         r"|\b(?i:compar(?:ed|ison)(?: (?:with|to))?:?|(?:ct|mri?|exam|study|scan|radiograph) of) "
         r"(?:0?[1-9]|[12]\d|3[01])/(?:0?[1-9]|[12]\d|3[01])\b"
@@ -78,6 +96,7 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
         rf"{_INITIALS}{_PARTICLES}{_SURNAME}"
         rf"|\b(?:DR|PROF|MRS)(?:\. ?| {_NO_SURNAME}){_INITIALS}{_PARTICLES}{_SURNAME}"
         rf"|\b(?:dr|prof|mrs)\b\.? (?:[a-z]\. ?)*{_ANY_CASE}"
+        rf"|\b[Mm]r {_NO_MODALITY}{_ANY_CASE}|(?<!\d)(?<!\d )\bms\. {_NO_MODALITY}{_ANY_CASE}"
         rf"|\bmr\. {_ANY_CASE}|\bMR\. {_INITIALS}{_ALL_CAPITALS}"
         rf"|(?<!file )(?<!series )(?<!study )\b(?i:name|(?:electronically |e-?)signed"
         rf"|(?:signed|dictated|ordered) by|referring physician|radiologist)[ \t]*:[ \t]*"
