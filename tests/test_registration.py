@@ -124,6 +124,7 @@ def test_the_package_offers_its_classes_at_the_top():
         "MedCLIPProcessor",
         "Volume",
     }
+    assert not {"os", "environ"} & set(dir(radtower))
     assert radtower.read_volume.__module__ == "radtower.processing.volume_io"
 
 

@@ -1,11 +1,11 @@
 """RadTower: radiology vision-language models that live on the Hugging Face Hub. Research use only."""
 
-import os
+import os as _os  # not a name of the package
 
 __version__ = "0.1.0"
 
 # Set by the `radtower` command alone, while it imports its own modules: --help must not wait for PyTorch.
-if "RADTOWER_DEFER_MODELS" not in os.environ:
+if "RADTOWER_DEFER_MODELS" not in _os.environ:
     from radtower.configuration.configuration_ct3d import CT3DVisionConfig as CT3DVisionConfig
     from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig as LLMBiEncoderConfig
     from radtower.configuration.configuration_medclip import MedCLIPConfig as MedCLIPConfig

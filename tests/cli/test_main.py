@@ -3,12 +3,13 @@ import os
 import subprocess
 import sys
 import time
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 
 import pytest
 from huggingface_hub.errors import StrictDataclassClassValidationError
 
+from radtower import __version__
 from radtower.cli import data
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,12 @@ def test_a_bug_keeps_its_traceback(radtower, monkeypatch):
     monkeypatch.setattr(data, "_print_installation", fail)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         radtower("doctor")
+
+
+def test_the_version_is_an_option(radtower):
+    done = radtower("--version")
+    assert (done.code, done.out, done.err) == (0, f"radtower {__version__}\n", "")
+    assert __version__ == metadata.version("radtower")
 
 
 def test_an_unknown_command_is_unusable_input(radtower):

@@ -9,6 +9,8 @@ from radtower.labeling.label_table import LabelRow, write_labels
 from radtower.modeling.llm_biencoder.modeling_llm_biencoder_mntp import LLMBiEncoderForMaskedNTP
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
 from radtower.processing.report_text import report_sha256
+from radtower.training.arguments import switches_of
+from radtower.training.runs import LabelerRun
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,38 @@ from radtower.processing.report_text import report_sha256
 )
 def test_flags_are_fields_and_values_are_yaml(flags, expected):
     assert parse_flags(flags) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--bf16"], {"bf16": True}),
+        (["--bf16", "--seed", "3"], {"bf16": True, "seed": 3}),
+        (["--seed=3", "--soft-targets"], {"seed": 3, "soft_targets": True}),
+        (["--bf16", "false", "--gradient_checkpointing"], {"bf16": False, "gradient_checkpointing": True}),
+        (["--tf32"], {"tf32": True}),
+        (["--llm=--odd", "--bf16"], {"llm": "--odd", "bf16": True}),
+    ],
+)
+def test_a_field_that_is_true_or_false_may_stand_alone(flags, expected):
+    assert parse_flags(flags, switches_of(LabelerRun)) == expected
+
+
+@pytest.mark.parametrize(
+    "flags", [["--seed"], ["--learning_rate", "--bf16"], ["--bf16", "--llm"], ["--bf16", "true", "x"], ["x"]]
+)
+def test_no_other_field_may_stand_alone(flags):
+    with pytest.raises(
+        ValueError, match=r"pairs of --field .* only one that is true or false may stand alone"
+    ):
+        parse_flags(flags, switches_of(LabelerRun))
+
+
+def test_a_switch_without_a_value_reaches_the_run(radtower, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(f"output_dir: {tmp_path / 'out'}\nllm: x\nreports: none.csv\n")
+    done = radtower("train", "labeler", tmp_path / "recipe.yaml", "--soft-targets", "--use_cpu")
+    assert done.code == 2
+    assert "soft_targets must come with labels, which have scores, got True" in done.err
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """The ``radtower`` command: one group of commands per file, errors as one line, exit codes 0, 1 and 2."""
 
 import sys
+from typing import Annotated
 
 import typer
 from yaml import YAMLError
 
+from radtower import __version__
 from radtower.cli import data, demo, evaluate, explain, hub, label, manifest, reports, train, use
 
 SOME_FAILED = 1  # exit code: the good items are done, the bad ones are listed
@@ -20,6 +22,21 @@ app = typer.Typer(
 )
 for group in (demo, manifest, data, reports, label, train, use, evaluate, explain, hub):
     group.add_commands(app)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"radtower {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take the options that belong to no command."""
 
 
 def run() -> None:

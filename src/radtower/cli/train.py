@@ -1,5 +1,6 @@
 """``radtower train``: a recipe in, a model folder out."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,11 +21,10 @@ Recipe = Annotated[Path, typer.Argument(help="YAML recipe; every field can be ov
 def labeler(context: typer.Context, recipe: Recipe) -> None:
     """Fine-tune an LLM into a labeler of reports."""
     register_models()
-    from radtower.training.arguments import parse_recipe, read_recipe
     from radtower.training.runs import LabelerRun
     from radtower.training.train_text import train_labeler
 
-    run, arguments = parse_recipe({**read_recipe(recipe), **parse_flags(context.args)}, LabelerRun)
+    run, arguments = _read(context, recipe, LabelerRun)
     print(f"Saved {train_labeler(run, arguments, on_note=print)}")
 
 
@@ -32,11 +32,10 @@ def labeler(context: typer.Context, recipe: Recipe) -> None:
 def text_contrastive(context: typer.Context, recipe: Recipe) -> None:
     """Train an LLM into a report encoder on pairs of texts."""
     register_models()
-    from radtower.training.arguments import parse_recipe, read_recipe
     from radtower.training.runs import TextContrastiveRun
     from radtower.training.text.train_contrastive import train_contrastive
 
-    run, arguments = parse_recipe({**read_recipe(recipe), **parse_flags(context.args)}, TextContrastiveRun)
+    run, arguments = _read(context, recipe, TextContrastiveRun)
     print(f"Saved {train_contrastive(run, arguments)}")
 
 
@@ -44,11 +43,10 @@ def text_contrastive(context: typer.Context, recipe: Recipe) -> None:
 def text_mntp(context: typer.Context, recipe: Recipe) -> None:
     """Teach an LLM to read reports in both directions."""
     register_models()
-    from radtower.training.arguments import parse_recipe, read_recipe
     from radtower.training.runs import TextMNTPRun
     from radtower.training.text.train_mntp import train_mntp
 
-    run, arguments = parse_recipe({**read_recipe(recipe), **parse_flags(context.args)}, TextMNTPRun)
+    run, arguments = _read(context, recipe, TextMNTPRun)
     print(f"Saved {train_mntp(run, arguments)}")
 
 
@@ -56,11 +54,10 @@ def text_mntp(context: typer.Context, recipe: Recipe) -> None:
 def vision(context: typer.Context, recipe: Recipe) -> None:
     """Train the 3D tower on silver labels."""
     register_models()
-    from radtower.training.arguments import parse_recipe, read_recipe
     from radtower.training.runs import VisionRun
     from radtower.training.train_vision import train_vision
 
-    run, arguments = parse_recipe({**read_recipe(recipe), **parse_flags(context.args)}, VisionRun)
+    run, arguments = _read(context, recipe, VisionRun)
     print(f"Saved {train_vision(run, arguments)}")
 
 
@@ -68,33 +65,50 @@ def vision(context: typer.Context, recipe: Recipe) -> None:
 def clip(context: typer.Context, recipe: Recipe) -> None:
     """Align an image tower with a text tower."""
     register_models()
-    from radtower.training.arguments import parse_recipe, read_recipe
     from radtower.training.runs import ClipRun
     from radtower.training.train_medclip import train_medclip
 
-    run, arguments = parse_recipe({**read_recipe(recipe), **parse_flags(context.args)}, ClipRun)
+    run, arguments = _read(context, recipe, ClipRun)
     print(f"Saved {train_medclip(run, arguments)}")
 
 
-def parse_flags(flags: list[str]) -> dict[str, Any]:
+def _read(context: typer.Context, recipe: Path, run_class: type[Any]) -> tuple[Any, Any]:
+    """The run and the training arguments that the recipe and the flags make."""
+    from radtower.training.arguments import parse_recipe, read_recipe, switches_of
+
+    flags = parse_flags(context.args, switches_of(run_class))
+    return parse_recipe({**read_recipe(recipe), **flags}, run_class)
+
+
+def parse_flags(flags: list[str], switches: Collection[str] = ()) -> dict[str, Any]:
     """``["--learning_rate", "1e-4"]`` -> ``{"learning_rate": 0.0001}``; values are read as YAML.
 
-    ``--learning_rate=1e-4`` is the same.
+    ``--learning_rate=1e-4`` is the same. A flag of ``switches`` may stand alone, which sets it to true.
 
     Raises:
-        ValueError: If the list is not made of pairs, or a field comes twice.
+        ValueError: If any other flag has no value, a value has no flag, or a field comes twice.
     """
-    parts = [part for flag in flags for part in (flag.split("=", 1) if flag.startswith("--") else [flag])]
-    names, values = parts[::2], parts[1::2]
-    if len(names) != len(values) or not all(name.startswith("--") for name in names):
-        raise ValueError(f"flags must be pairs of --field and value, got {flags}. Give each field one value.")
-    fields = [name[2:].replace("-", "_") for name in names]
+    pairs: list[tuple[str, str | None]] = []
+    for flag in flags:
+        if flag.startswith("--"):
+            name, sign, value = flag.removeprefix("--").partition("=")
+            pairs.append((name.replace("-", "_"), value if sign else None))
+        elif pairs and pairs[-1][1] is None:
+            pairs[-1] = (pairs[-1][0], flag)
+        else:
+            pairs.append(("", flag))  # a value of no field
+    if any(not field or (value is None and field not in switches) for field, value in pairs):
+        raise ValueError(
+            f"flags must be pairs of --field and value, got {flags}. Give each field one value; only one "
+            "that is true or false may stand alone."
+        )
+    fields = [field for field, _ in pairs]
     repeated = sorted({field for field in fields if fields.count(field) > 1})
     if repeated:
         raise ValueError(
             f"flags must name a field once, got {repeated} several times. Write a list as '[first, second]'."
         )
-    return {field: _value(text) for field, text in zip(fields, values, strict=True)}
+    return {field: True if text is None else _value(text) for field, text in pairs}
 
 
 def _value(text: str) -> Any:

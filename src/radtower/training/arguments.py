@@ -61,6 +61,12 @@ def parse_recipe(settings: Mapping[str, Any], run_class: type[Run]) -> tuple[Run
     return _checked(run), arguments
 
 
+def switches_of(run_class: type[AnyRun]) -> frozenset[str]:
+    """Return the fields of a recipe that are true or false: as a flag, one of them needs no value."""
+    hints = get_type_hints(TrainingArguments) | get_type_hints(run_class)
+    return frozenset(name for name, hint in hints.items() if hint in (bool, bool | None))
+
+
 def _checked(run: Run) -> Run:
     """The run with every field of its declared type: a dataclass itself takes anything."""
     hints = get_type_hints(type(run))
