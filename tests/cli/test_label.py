@@ -144,6 +144,10 @@ def test_the_encoder_has_flags_and_says_which_reports_are_long(radtower, labeler
     done = radtower("label", table, "-o", output, "--model", labeler, *COLUMNS, *flags, "--skip-unmatched")
     assert done.code == 0, done.err
     assert "1 reports have more than the 12 tokens of a window: read in several, none cut off." in done.out
+    other = output.with_name("other.parquet")
+    documented = radtower("label", table, "-o", other, "--model", labeler, *COLUMNS, *flags, "--json")
+    (note,) = json.loads(documented.out)["notes"]
+    assert note in done.out
     assert set(read_labels(output).status_frame.iloc[0]) == {"absent"}
     again = radtower("label", table, "-o", output, "--model", labeler, *COLUMNS, "--dtype", "bfloat16")
     assert "dtype: float32 -> bfloat16" in again.out

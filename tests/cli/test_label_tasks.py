@@ -38,6 +38,22 @@ def test_local_tasks_write_the_table_of_a_single_run(radtower, labeler, table, t
     assert_equal_to_a_single_run(radtower, labeler, table, output)
 
 
+def test_what_tasks_say_about_their_reports_is_printed_together(radtower, labeler, tmp_path):
+    table = tmp_path / "reports.csv"
+    long = "There is no nodule. There is a small effusion. Describe it"
+    table.write_text("study_id,report\n" + "".join(f"{row},{long} {'small ' * row}\n" for row in range(6)))
+    flags = ("--model", labeler, "--max-length", 12, "--device", "cpu")
+    one = radtower("label", table, "-o", tmp_path / "one.parquet", *flags).out
+    where = ("--executor", "local", "--tasks", 3)
+    tasks = radtower("label", table, "-o", tmp_path / "tasks.parquet", *flags, *where).out
+    assert "6 reports have more than the 12 tokens of a window: read in several, none cut off.\n" in one
+    said = [line for line in one.splitlines() if "of a window" in line]
+    assert [line for line in tasks.splitlines() if "of a window" in line] == said
+    # They are of this run: nothing was read in the second one.
+    again = radtower("label", table, "-o", tmp_path / "tasks.parquet", *flags, *where, "--json")
+    assert json.loads(again.out)["notes"] == []
+
+
 @pytest.mark.slow
 def test_slurm_is_given_scripts_that_do_the_work(radtower, labeler, table, tmp_path, slurm):
     output = tmp_path / "labels.parquet"

@@ -60,6 +60,9 @@ class Ready:
     backend: LoggingBackend
     findings: FindingsSet
 
+    def notes(self) -> list[str]:
+        return ["1 tasks are done.", "It was quick."]
+
 
 @dataclass(frozen=True)
 class Builder:
@@ -106,6 +109,7 @@ def test_local_tasks_write_the_table_of_a_single_run_and_ask_nothing_twice(make_
     assert (summary.num_labeled, summary.num_failed) == (9, {"empty_report": 1})
     assert (summary.plan.num_reports, summary.plan.num_unique, summary.plan.num_to_ask) == (15, 10, 9)
     assert (summary.tokens_in, summary.cost_usd) == (72, 2.25)
+    assert summary.notes == ("3 tasks are done.", "It was quick.")
     assert_complete(job)
     again = label_on_cluster(ClusterPlan(executor="local", tasks=2), job)
     assert again.plan.num_to_ask == 0

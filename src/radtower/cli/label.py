@@ -1,6 +1,7 @@
 """``radtower label``: silver labels for a table of reports."""
 
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -207,11 +208,10 @@ def _label(
             if labeler.instead is None:
                 with progress_bar("Labeling reports", counts.num_unique) as on_progress:
                     run.label(on_progress)
-                for note in () if is_quiet else labeler.notes():
-                    print(note)
+                _print_notes(labeler.notes(), is_quiet)
             elif (document := labeler.instead(run)) is not None:
                 return document
-            return run.write(output)
+            return replace(run.write(output), notes=tuple(labeler.notes()))
         except StopLabeling as stop:  # before any report had labels
             raise ValueError(str(stop)) from None
 
@@ -246,7 +246,15 @@ def _label_in_tasks(
         done = label_on_cluster(ClusterPlan(**where), job, (lambda plan: None) if is_quiet else _print_plan)
     except StopLabeling as stop:  # before any report had labels
         raise ValueError(str(stop)) from None
-    return {"tasks": where["tasks"], "last_job": done} if isinstance(done, str) else done
+    if isinstance(done, str):
+        return {"tasks": where["tasks"], "last_job": done}
+    _print_notes(done.notes, is_quiet)
+    return done
+
+
+def _print_notes(notes: Iterable[str], is_quiet: bool) -> None:
+    for note in () if is_quiet else notes:
+        print(note)
 
 
 def _print_document(document: dict[str, Any], is_json: bool) -> None:

@@ -33,7 +33,8 @@ class Labeler:
         on_plan: Called when it is known what is to be done, before the first report.
         instead: What is done in place of asking; None to ask. It returns what to print, or None when it has
             recorded answers and the table is to be written.
-        notes: Gives sentences about what was done, after the last report.
+        notes: Gives sentences about what was done, after the last report; a number at the beginning is a
+            count, which is added up over tasks.
     """
 
     backend: "LabelerBackend"

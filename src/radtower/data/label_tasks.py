@@ -33,6 +33,10 @@ class ReadyLabeler(Protocol):
     def backend(self) -> LabelerBackend: ...
     @property
     def findings(self) -> FindingsSet: ...
+    @property
+    def notes(self) -> Callable[[], list[str]]:
+        """Gives sentences about what was done; a number at the beginning is a count."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,8 @@ class LabelingJob:
                     "Give all tasks the same model."
                 )
             run.label()
+            for note in labeler.notes():
+                ledger.note(note)
             return run.plan.num_to_ask
 
     def finish(self) -> LabelingSummary:
@@ -119,7 +125,7 @@ class LabelingJob:
         with open_ledger(self.output) as ledger:
             backend = _Recorded(Generation(stored["generation"]))
             summary = LabelingRun(ledger, counts, self.reports, backend, findings).write(self.output)
-        return replace(summary, plan=plan)
+            return replace(summary, plan=plan, notes=ledger.notes())
 
 
 class _Recorded:

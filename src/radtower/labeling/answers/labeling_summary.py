@@ -38,6 +38,7 @@ class LabelingSummary:
         cost_usd: The same.
         num_dropped_evidence: Quotes that were not in their report.
         stopped: Why the backend stopped early, for the user; None if it did not.
+        notes: Sentences of the backend about this run, those of all tasks together.
     """
 
     plan: LabelingPlan
@@ -49,3 +50,4 @@ class LabelingSummary:
     cost_usd: float | None
     num_dropped_evidence: int
     stopped: str | None
+    notes: tuple[str, ...] = ()

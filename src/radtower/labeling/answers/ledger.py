@@ -19,6 +19,7 @@ from typing import Any
 from radtower.labeling.answers.batch_memory import BatchMemory
 from radtower.labeling.answers.generation import Generation
 from radtower.labeling.answers.ledger_file import attached, connect, transaction
+from radtower.labeling.answers.notes import merge_notes
 from radtower.labeling.findings import Status
 from radtower.labeling.report_labels import ReportLabels
 from radtower.processing.report_text import report_sha256
@@ -47,6 +48,8 @@ _FORGET_BATCH = "DELETE FROM batched WHERE generation = ? AND report_sha256 = ?"
 _ABSORB = (
     "INSERT OR IGNORE INTO generations SELECT hash, parts, 0 FROM part.generations",
     "INSERT INTO stops SELECT * FROM part.stops",
+    "CREATE TABLE IF NOT EXISTS part.notes (note TEXT NOT NULL)",  # of an earlier version, there is none
+    "INSERT INTO notes SELECT * FROM part.notes",
     "INSERT INTO answers SELECT * FROM part.answers WHERE true"  # noqa: S608 -- constants
     + _ADD_UP,
 )
@@ -139,6 +142,7 @@ class Ledger:
         with self._lock, transaction(self._connection) as cursor:
             cursor.execute("DELETE FROM reports")
             cursor.execute("DELETE FROM stops")
+            cursor.execute("DELETE FROM notes")
             cursor.execute("CREATE TABLE ids (id BLOB PRIMARY KEY) WITHOUT ROWID")
             num_reports = 0
             for position, (report_id, text) in enumerate(reports):
@@ -175,6 +179,14 @@ class Ledger:
         """Return reason and message of the first stop of this run."""
         rows = self._all("SELECT reason, message FROM stops ORDER BY rowid LIMIT 1")
         return rows[0] if rows else None
+
+    def note(self, sentence: str) -> None:
+        """Note what the user should know of this run; ``register`` forgets it."""
+        self._all("INSERT INTO notes VALUES (?)", (sentence,))
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what was noted in this run and its parts, put together."""
+        return merge_notes(note for (note,) in self._all("SELECT note FROM notes ORDER BY rowid"))
 
     def absorb(self, part: Path, name: str) -> None:
         """Take over what is in the ledger of a part, and leave it empty: a task that comes late does nothing.

@@ -22,6 +22,7 @@ _SCHEMA = (
     "score TEXT, evidence TEXT, tokens_in INTEGER, tokens_out INTEGER, cost_usd REAL, error TEXT, "
     "num_dropped_evidence INTEGER NOT NULL, UNIQUE (generation, report_sha256))",
     "CREATE TABLE IF NOT EXISTS stops (reason TEXT NOT NULL, message TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS notes (note TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS absorbed (part TEXT PRIMARY KEY)",
     "CREATE TABLE IF NOT EXISTS batched (generation TEXT NOT NULL, report_sha256 TEXT NOT NULL, "
     "file TEXT NOT NULL, UNIQUE (generation, report_sha256))",
