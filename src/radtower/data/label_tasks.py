@@ -16,7 +16,7 @@ from radtower.data.report_table import ReportStream
 from radtower.data.task_executors import ClusterPlan, make_executor, slurm_job
 from radtower.labeling.answers.generation import Generation
 from radtower.labeling.answers.labeling_summary import LabelingPlan, LabelingSummary
-from radtower.labeling.answers.ledger import SUFFIX, ReportCounts, open_ledger
+from radtower.labeling.answers.ledger import SUFFIX, Ledger, ReportCounts, open_ledger
 from radtower.labeling.answers.ledger_parts import part_output
 from radtower.labeling.findings import FindingsSet
 from radtower.labeling.labeler import LabelerBackend, LabelingRun
@@ -65,16 +65,7 @@ class LabelingJob:
     def plan(self, num_tasks: int) -> LabelingPlan:
         """Split what has no answer into parts."""
         with open_ledger(self.output) as ledger:
-            counts = ledger.register(self.reports)
-            labeler = self.build(self.findings)
-            run = LabelingRun(
-                ledger,
-                counts,
-                self.reports,
-                labeler.backend,
-                labeler.findings,
-                should_retry_failed=self.should_retry_failed,
-            )
+            labeler, run = self._begin(ledger, ledger.register(self.reports))
             run.split(self.output, num_tasks)
             stored = {
                 "plan": asdict(run.plan),
@@ -97,15 +88,7 @@ class LabelingJob:
             counts = ReportCounts(ledger.num_registered(), ledger.num_registered())
             if not counts.num_unique:
                 return 0
-            labeler = self.build(self.findings)
-            run = LabelingRun(
-                ledger,
-                counts,
-                self.reports,
-                labeler.backend,
-                labeler.findings,
-                should_retry_failed=self.should_retry_failed,
-            )
+            labeler, run = self._begin(ledger, counts)
             if run.plan.changes:
                 raise ValueError(
                     f"a task must label as planned, got other settings: {'; '.join(run.plan.changes)}. "
@@ -127,6 +110,18 @@ class LabelingJob:
             summary = LabelingRun(ledger, counts, self.reports, backend, findings).write(self.output)
             return replace(summary, plan=plan, notes=ledger.notes())
 
+    def _begin(self, ledger: Ledger, counts: ReportCounts) -> tuple[ReadyLabeler, LabelingRun]:
+        labeler = self.build(self.findings)
+        run = LabelingRun(
+            ledger,
+            counts,
+            self.reports,
+            labeler.backend,
+            labeler.findings,
+            should_retry_failed=self.should_retry_failed,
+        )
+        return labeler, run
+
 
 class _Recorded:
     """Stands for the backend whose answers are there already."""
@@ -147,63 +142,26 @@ class _Recorded:
         return iter(())
 
 
-class PlanLabels(PipelineStep):
-    """Split the reports among the tasks.
+class LabelingStep(PipelineStep):
+    """A step of a labeling job.
 
     Args:
-        job: What to label.
-        num_tasks: Parts.
+        name: For the logs.
+        counted: What ``work`` counts.
+        work: Does the part of a task, by its rank.
     """
 
-    name = "Plan labels"
     type = "radtower"
 
-    def __init__(self, job: LabelingJob, num_tasks: int) -> None:
+    def __init__(self, name: str, counted: str, work: Callable[[int], int]) -> None:
         super().__init__()
-        self.job = job
-        self.num_tasks = num_tasks
+        self.name = name
+        self.counted = counted
+        self.work = work
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        """Do it; there is one task."""
-        self.stat_update("reports", value=self.job.plan(self.num_tasks).num_to_ask, unit="task")
-
-
-class LabelPart(PipelineStep):
-    """Ask for the reports of one task.
-
-    Args:
-        job: What to label.
-    """
-
-    name = "Label reports"
-    type = "radtower"
-
-    def __init__(self, job: LabelingJob) -> None:
-        super().__init__()
-        self.job = job
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        """Ask for part ``rank``."""
-        self.stat_update("reports", value=self.job.label_part(rank), unit="task")
-
-
-class FinishLabels(PipelineStep):
-    """Write the table when every task has ended.
-
-    Args:
-        job: What was labeled.
-    """
-
-    name = "Write labels"
-    type = "radtower"
-
-    def __init__(self, job: LabelingJob) -> None:
-        super().__init__()
-        self.job = job
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        """Do it; there is one task."""
-        self.stat_update("labeled", value=self.job.finish().num_labeled, unit="task")
+        """Do it."""
+        self.stat_update(self.counted, value=self.work(rank), unit="task")
 
 
 def label_on_cluster(
@@ -227,14 +185,17 @@ def label_on_cluster(
     job.output.parent.mkdir(parents=True, exist_ok=True)
     job.ledger_folder.mkdir(mode=0o700, exist_ok=True)
     logs = job.ledger_folder.absolute() / "logs"
+    ask = LabelingStep("Label reports", "reports", job.label_part)
     if plan.executor != "slurm":
         on_plan(job.plan(plan.tasks))
-        make_executor(plan, LabelPart(job), logs / "label", JOB_NAME).run()
+        make_executor(plan, ask, logs / "label", JOB_NAME).run()
         return job.finish()
-    first = slurm_job(plan, PlanLabels(job, plan.tasks), logs / "plan", JOB_NAME, tasks=1)
-    tasks = slurm_job(plan, LabelPart(job), logs / "label", JOB_NAME, tasks=plan.tasks)
+    split = LabelingStep("Plan labels", "reports", lambda rank: job.plan(plan.tasks).num_to_ask)
+    write = LabelingStep("Write labels", "labeled", lambda rank: job.finish().num_labeled)
+    first = slurm_job(plan, split, logs / "plan", JOB_NAME, tasks=1)
+    tasks = slurm_job(plan, ask, logs / "label", JOB_NAME, tasks=plan.tasks)
     tasks.depends = first
-    last = slurm_job(plan, FinishLabels(job), logs / "finish", JOB_NAME, tasks=1)
+    last = slurm_job(plan, write, logs / "finish", JOB_NAME, tasks=1)
     last.depends = tasks
     last.run_on_dependency_fail = True
     last.run()
