@@ -159,6 +159,23 @@ def test_an_unquoted_comma_is_refused_before_a_row_is_read(tmp_path):
         ReportStream(path, "id", "text")
 
 
+@pytest.mark.parametrize("row", ["s1,Small effusion, mass.", "s1,Small effusion\nmass."])
+def test_the_csv_files_of_a_folder_are_checked_too(tmp_path, row):
+    (tmp_path / "train.csv").write_text(f"id,text\n{row}\n")
+    (tmp_path / "test.csv").write_text("id,text\ns2,Normal.\n")
+    assert read_reports(f"hf:{tmp_path}:test", "id", "text") == [("s2", "Normal.")]
+    with pytest.raises(
+        ValueError, match=r"row of train\.csv must have .* its header, 2, got \d in row"
+    ) as caught:
+        ReportStream(f"hf:{tmp_path}", "id", "text")
+    assert "mass" not in str(caught.value)
+
+
+def test_a_folder_of_tables_with_tabs_is_read(tmp_path):
+    (tmp_path / "train.tsv").write_text("id\ttext\ns1\tSmall effusion, no mass.\n")
+    assert read_reports(f"hf:{tmp_path}", "id", "text") == [("s1", "Small effusion, no mass.")]
+
+
 def test_a_table_without_a_header_does_not_show_its_first_report(tmp_path):
     path = tmp_path / "reports.csv"
     path.write_text("s1,Mr. Jones has a mass.\ns2,Normal.\n")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from datasets import IterableDataset, load_dataset_builder
+from datasets import DatasetBuilder, IterableDataset, load_dataset_builder
 
-from radtower.data.csv_table import csv_columns, stream_csv_table
+from radtower.data.csv_table import check_csv_fields, csv_columns, stream_csv_table
 from radtower.data.jsonl_table import check_unicode, jsonl_rows
 
 HUB_PREFIX = "hf:"
@@ -148,7 +148,19 @@ def _hub_set(source: str, columns: Sequence[str]) -> IterableDataset:
     config = rest[0] if len(rest) == 2 else None
     builder = load_dataset_builder(name, config)
     if builder.name == "csv":
+        if not columns:  # before a label is paid for, and not again for every reading
+            _check_local_csv(builder, split)
         # Else ids such as 007 would be read as numbers, and NA as nothing.
         options = {"converters": dict.fromkeys(columns, str), "keep_default_na": False}
         builder = load_dataset_builder(name, config, **options)
     return builder.as_streaming_dataset(split)
+
+
+def _check_local_csv(builder: DatasetBuilder, split: str) -> None:
+    """Check the CSV files of a folder; those of the Hub would be downloaded twice."""
+    config: Any = builder.config
+    if config.sep != "," or config.skiprows is not None:
+        return
+    for path in map(Path, (config.data_files or {}).get(split, ())):
+        if path.suffix == ".csv" and path.is_file():
+            check_csv_fields(path)
