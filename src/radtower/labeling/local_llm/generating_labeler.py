@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,16 +12,16 @@ from xgrammar.contrib.hf import LogitsProcessor
 
 from radtower.labeling.findings import FindingsSet, Status
 from radtower.labeling.local_llm.conversation import REPORT_SLOT, encode_data, split_conversation
-from radtower.labeling.local_llm.local_model import LocalModel, load_local_model
-from radtower.labeling.local_llm.scoring_labeler import TOO_LONG
+from radtower.labeling.local_llm.local_labeler import TOO_LONG, LocalLabeler
+from radtower.labeling.local_llm.local_model import LocalModel
 from radtower.labeling.parsing import LabelParseError, parse_reply
 from radtower.labeling.prompts import PROMPT_VERSION, delimit_report, system_prompt
-from radtower.labeling.report_labels import ReportLabels, label_in_batches
+from radtower.labeling.report_labels import ReportLabels
 
 MAX_QUOTE_CHARACTERS = 300  # per finding; without a limit a weak model would quote for ever
 
 
-class GeneratingLabeler:
+class GeneratingLabeler(LocalLabeler):
     """A causal language model of this process that is asked as an endpoint is, and answers with evidence.
 
     The grammar leaves only tokens that keep the reply a JSON object of the schema, so that it cannot be
@@ -40,7 +40,6 @@ class GeneratingLabeler:
         ValueError: If ``batch_size`` or ``max_new_tokens`` is below 1.
     """
 
-    name = "llm"
     prompt_version: str | None = PROMPT_VERSION
 
     def __init__(
@@ -53,13 +52,12 @@ class GeneratingLabeler:
         batch_size: int = 4,
         max_new_tokens: int = 2048,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}. Leave it out for the default.")
-        self.findings = findings
-        self.batch_size = batch_size
+        if max_new_tokens < 1:
+            raise ValueError(
+                f"max_new_tokens must be at least 1, got {max_new_tokens}. Leave it out for the default."
+            )
+        super().__init__(path, findings, dtype=dtype, device=device, batch_size=batch_size)
         self.max_new_tokens = max_new_tokens
-        self.local = load_local_model(path, dtype=dtype, device=device)
         self._head, self._tail = split_conversation(
             self.local.tokenizer, system_prompt(findings), REPORT_SLOT
         )
@@ -75,26 +73,16 @@ class GeneratingLabeler:
         self._grammar = self._compile_grammar()
 
     @property
-    def model_id(self) -> str:
-        """Hub id, or the last part of the local path."""
-        return self.local.model_id
-
-    @property
     def settings(self) -> Mapping[str, str | int | float | bool | None]:
         """What the answers depend on besides the findings set."""
         prompt = repr((self._head, self._tail, self._stop_tokens))
         return {
             "mode": "generate",
-            "weights": self.local.weights,
-            "dtype": str(self.local.model.dtype).removeprefix("torch."),
+            **self.model_settings,
             "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
             "grammar_sha256": hashlib.sha256(self._grammar_text.encode()).hexdigest(),
             "max_new_tokens": self.max_new_tokens,
         }
-
-    def label(self, reports: Iterable[str]) -> Iterator[tuple[int, ReportLabels]]:
-        """Label normalized reports as they come; yields their positions and labels in any order."""
-        return label_in_batches(reports, self.label_batch, self.findings.keys, self.batch_size)
 
     def label_batch(self, reports: list[str]) -> list[ReportLabels]:
         """Answer reports at once; one result per report, in order."""

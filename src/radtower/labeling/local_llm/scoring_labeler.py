@@ -1,7 +1,7 @@
 """Label reports with a causal language model that scores the words of the answer instead of writing them."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 
 import torch
@@ -10,16 +10,15 @@ from torch import Tensor
 from radtower.labeling.findings import FindingsSet, Status
 from radtower.labeling.local_llm.calibration import Calibration, calibrate
 from radtower.labeling.local_llm.full_prompts import score_full_prompts
-from radtower.labeling.local_llm.local_model import load_local_model
+from radtower.labeling.local_llm.local_labeler import TOO_LONG, LocalLabeler
 from radtower.labeling.local_llm.scoring_prompt import (
     SCORING_VERSION,
     build_scoring_prompt,
     encode_report,
 )
 from radtower.labeling.local_llm.shared_prefix import SharedPrefixScorer
-from radtower.labeling.report_labels import ReportLabels, label_in_batches
+from radtower.labeling.report_labels import ReportLabels
 
-TOO_LONG = "too_long"
 CONTENT_FREE_REPORTS = ("N/A", "[MASK]", "")  # those of Zhao et al. 2021, section 5
 _PROBE = "Small right effusion. No nodule."
 # Largest difference between logarithms of probabilities of the fast way and of whole prompts. Rounding makes
@@ -27,7 +26,7 @@ _PROBE = "Small right effusion. No nodule."
 _TOLERANCE_FLOAT32, _TOLERANCE_HALF = 1e-3, 0.5
 
 
-class ScoringLabeler:
+class ScoringLabeler(LocalLabeler):
     """A causal language model of this process behind the backend interface of the labeler.
 
     For each finding the four statuses are scored as whole words, after calibration against a report without
@@ -51,7 +50,6 @@ class ScoringLabeler:
             below 1, or there is no such calibration.
     """
 
-    name = "llm"
     prompt_version: str | None = SCORING_VERSION
 
     def __init__(
@@ -64,42 +62,26 @@ class ScoringLabeler:
         batch_size: int = 4,
         calibration: str = Calibration.MENTIONED,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(
-                f"batch_size must be at least 1, got {batch_size}. Use 1 to label one report at a time."
-            )
         if calibration not in list(Calibration):
             raise ValueError(
                 f"calibration must be one of {', '.join(Calibration)}, got {calibration!r}. "
                 "Leave it out for the default."
             )
-        self.findings = findings
-        self.batch_size = batch_size
+        super().__init__(path, findings, dtype=dtype, device=device, batch_size=batch_size)
         self.calibration = Calibration(calibration)
-        self.local = load_local_model(path, dtype=dtype, device=device)
         self.prompt = build_scoring_prompt(self.local.tokenizer, findings)
         self.scorer = SharedPrefixScorer(self.local.model, self.prompt)
         self._check_scorer()
-
-    @property
-    def model_id(self) -> str:
-        """Hub id, or the last part of the local path."""
-        return self.local.model_id
 
     @property
     def settings(self) -> Mapping[str, str | int | float | bool | None]:
         """What the scores depend on besides the findings set."""
         return {
             "mode": "score",
-            "weights": self.local.weights,
-            "dtype": str(self.local.model.dtype).removeprefix("torch."),
+            **self.model_settings,
             "prompt_sha256": self.prompt.sha256,
             "calibration": str(self.calibration),
         }
-
-    def label(self, reports: Iterable[str]) -> Iterator[tuple[int, ReportLabels]]:
-        """Label normalized reports as they come; yields their positions and labels in any order."""
-        return label_in_batches(reports, self.label_batch, self.findings.keys, self.batch_size)
 
     def label_batch(self, reports: list[str]) -> list[ReportLabels]:
         """Label reports in one pass; one result per report, in order."""
