@@ -53,6 +53,7 @@ def test_a_second_run_goes_on_and_json_tells_the_same(radtower, labeler, table, 
         "num_unique": 4,
         "num_to_ask": 1,
         "spent_usd": 0.0,
+        "num_in_batches": 0,
     }
     assert (summary["num_labeled"], summary["num_failed"]) == (3, {"empty_report": 1})
     assert summary["first_failures"] == {"2": "empty_report"}

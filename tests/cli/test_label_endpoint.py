@@ -191,6 +191,14 @@ def test_what_a_batch_file_holds_is_written_once_until_its_result_was_read(comma
     assert b"nodule." not in (tmp_path / "labels.parquet.ledger" / "ledger.sqlite").read_bytes()
 
 
+def test_asking_for_what_a_batch_file_holds_is_said_to_be_paid_for_twice(command, server, tmp_path):
+    assert "paid for twice" not in command("--batch-write", tmp_path / "requests.jsonl").out
+    said = "2 of those to ask are in batch files whose results were not read: asked now as well"
+    assert said in command("--dry-run").out
+    assert said in command(*address(server)).out
+    assert "paid for twice" not in command(*address(server)).out
+
+
 def test_results_of_another_prompt_are_refused(command, tmp_path):
     command("--batch-write", tmp_path / "requests.jsonl")
     requests = [json.loads(line) for line in (tmp_path / "requests.jsonl").read_text().splitlines()]

@@ -275,6 +275,11 @@ def _print_plan(plan: "LabelingPlan") -> None:
         f"{plan.num_reports} reports, {plan.num_unique} unique, {num_duplicates} duplicates; "
         f"{plan.num_to_ask} to ask, {plan.num_unique - plan.num_to_ask} done before or empty"
     )
+    if plan.num_in_batches:
+        print(
+            f"{plan.num_in_batches} of those to ask are in batch files whose results were not read: asked "
+            "now as well, they are paid for twice"
+        )
 
 
 def _print_summary(summary: "LabelingSummary", output: Path) -> None:

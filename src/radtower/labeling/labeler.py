@@ -263,6 +263,7 @@ class LabelingRun:
             num_unique=counts.num_unique,
             num_to_ask=self._ledger.num_to_ask(code, should_retry_failed=self._retries_failed),
             spent_usd=self._ledger.spent_usd(code),
+            num_in_batches=self._ledger.num_in_batches(code, should_retry_failed=self._retries_failed),
         )
 
     def _begin(self) -> None:

@@ -14,6 +14,7 @@ class LabelingPlan:
         num_unique: Different texts among them.
         num_to_ask: Those that the backend will get; the others are answered already, or empty.
         spent_usd: What this generation cost so far.
+        num_in_batches: Those to ask that are in batch files whose results were not read.
     """
 
     generation: str
@@ -22,6 +23,7 @@ class LabelingPlan:
     num_unique: int
     num_to_ask: int
     spent_usd: float
+    num_in_batches: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,9 @@ AND (answers.report_sha256 IS NULL OR (error IS NOT NULL AND (:retry OR error NO
 """
 _SELECT_TO_ASK = "SELECT position, reports.report_sha256" + _TO_ASK + "ORDER BY position LIMIT :limit"
 _COUNT_TO_ASK = "SELECT count(*)" + _TO_ASK
+_IN_BATCHES = (
+    "AND reports.report_sha256 IN (SELECT report_sha256 FROM batched WHERE generation = :generation)"
+)
 _ROWS = """
 SELECT report_id, reports.report_sha256, answers.report_sha256 IS NOT NULL, status, score, evidence,
     tokens_in, tokens_out, cost_usd, error, num_dropped_evidence
@@ -233,6 +236,12 @@ class Ledger:
     def num_to_ask(self, generation: str, *, should_retry_failed: bool) -> int:
         """Return how many reports have no answer; see ``to_ask``."""
         [(count,)] = self._all(_COUNT_TO_ASK, _to_ask(generation, should_retry_failed, after=-1))
+        return int(count)
+
+    def num_in_batches(self, generation: str, *, should_retry_failed: bool) -> int:
+        """Return how many of these are in batch files whose results were not read."""
+        values = _to_ask(generation, should_retry_failed, after=-1)
+        [(count,)] = self._all(_COUNT_TO_ASK + _IN_BATCHES, values)
         return int(count)
 
     def is_registered(self, sha256: str) -> bool:
