@@ -633,8 +633,8 @@ def test_ctrl_c_between_a_reply_and_its_record_loses_no_cost(serve):
         labeler.label_into((f"report {number}" for number in range(20)), store)
     assert [labels.error for labels in stored[:3]] == [None] * 3
     assert all(labels.error in (None, "interrupted") for labels in stored)
-    # One entry per request: no reply that was delivered, or that may have been, is missing.
-    assert len(stored) == len(server.requests)
+    # No reply that was delivered is missing; what was cut off on the way to the server counts as well.
+    assert len(stored) >= len(server.requests) >= 3
     assert sum(labels.cost_usd for labels in stored) == pytest.approx(labeler.spent_usd)
 
 
