@@ -2,6 +2,7 @@ import contextlib
 import json
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,6 +41,10 @@ class ScriptedServer(ThreadingHTTPServer):
             self.keys.append(key)
             step = self.script[min(len(self.requests), len(self.script)) - 1]
             return step(request) if callable(step) else step
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client that was interrupted is no error
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
