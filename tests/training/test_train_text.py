@@ -239,6 +239,20 @@ def test_lower_layers_may_stay_causal(run, make_arguments):
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_causal_layers == 1
 
 
+def test_the_average_of_the_weights_may_be_what_is_saved(run, make_arguments):
+    raw, averaged = (
+        train_labeler(replace(run, ema_decay=decay), make_arguments(str(decay), max_steps=4))
+        for decay in (None, 0.9)
+    )
+    raw, averaged = (AutoModelForSequenceClassification.from_pretrained(folder) for folder in (raw, averaged))
+    start = AutoModelForCausalLM.from_pretrained(run.llm).model.layers[1].mlp.up_proj.weight
+    ends = [model.encoder.model.layers[1].mlp.up_proj.weight for model in (raw, averaged)]
+    far, near = ((end - start).norm() for end in ends)
+    assert 0 < near < far  # an average lags behind
+    # What is measured once is no weight, and an average of it would begin at zero.
+    assert torch.equal(raw.finding_attention.std, averaged.finding_attention.std)
+
+
 def test_reports_can_be_grouped_by_length(run, make_arguments):
     arguments = make_arguments(train_sampling_strategy="group_by_length")
     assert train_labeler(run, arguments).is_dir()

@@ -320,6 +320,42 @@ def test_another_loss_replaces_that_of_the_model_in_training_and_evaluation(make
     assert metrics["eval_num_findings"] == 2.0
 
 
+@pytest.mark.parametrize("loss_function", [None, masked_binary_cross_entropy])
+def test_labels_are_smoothed_in_training_only_and_where_they_are_known(make_arguments, loss_function):
+    data = _image_data()
+    data.targets[1:, 0] = torch.tensor([1.0, 1, 1, 1, 1, 1, 0])
+    data.targets[0, 0] = -100
+    arguments = make_arguments(
+        max_steps=1,
+        per_device_train_batch_size=8,
+        learning_rate=0.0,
+        train_sampling_strategy="sequential",
+        label_smoothing_factor=0.2,
+    )
+    model = _image_classifier()
+    with torch.no_grad():
+        model.classifier.weight *= 100  # far from 1/2, where smoothing tells
+    pixels = torch.stack([sample["pixel_values"] for sample in data])
+    logits = model(pixels).logits
+    trainer = SupervisedTrainer(
+        model, arguments, train_dataset=data, eval_dataset=data, loss_function=loss_function
+    )
+    smoothed = data.targets * 0.8 + 0.1
+    smoothed[0, 0] = -100
+    trainer.train()
+    expected = masked_binary_cross_entropy(logits, smoothed).item()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, abs=1e-4)
+    assert abs(expected - masked_binary_cross_entropy(logits, data.targets).item()) > 0.05
+    metrics = trainer.evaluate()
+    plain = masked_binary_cross_entropy(model.eval()(pixels).logits, data.targets).item()
+    assert metrics["eval_loss"] == pytest.approx(plain, abs=1e-5)
+
+
+def test_smoothed_labels_are_refused_where_there_are_none(tiny_medclip, make_arguments):
+    with pytest.raises(ValueError, match=r"label_smoothing_factor must be 0 .* got 0\.1\. Leave it out"):
+        ContrastiveTrainer(tiny_medclip, make_arguments(label_smoothing_factor=0.1))
+
+
 def test_each_depth_has_its_learning_rate_and_the_schedule_keeps_the_ratio(make_arguments):
     arguments = make_arguments(
         max_steps=4,

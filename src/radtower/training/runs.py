@@ -47,6 +47,7 @@ class LabelerRun:
         text_column: Which text of a study is read; the one that was labeled.
         findings: Findings set, or a YAML file, that chooses the columns. None takes them all.
         soft_targets: Whether scores of ``labels`` are the targets of training where there are some.
+        ema_decay: Of the average of the weights that is evaluated and saved. None averages nothing.
         should_overwrite: Whether checkpoints that an earlier run left in the output folder are deleted.
     """
 
@@ -72,6 +73,7 @@ class LabelerRun:
     text_column: Literal["report", "findings", "impression"] = "report"
     findings: str | None = None
     soft_targets: bool = False
+    ema_decay: float | None = None
     should_overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -105,6 +107,7 @@ class TextMNTPRun:
         num_frozen_layers: Lowest layers that are not trained; the token embedding goes with them, and so does
             a head that is tied to it.
         bidirectional: Whether tokens see the whole text: what this training is for.
+        num_causal_layers: Lowest layers that look back only although ``bidirectional`` is true.
         max_length: Tokens of a piece; longer reports give several.
         mask_token: Shown in the place of hidden tokens: ``blank`` is the token ``_``, ``eos`` and ``mask``
             the special tokens.
@@ -123,6 +126,7 @@ class TextMNTPRun:
     num_hidden_layers: int | None = None
     num_frozen_layers: int = 0
     bidirectional: bool = True
+    num_causal_layers: int = 0
     max_length: int = 512
     mask_token: Literal["blank", "eos", "mask"] = "blank"  # noqa: S105 -- a token of a text
     mask_probability: float = 0.2

@@ -80,6 +80,7 @@ def train_labeler(
         processing_class=tokenizer,
         callbacks=list(callbacks),
         run=run,
+        ema_decay=run.ema_decay,
         optimizers=(labeler_optimizer(model, arguments, run.head_learning_rate), None),
     )
     stored = FrozenTrunk(model.encoder, _stored_layers(run, model)) if run.should_cache_frozen else None

@@ -36,11 +36,21 @@ class RadTowerTrainer(Trainer):
     Args:
         run: Settings that are recorded in every checkpoint, and compared when it is resumed. None records and
             compares the model and the processor only.
+
+    Raises:
+        ValueError: If ``label_smoothing_factor`` is set for a training that cannot smooth its labels.
     """
+
+    can_smooth_labels = False
 
     def __init__(self, *args: Any, run: AnyRun | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         _require_workers_that_hear_of_epochs(self.args, self.train_dataset)
+        if self.args.label_smoothing_factor and not self.can_smooth_labels:
+            raise ValueError(
+                "label_smoothing_factor must be 0 where no finding is classified, got "
+                f"{self.args.label_smoothing_factor}. Leave it out."
+            )
         self.run = run
         self.add_callback(StopOnNonFiniteLoss)
         self.add_callback(JsonLinesLog)
@@ -140,6 +150,8 @@ class RadTowerTrainer(Trainer):
 class SupervisedTrainer(RadTowerTrainer):
     """Trains classifiers of findings; evaluation reports the macro AUROC over the labels that are known.
 
+    ``label_smoothing_factor`` moves the known targets of training that far toward 1/2; evaluation keeps them.
+
     Args:
         loss_function: ``(B, F)`` logits and labels -> scalar. None is the loss of the model itself.
         ema_decay: Of an average of the weights, which is then what is evaluated and saved; None averages
@@ -148,6 +160,7 @@ class SupervisedTrainer(RadTowerTrainer):
     """
 
     loss_is_scaled_for_ga = False  # the losses are means over the batch
+    can_smooth_labels = True
 
     def __init__(
         self,
@@ -159,6 +172,7 @@ class SupervisedTrainer(RadTowerTrainer):
     ) -> None:
         kwargs.setdefault("compute_metrics", macro_auroc_of_predictions)
         super().__init__(*args, **kwargs)
+        self.label_smoother = None  # that of transformers is for one class of many
         self.loss_function = loss_function
         self.layer_lr_decay = layer_lr_decay
         self.average = None if ema_decay is None else WeightAverage(ema_decay)
@@ -188,6 +202,8 @@ class SupervisedTrainer(RadTowerTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Return the loss of a batch, by ``loss_function`` if there is one."""
+        if model.training:
+            inputs = inputs | {"labels": _smoothed(inputs["labels"], self.args.label_smoothing_factor)}
         if self.loss_function is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
@@ -198,11 +214,6 @@ class SupervisedTrainer(RadTowerTrainer):
         """Measure the weights that would be saved: the average, if there is one."""
         with self._averaged():
             return super().evaluate(*args, **kwargs)
-
-    def _data_hash(self) -> str | None:
-        """Of data sets that are small enough to know one; another table may lie at the same path."""
-        hashed = getattr(self.train_dataset, "sha256", None)
-        return None if hashed is None else str(hashed())
 
     def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
         """Predict with the weights that would be saved."""
@@ -268,6 +279,11 @@ def macro_auroc_of_predictions(prediction: EvalPrediction) -> dict[str, float]:
     labels = np.asarray(prediction.label_ids)
     mean = macro_auroc(logits, np.where(np.isin(labels, (0, 1)), labels, UNKNOWN_LABEL))
     return {"macro_auroc": mean.value, "num_findings": float(mean.num_defined)}
+
+
+def _smoothed(labels: torch.Tensor, amount: float) -> torch.Tensor:
+    """Known labels, moved toward 1/2; unknown ones stay unknown."""
+    return torch.where(labels == UNKNOWN_LABEL, labels, labels * (1 - amount) + amount / 2)
 
 
 def _forget_where_towers_came_from(config: PreTrainedConfig) -> None:

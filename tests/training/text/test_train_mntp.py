@@ -79,6 +79,11 @@ def test_saves_a_folder_for_either_class_and_learns(run, make_arguments):
     assert after["eval_pseudo_perplexity"] <= after["eval_pseudo_perplexity_high"]
 
 
+def test_lower_layers_may_stay_causal(run, make_arguments):
+    folder = train_mntp(replace(run, num_causal_layers=1), make_arguments(max_steps=1))
+    assert LLMBiEncoder.from_pretrained(folder).config.num_causal_layers == 1
+
+
 def test_reads_the_train_split_and_the_column_asked_for(run, make_arguments, monkeypatch):
     arguments = make_arguments(max_steps=1, learning_rate=0.0)
     folder = train_mntp(run, arguments)

@@ -46,6 +46,7 @@ def train_mntp(
         run.llm,
         num_hidden_layers=run.num_hidden_layers,
         bidirectional=run.bidirectional,
+        num_causal_layers=run.num_causal_layers,
         max_length=run.max_length,
     )
     tokenizer = model.encoder.tokenizer
