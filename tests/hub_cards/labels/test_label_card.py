@@ -8,6 +8,7 @@ from radtower.data.targets import TargetPolicy
 from radtower.evaluation.results import MetricResult, Results, write_results
 from radtower.hub_cards.labels.agreement_table import read_agreement
 from radtower.hub_cards.labels.label_card import class_counts, label_card, size_category
+from radtower.labeling.encoder import EncoderLabeler
 
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)")
 
@@ -151,6 +152,32 @@ def test_says_what_was_not_recorded(make_release, write_label_table):
     assert rows["settings"] == "not recorded"
     assert rows["prompt version"] == "none: the labeler takes no prompt"
     assert rows["model"] == "labeler-b (1 reports), some/model-7b (3 reports)"
+
+
+STATES_SEEN = {"status": {"nodule": "present", "effusion": "absent"}}
+
+
+@pytest.mark.parametrize(
+    ("others", "rows"), [({}, "all rows"), ({"labeler": "endpoint"}, "rows of the labeler encoder")]
+)
+def test_says_what_absent_means_where_the_labeler_knows_two_states(
+    make_release, write_label_table, others, rows
+):
+    encoder = {"labeler": EncoderLabeler.name}
+    write_label_table(all_rows=encoder, s2=STATES_SEEN, s3=STATES_SEEN | others)
+    card = label_card(make_release(), None)
+    columns, limits = _section(card, "Columns"), _section(card, "Limitations")
+    assert f"In {rows}, `absent` does not mean that the report denies the finding" in columns
+    assert "`uncertain` and `not_mentioned` cannot occur." in columns
+    assert f"The labeler of {rows} cannot tell a finding that a report denies" in limits
+    assert _cells(columns)[-1][0] == "`<key>_score`"  # the text stands below the table, not in it
+
+
+def test_says_nothing_of_the_kind_of_a_labeler_with_four_states(make_release, write_label_table):
+    write_label_table(all_rows={"labeler": "llm"})
+    card = label_card(make_release(), None)
+    assert "cannot occur" not in card
+    assert "cannot tell" not in card
 
 
 def test_class_balance_counts_rows_in_every_state(make_release):

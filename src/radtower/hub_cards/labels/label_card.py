@@ -20,6 +20,7 @@ from radtower.hub_cards.labels.model_names import without_machine_path
 TEMPLATE = Path(__file__).parents[1] / "templates" / "label_card.md"
 PLOT_FILE = "assets/class_balance.png"
 NO_ANSWER = "no answer"
+TWO_STATE_LABELERS = frozenset({"encoder"})  # they say present or absent, whatever the report leaves open
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 
 
@@ -91,6 +92,7 @@ def _provenance(release: LabelRelease) -> dict[str, Any]:
     errors = frame["error"].dropna()
     return {
         "labelers": _values(frame["labeler"]),
+        "two_state_rows": _two_state_rows(set(frame["labeler"])),
         "models": _values(frame["model_id"].map(without_machine_path)),
         "prompts": _values(frame["prompt_version"]) or "none: the labeler takes no prompt",
         "settings": _settings(release),
@@ -102,6 +104,14 @@ def _provenance(release: LabelRelease) -> dict[str, Any]:
         "tokens_out": _sum(frame["tokens_out"], "{:,.0f}"),
         "cost": _sum(frame["cost_usd"], "{:,.4f} USD"),
     }
+
+
+def _two_state_rows(labelers: set[str]) -> str | None:
+    """Name the rows whose labeler cannot say uncertain or not mentioned; None where there are none."""
+    if labelers <= TWO_STATE_LABELERS:
+        return "all rows"
+    names = sorted(labelers & TWO_STATE_LABELERS)
+    return f"rows of the labeler {', '.join(names)}" if names else None
 
 
 def _settings(release: LabelRelease) -> dict[str, str]:
