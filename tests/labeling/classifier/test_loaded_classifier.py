@@ -149,3 +149,11 @@ def test_the_hash_is_that_of_what_answers_depend_on(own_folder):
     vocabulary["small"], vocabulary["present"] = vocabulary["present"], vocabulary["small"]
     tokenizer_path.write_text(json.dumps(tokenizer))
     assert load_classifier(own_folder, None).sha256 not in (first, second)
+
+
+def test_refuses_a_folder_without_its_tokenizer(save_bert):
+    folder = save_bert()
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"bert must hold the tokenizer of the model, got 5 tokens of \d+"):
+        load_classifier(folder, None)

@@ -57,3 +57,10 @@ def test_a_model_without_its_language_model_head_is_refused(tmp_path, chat_llm_f
 def test_a_device_that_is_not_there_is_refused(chat_llm_folder, device):
     with pytest.raises(ValueError, match=f"device must be one that torch has here, got '{device}'"):
         load_local_model(chat_llm_folder, device=device)
+
+
+def test_a_model_without_its_tokenizer_is_refused(chat_llm_folder):
+    for path in chat_llm_folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="tiny-chat-llm must hold the tokenizer of the model"):
+        load_local_model(chat_llm_folder)

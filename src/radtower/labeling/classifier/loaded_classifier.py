@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
 from radtower.labeling.findings import FindingsSet, match_finding
+from radtower.labeling.pretrained.tokenizer import load_tokenizer
 
 OWN_MODEL_TYPE = "llm_biencoder"
 MULTI_LABEL = "multi_label_classification"
@@ -67,8 +68,8 @@ def load_classifier(
 
     Raises:
         TypeError: If the tokenizer is not a fast one.
-        ValueError: If weights are missing, the model has one label per text, a label fits no finding or two
-            fit the same, or ``max_length`` is more than the model has positions.
+        ValueError: If weights or tokenizer are missing, the model has one label per text, a label fits no
+            finding or two fit the same, or ``max_length`` is more than the model has positions.
     """
     model, report = AutoModelForSequenceClassification.from_pretrained(
         path, dtype=dtype, use_safetensors=True, output_loading_info=True
@@ -80,7 +81,7 @@ def load_classifier(
         )
     config = model.config
     _require_multi_label(config)
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = load_tokenizer(path, config)
     if not tokenizer.is_fast:
         raise TypeError(
             f"tokenizer must be a fast one, got {type(tokenizer).__name__}. "

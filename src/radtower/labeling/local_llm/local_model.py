@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from radtower.labeling.pretrained.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,8 @@ def load_local_model(
 
     Raises:
         FileNotFoundError: If ``path`` reads like a local one and is none.
-        ValueError: If ``dtype`` is no floating-point type, there is no such device, or weights are missing.
+        ValueError: If ``dtype`` is no floating-point type, there is no such device, or weights or
+            tokenizer are missing.
     """
     chosen, place = _check_dtype(dtype), _check_device(device)
     text = os.fspath(path)
@@ -75,7 +78,7 @@ def load_local_model(
         )
     return LocalModel(
         model=model.eval().to(place),
-        tokenizer=AutoTokenizer.from_pretrained(source, trust_remote_code=False, **gguf),
+        tokenizer=load_tokenizer(source, model.config, **gguf),
         model_id=local.name if local.exists() else text,
         weights=_hash_weights(local) if local.exists() else str(model.config._commit_hash),
     )
