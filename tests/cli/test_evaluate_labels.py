@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from radtower.cli import extras
 from radtower.evaluation.results import read_results
 from radtower.labeling.findings import Status, load_findings
-from radtower.labeling.label_table import LabelRow, write_labels
+from radtower.labeling.label_table import LabelRow, stream_labels, write_labels
 from radtower.processing.report_text import report_sha256
 
 KEYS = ("emphysema", "pleural_effusion")
@@ -301,6 +302,32 @@ def test_a_findings_set_of_ones_own_needs_its_file(radtower, write_table, gold, 
     assert (done.code, "got ['emphysema']" in done.err) == (2, True)
     done = radtower(*arguments, "--findings", "nothing")
     assert "error: name_or_path must be a shipped findings set or a YAML file, got 'nothing'" in done.err
+
+
+def test_another_set_of_the_same_name_is_refused(radtower, write_table, gold, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "name: ct_rate_18\nbase: ct_rate_18\nkeys: [emphysema, pleural_effusion]\n"
+        "overrides: {emphysema: {definition: Other.}}\n"
+    )
+    table = write_table([(f"s{r}", f"t{r}", [P, A], None) for r in range(NUM)], findings_set="ct_rate_18")
+    rows = [LabelRow(**row) for row in pq.read_table(table).to_pylist()]
+    stream_labels(rows, table, KEYS, {"findings": load_findings(own).identity})
+    arguments = ("evaluate", "labels", table, gold, "-o", tmp_path / "r.json", *FAST)
+    done = radtower(*arguments)
+    shipped = load_findings("ct_rate_18")
+    assert done.code == 2
+    assert "--findings must name the set of the labels: findings must be those that were labeled" in done.err
+    assert f"{load_findings(own).identity!r}, got {shipped.subset(KEYS).identity!r}" in done.err
+    done = radtower(*arguments, "--mapping", "ct_rate_18_to_ct_rate_16")
+    assert (done.code, "--mapping must start from the set of the labels: find" in done.err) == (2, True)
+    assert not (tmp_path / "r.json").exists()
+    assert radtower(*arguments, "--findings", own).code == 0
+    # Two findings, one of them redefined, are not the ct_rate_18 that is shipped.
+    assert read_results(tmp_path / "r.json").get("macro_f1").class_set == load_findings(own).identity
+    stream_labels(rows, table, KEYS, {"findings": shipped.subset(KEYS).identity})
+    assert radtower(*arguments).code == 0
+    assert read_results(tmp_path / "r.json").get("macro_f1").class_set == "2 of 18 findings of ct_rate_18"
 
 
 def test_what_cannot_be_used_is_refused_and_nothing_is_written(radtower, labels, gold, tmp_path, monkeypatch):

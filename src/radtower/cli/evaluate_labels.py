@@ -161,6 +161,7 @@ def _findings_of(
     from radtower.labeling.findings import load_findings
 
     if mapping is not None:
+        _check_set(table, mapping.source, "--mapping must start from the set of the labels")
         return mapping.target
     # A part of a set is called set[key,key].
     name = name_or_path or _joined(table, "findings_set").partition("[")[0]
@@ -170,8 +171,16 @@ def _findings_of(
         if name_or_path is not None:
             raise
         raise ValueError(f"--findings must say where the findings set {name!r} is. {error}") from error
-    known.subset(table.keys)  # refuses another set than that of the labels
+    _check_set(table, known, "--findings must name the set of the labels")
     return known
+
+
+def _check_set(table: "LabelTable", findings: "FindingsSet", wanted: str) -> None:
+    """Refuse a set that defines other findings: its name alone says little."""
+    try:
+        table.findings_in(findings)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{wanted}: {error.args[0]}") from error
 
 
 def _joined(table: "LabelTable", column: str) -> str:
@@ -179,12 +188,11 @@ def _joined(table: "LabelTable", column: str) -> str:
 
 
 def _class_set(num_compared: int, findings: "FindingsSet") -> str:
+    from radtower.labeling.findings import is_shipped_name_of_another
+
     num_findings = len(findings.keys)
-    return (
-        findings.name
-        if num_compared == num_findings
-        else (f"{num_compared} of {num_findings} findings of {findings.name}")
-    )
+    name = findings.identity if is_shipped_name_of_another(findings) else findings.name
+    return name if num_compared == num_findings else f"{num_compared} of {num_findings} findings of {name}"
 
 
 def _protocol(table: "LabelTable", mapping: str | None, failures: FailedReports) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from radtower.labeling.shipped_data import DataFile, open_data_file
+from radtower.labeling.shipped_data import DataFile, open_data_file, shipped_names
 
 
 class Status(StrEnum):
@@ -151,6 +151,11 @@ def load_findings(name_or_path: str | Path) -> FindingsSet:
         KeyError: If ``keys`` or ``overrides`` name a finding that neither the base nor the file has.
     """
     return _load(name_or_path, ())
+
+
+def is_shipped_name_of_another(findings: FindingsSet) -> bool:
+    """Return whether a set that is not shipped has the name of one that is."""
+    return findings.name in shipped_names("findings") and load_findings(findings.name) != findings
 
 
 def _load(name_or_path: str | Path, opened_by: tuple[DataFile, ...]) -> FindingsSet:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from radtower.labeling.answers.generation import Generation
-from radtower.labeling.findings import Status
+from radtower.labeling.findings import FindingsSet, Status
 
 _STRUCTS = {"status": pa.string(), "score": pa.float64(), "evidence": pa.string()}
 _SCALARS = {
@@ -117,6 +117,22 @@ class LabelTable:
         columns = self._known(self.keys if keys is None else keys)
         scores = [[row[key] for key in columns] for row in self.frame["score"]]
         return np.array(scores, dtype=np.float64).reshape(len(self.frame), len(columns))
+
+    def findings_in(self, findings: FindingsSet) -> FindingsSet:
+        """Return the findings of the table, as ``findings`` defines them.
+
+        Raises:
+            KeyError: If ``findings`` lacks one of them.
+            ValueError: If the table says that it was labeled with another set, or with other wording.
+        """
+        own = findings.subset(self.keys)
+        labeled_with = self.generation.get("findings")
+        if labeled_with not in (None, own.identity):
+            raise ValueError(
+                f"findings must be those that were labeled with, {labeled_with!r}, got {own.identity!r}. "
+                "Give the set, or the YAML file, with the wording of then."
+            )
+        return own
 
     def rows_of(self, report_sha256s: Sequence[str]) -> np.ndarray:
         """Return the row number of each report by its hash; studies that share a report share a row.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,16 @@ class DataFile:
     folder: Path | None
 
 
+def shipped_names(subfolder: str) -> frozenset[str]:
+    """Return the names of the shipped files in a folder below ``labeling``."""
+    return frozenset(_shipped(subfolder))
+
+
+def _shipped(subfolder: str) -> dict[str, Traversable]:
+    folder = resources.files("radtower.labeling").joinpath(subfolder)
+    return {item.name.removesuffix(".yaml"): item for item in folder.iterdir() if item.name.endswith(".yaml")}
+
+
 def open_data_file(
     what: str, subfolder: str, name_or_path: str | Path, opened_by: Sequence[DataFile] = ()
 ) -> DataFile:
@@ -37,11 +48,7 @@ def open_data_file(
         ValueError: If there is no such file, or it leads back to itself.
         TypeError: If it is not a table of keys.
     """
-    shipped = {
-        item.name.removesuffix(".yaml"): item
-        for item in resources.files("radtower.labeling").joinpath(subfolder).iterdir()
-        if item.name.endswith(".yaml")
-    }
+    shipped = _shipped(subfolder)
     folder = opened_by[-1].folder if opened_by else Path()
     if str(name_or_path) in shipped:
         identity, text = str(name_or_path), shipped[str(name_or_path)].read_text(encoding="utf-8")

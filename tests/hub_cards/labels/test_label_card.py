@@ -167,7 +167,7 @@ def test_says_what_absent_means_where_the_labeler_knows_two_states(
     write_label_table(all_rows=encoder, s2=STATES_SEEN, s3=STATES_SEEN | others)
     card = label_card(make_release(), None)
     columns, limits = _section(card, "Columns"), _section(card, "Limitations")
-    assert f"In {rows}, `absent` does not mean that the report denies the finding" in columns
+    assert f"In {rows}, `absent` need not mean that the report denies the finding" in columns
     assert "`uncertain` and `not_mentioned` cannot occur." in columns
     assert f"The labeler of {rows} cannot tell a finding that a report denies" in limits
     assert _cells(columns)[-1][0] == "`<key>_score`"  # the text stands below the table, not in it

@@ -199,14 +199,7 @@ def _findings_of(labels: LabelTable, wanted: str | Path | None) -> FindingsSet:
             f"findings must define those of the label table, got {findings.name!r}, which has no "
             f"{sorted(set(labels.keys) - set(findings.keys))}. Name the set or file that was labeled with."
         )
-    findings = findings.subset(labels.keys)
-    labeled_with = labels.generation.get("findings")
-    if labeled_with not in (None, findings.identity):
-        raise ValueError(
-            f"findings must be those that were labeled with, {labeled_with!r}, got {findings.identity!r}. "
-            "Give the set with the wording of then: the card quotes its definitions."
-        )
-    return findings
+    return labels.findings_in(findings)  # the card quotes its definitions
 
 
 def _check_column_names(findings: FindingsSet) -> None:
