@@ -43,8 +43,43 @@ def test_findings_are_rows_and_metrics_columns_with_interval_and_n():
         "| mean of the findings | 57 |  | 0.983 (0.971 to 0.990) |  |",
         "",
         "- exact row: 0.702 (0.600 to 0.800), n 31",
-        "- mean of 1 of 2 findings",
+        "- mean of 1 of 2 findings: auroc",
     ]
+
+
+def test_a_note_says_what_it_is_about():
+    def left_out(num):
+        return f"{num} of 2000 resamples undefined and left out"
+
+    keys = ("lung_nodule", "edema", "effusion")
+    items = [_item("ece", 0.1, 0, 0.2, finding=key, note="few reports") for key in keys]
+    items += [
+        _item("f1", 0.5, 0.4, 0.6, finding="lung_nodule", note=f"by hand; {left_out(88)}"),
+        _item("f1", 0.5, 0.4, 0.6, finding="edema", note=f"by hand; {left_out(1)}"),
+        _item("f1", 0.5, 0.4, 0.6, finding="effusion", note=None),
+        _item("macro_f1", 0.5, 0.4, 0.6, note=f"mean of 3 of 3 findings; {left_out(7)}"),
+        _item("macro_ece", 0.1, 0, 0.2, note="mean of 3 of 3 findings; few reports"),
+    ]
+    lines = agreement_text({"metrics": items}).splitlines()
+    cells = {line.split(" | ")[0].strip("| "): line.rstrip(" |").rpartition(" | ")[2] for line in lines}
+    assert cells["lung nodule"] == "0.500 (0.400 to 0.600), 88 undefined"
+    assert cells["edema"] == "0.500 (0.400 to 0.600), 1 undefined"
+    assert cells["effusion"] == "0.500 (0.400 to 0.600)"
+    assert cells["mean of the findings"] == "0.500 (0.400 to 0.600), 7 undefined"
+    assert [line for line in lines if line.startswith("- ")] == [
+        "- few reports: ece",
+        "- by hand: f1 of lung nodule, edema",
+        "- mean of 3 of 3 findings: f1; ece",
+        "- undefined: so many of 2000 resamples, not in the interval",
+    ]
+
+
+def test_a_note_about_everything_stands_alone():
+    note = "2 reports without silver labels left out"
+    items = [_item(metric, 0.5, 0.4, 0.6, finding="edema", note=note) for metric in ("auroc", "f1")]
+    items.append(_item("kappa", finding="edema", note=f"{note}; undefined: no positive"))
+    lines = agreement_text({"metrics": items}).splitlines()
+    assert [line for line in lines if line.startswith("- ")] == [f"- {note}"]
 
 
 def test_each_comparison_has_a_table_of_its_own():

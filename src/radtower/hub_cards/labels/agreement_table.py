@@ -4,6 +4,7 @@ No number without its interval and n; data set, class set and label source stand
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from radtower.hub_cards.labels.model_names import without_machine_path
 NOT_MEASURED = "Not measured."
 MEAN = "mean of the findings"
 _MACRO = "macro_"
+_UNDEFINED = re.compile(r"(\d+) of (\d+) resamples undefined and left out")  # a note of a result
 _PROVENANCE = (
     "dataset",
     "class_set",
@@ -92,15 +94,53 @@ def _comparison(items: list[dict[str, Any]]) -> str:
     for item in items:
         row = item.get("finding") or (MEAN if item["metric"].startswith(_MACRO) else None)
         if row is not None:
-            rows.setdefault(row, {})[item["metric"].removeprefix(_MACRO)] = item
+            rows.setdefault(row, {})[_metric(item)] = item
     if MEAN in rows:
         rows[MEAN] = rows.pop(MEAN)  # at the end
     in_table = [item for row in rows.values() for item in row.values()]
     others = [f"{_words(i['metric'])}: {_cell(i, None)}" for i in items if i not in in_table]
-    notes = dict.fromkeys(i["note"] for i in items if i.get("note") and i["value"] is not None)
     lines = [". ".join(["; ".join(filter(None, facts)) + "."]), "", *_table(rows), ""]
-    lines += [f"- {line}" for line in [*others, *map(_words, notes)]]
+    lines += [f"- {line}" for line in [*others, *_notes(items)]]
     return "\n".join(lines).rstrip()
+
+
+def _notes(items: list[dict[str, Any]]) -> list[str]:
+    """A line per note, with what it is about; of undefined resamples, what the numbers in the cells mean."""
+    defined = [item for item in items if item["value"] is not None]
+    about: dict[str, list[dict[str, Any]]] = {}
+    resamples = {}
+    for item in defined:
+        for note in _parts(item):
+            if found := _UNDEFINED.fullmatch(note):
+                resamples[found[2]] = f"undefined: so many of {found[2]} resamples, not in the interval"
+            else:
+                about.setdefault(note, []).append(item)
+    return [
+        *(
+            _words(note) + (f": {_subjects(said, defined)}" if len(said) < len(defined) else "")
+            for note, said in about.items()
+        ),
+        *resamples.values(),
+    ]
+
+
+def _subjects(said: list[dict[str, Any]], items: list[dict[str, Any]]) -> str:
+    """Name metrics, and findings where a note is not about all that have the metric."""
+    subjects = []
+    for metric in dict.fromkeys(_metric(item) for item in said):
+        findings = [item.get("finding") for item in said if _metric(item) == metric and item.get("finding")]
+        num_findings = sum(_metric(item) == metric and bool(item.get("finding")) for item in items)
+        whose = f" of {', '.join(map(_words, findings))}" if 0 < len(findings) < num_findings else ""
+        subjects.append(_words(metric) + whose)
+    return "; ".join(subjects)
+
+
+def _metric(item: dict[str, Any]) -> str:
+    return str(item["metric"]).removeprefix(_MACRO)
+
+
+def _parts(item: dict[str, Any]) -> list[str]:
+    return item["note"].split("; ") if item.get("note") else []
 
 
 def _table(rows: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
@@ -119,7 +159,8 @@ def _cell(item: dict[str, Any], n_of_row: int | None) -> str:
     size = "" if item["n"] == n_of_row else f", n {item['n']}"
     if item["value"] is None:
         return f"{item['note']}{size}"
-    return f"{item['value']:.3f} ({item['ci_low']:.3f} to {item['ci_high']:.3f}){size}"
+    undefined = [f", {found[1]} undefined" for note in _parts(item) if (found := _UNDEFINED.fullmatch(note))]
+    return f"{item['value']:.3f} ({item['ci_low']:.3f} to {item['ci_high']:.3f}){size}{''.join(undefined)}"
 
 
 def _words(name: str) -> str:
