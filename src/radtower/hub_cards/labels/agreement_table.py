@@ -128,7 +128,7 @@ def _subjects(said: list[dict[str, Any]], items: list[dict[str, Any]]) -> str:
     """Name metrics, and findings where a note is not about all that have the metric."""
     subjects = []
     for metric in dict.fromkeys(_metric(item) for item in said):
-        findings = [item.get("finding") for item in said if _metric(item) == metric and item.get("finding")]
+        findings = [str(item["finding"]) for item in said if _metric(item) == metric and item.get("finding")]
         num_findings = sum(_metric(item) == metric and bool(item.get("finding")) for item in items)
         whose = f" of {', '.join(map(_words, findings))}" if 0 < len(findings) < num_findings else ""
         subjects.append(_words(metric) + whose)
