@@ -5,8 +5,9 @@ import xgrammar
 
 from radtower.labeling.findings import Status, load_findings
 from radtower.labeling.local_llm import generating_labeler
+from radtower.labeling.local_llm.conversation import REPORT_SLOT, split_conversation
 from radtower.labeling.local_llm.generating_labeler import GeneratingLabeler
-from radtower.labeling.prompts import PROMPT_VERSION, response_schema
+from radtower.labeling.prompts import PROMPT_VERSION, response_schema, system_prompt
 
 FINDINGS = load_findings("ct_rate_18").subset(["pleural_effusion", "emphysema"])
 EMPHYSEMA = FINDINGS.subset(["emphysema"])
@@ -124,3 +125,11 @@ def test_settings_follow_what_the_answers_depend_on(build, monkeypatch):
 def test_limits_below_one_are_refused(build, name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         build(**{name: 0})
+
+
+def test_a_template_that_drops_the_system_turn_gets_the_instruction_with_the_report(chat_tokenizer):
+    chat_tokenizer.chat_template = chat_tokenizer.chat_template.replace(
+        "messages %}", "messages if message['role'] == 'user' %}"
+    )
+    head, _ = split_conversation(chat_tokenizer, system_prompt(FINDINGS), REPORT_SLOT)
+    assert chat_tokenizer.decode(head) == f"<bos>user\n{system_prompt(FINDINGS)}\n\n"
