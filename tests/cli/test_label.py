@@ -83,6 +83,8 @@ def test_a_changed_findings_set_is_a_new_generation_and_said_so(radtower, labele
         ({"--output": "labels.csv"}, "output must be a file that ends in .parquet, got 'labels.csv'"),
         ({"--text-column": "note"}, "got no ['note'] among 2 columns"),
         ({"--findings": "ct_rate_99"}, "got 'ct_rate_99'"),
+        ({"--device": "foo"}, "device must be one that torch has here, got 'foo'"),
+        ({"--device": "cuda:99"}, "device must be one that torch has here, got 'cuda:99'"),
     ],
 )
 def test_bad_arguments_are_refused_before_the_model_is_loaded(

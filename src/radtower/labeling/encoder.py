@@ -19,6 +19,7 @@ from radtower.labeling.classifier.report_windows import (
     read_in_windows,
 )
 from radtower.labeling.findings import FindingsSet, Status
+from radtower.labeling.pretrained.device import find_device
 from radtower.labeling.report_labels import ReportLabels, label_in_batches
 
 PRESENT_FROM = 0.5  # P(present) from which a finding counts as present
@@ -65,7 +66,7 @@ class EncoderLabeler:
         num_split_sentences: Sentences so far that are longer than a window and were cut.
 
     Raises:
-        ValueError: If the threshold, batch size or dtype is none, or the model does not fit; see
+        ValueError: If the threshold, batch size, dtype or device is none, or the model does not fit; see
             :func:`load_classifier`.
     """
 
@@ -85,6 +86,7 @@ class EncoderLabeler:
         should_skip_unmatched: bool = False,
     ) -> None:
         _check(threshold, batch_size, dtype)
+        self.device = find_device(device)
         self.classifier = load_classifier(
             path,
             findings,
@@ -92,7 +94,6 @@ class EncoderLabeler:
             dtype=getattr(torch, dtype),
             should_skip_unmatched=should_skip_unmatched,
         )
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.classifier.model.to(self.device)
         self.model_id = Path(path).name if Path(path).is_dir() else str(path)
         self.threshold = threshold

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from radtower.labeling.pretrained.device import find_device
 from radtower.labeling.pretrained.tokenizer import load_tokenizer
 
 
@@ -50,7 +51,7 @@ def load_local_model(
         ValueError: If ``dtype`` is no floating-point type, there is no such device, or weights or
             tokenizer are missing.
     """
-    chosen, place = _check_dtype(dtype), _check_device(device)
+    chosen, place = _check_dtype(dtype), find_device(device)
     text = os.fspath(path)
     local = Path(text).expanduser()
     if not local.exists() and _reads_like_a_path(path, text):
@@ -94,18 +95,6 @@ def _check_dtype(dtype: str) -> torch.dtype | str:
             "Take float32 or bfloat16."
         )
     return found
-
-
-def _check_device(device: str | None) -> torch.device:
-    """Find the device, before the weights are read."""
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError):  # the latter is how torch says that it has no CUDA
-        raise ValueError(
-            f"device must be one that torch has here, got {device!r}. Take cpu, or leave it out."
-        ) from None
-    return place
 
 
 def _reads_like_a_path(path: str | os.PathLike[str], text: str) -> bool:
