@@ -20,6 +20,7 @@ from radtower.labeling.classifier.report_windows import (
 )
 from radtower.labeling.findings import FindingsSet, Status
 from radtower.labeling.pretrained.device import find_device
+from radtower.labeling.pretrained.source import find_source
 from radtower.labeling.report_labels import ReportLabels, label_in_batches
 
 PRESENT_FROM = 0.5  # P(present) from which a finding counts as present
@@ -87,15 +88,16 @@ class EncoderLabeler:
     ) -> None:
         _check(threshold, batch_size, dtype)
         self.device = find_device(device)
+        source = find_source(path)
         self.classifier = load_classifier(
-            path,
+            source,
             findings,
             max_length=max_length,
             dtype=getattr(torch, dtype),
             should_skip_unmatched=should_skip_unmatched,
         )
         self.classifier.model.to(self.device)
-        self.model_id = Path(path).name if Path(path).is_dir() else str(path)
+        self.model_id = source.name if isinstance(source, Path) else source
         self.threshold = threshold
         self.batch_size = batch_size
         self.dtype = dtype

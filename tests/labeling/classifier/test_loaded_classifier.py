@@ -157,3 +157,26 @@ def test_refuses_a_folder_without_its_tokenizer(save_bert):
         path.unlink()
     with pytest.raises(ValueError, match=r"bert must hold the tokenizer of the model, got 5 tokens of \d+"):
         load_classifier(folder, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"), [("config.json", "config.json"), ("model.safetensors", "safeten")]
+)
+def test_refuses_a_folder_that_lacks_files(save_bert, name, missing):
+    folder = save_bert()
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"bert must hold a whole model, got no {missing}"):
+        load_classifier(folder, None)
+
+
+def test_refuses_a_path_that_is_not_there():
+    with pytest.raises(FileNotFoundError, match="existing folder or a Hub id, got 'nonexist'"):
+        load_classifier("nonexist", None)
+
+
+def test_refuses_damaged_weights(save_bert):
+    folder = save_bert()
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"bert must hold whole weights .* got SafetensorError: .*Download"):
+        load_classifier(folder, None)

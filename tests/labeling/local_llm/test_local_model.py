@@ -1,4 +1,5 @@
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -57,6 +58,23 @@ def test_a_model_without_its_language_model_head_is_refused(tmp_path, chat_llm_f
 def test_a_device_that_is_not_there_is_refused(chat_llm_folder, device):
     with pytest.raises(ValueError, match=f"device must be one that torch has here, got '{device}'"):
         load_local_model(chat_llm_folder, device=device)
+
+
+def test_damaged_weights_are_refused(chat_llm_folder):
+    path = chat_llm_folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"tiny-chat-llm must hold whole weights .* got SafetensorError: "):
+        load_local_model(chat_llm_folder)
+
+
+def test_a_text_classifier_is_refused_though_it_has_all_weights(tmp_path, tiny_llm):
+    model = tiny_llm("llama", tie_word_embeddings=True)
+    model.save_pretrained(tmp_path / "both")
+    config = json.loads((tmp_path / "both" / "config.json").read_text())
+    config["architectures"] = ["LlamaForSequenceClassification"]
+    (tmp_path / "both" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="causal language model, got LlamaForSequenceClassification of type"):
+        load_local_model(tmp_path / "both")
 
 
 def test_a_model_without_its_tokenizer_is_refused(chat_llm_folder):

@@ -11,7 +11,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
 from radtower.labeling.findings import FindingsSet, match_finding
+from radtower.labeling.pretrained.source import find_source
 from radtower.labeling.pretrained.tokenizer import load_tokenizer
+from radtower.labeling.pretrained.weights import load_weights
 
 OWN_MODEL_TYPE = "llm_biencoder"
 MULTI_LABEL = "multi_label_classification"
@@ -67,21 +69,21 @@ def load_classifier(
         should_skip_unmatched: Whether labels that mean no finding of the set are left out, not refused.
 
     Raises:
+        FileNotFoundError: If there is no such folder, or it lacks files.
         TypeError: If the tokenizer is not a fast one.
-        ValueError: If weights or tokenizer are missing, the model has one label per text, a label fits no
-            finding or two fit the same, or ``max_length`` is more than the model has positions.
+        ValueError: If weights or tokenizer are missing or damaged, the model has one label per text, a label
+            fits no finding or two fit the same, or ``max_length`` is more than the model has positions.
     """
-    model, report = AutoModelForSequenceClassification.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, output_loading_info=True
-    )
-    if report["missing_keys"]:
+    source = find_source(path)
+    model, missing = load_weights(AutoModelForSequenceClassification, source, dtype=dtype)
+    if missing:
         raise ValueError(
-            f"folder must hold a trained labeler, got {path} without {sorted(report['missing_keys'])}. "
+            f"folder must hold a trained labeler, got {path} without {missing}. "
             "Train one with radtower train labeler."
         )
     config = model.config
     _require_multi_label(config)
-    tokenizer = load_tokenizer(path, config)
+    tokenizer = load_tokenizer(source, config)
     if not tokenizer.is_fast:
         raise TypeError(
             f"tokenizer must be a fast one, got {type(tokenizer).__name__}. "

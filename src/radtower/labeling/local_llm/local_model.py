@@ -4,13 +4,14 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from radtower.labeling.pretrained.device import find_device
+from radtower.labeling.pretrained.source import find_source
 from radtower.labeling.pretrained.tokenizer import load_tokenizer
+from radtower.labeling.pretrained.weights import load_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,41 +48,27 @@ def load_local_model(
         device: Of torch; None is the GPU where there is one, else the CPU.
 
     Raises:
-        FileNotFoundError: If ``path`` reads like a local one and is none.
-        ValueError: If ``dtype`` is no floating-point type, there is no such device, or weights or
-            tokenizer are missing.
+        FileNotFoundError: If ``path`` reads like a local one and is none, or lacks files.
+        ValueError: If ``dtype`` is no floating-point type, there is no such device, weights or tokenizer are
+            missing or damaged, or it is another kind of model.
     """
     chosen, place = _check_dtype(dtype), find_device(device)
-    text = os.fspath(path)
-    local = Path(text).expanduser()
-    if not local.exists() and _reads_like_a_path(path, text):
-        raise FileNotFoundError(
-            f"path must be an existing folder, a .gguf file or a Hub id, got {text!r}. "
-            "Correct the path; a Hub id is written owner/name."
-        )
-    source: str | Path = local if local.exists() else text
-    gguf: dict[str, Any] = {}
-    if local.is_file():
-        source, gguf = local.parent, {"gguf_file": local.name}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        source,
-        dtype=chosen,
-        output_loading_info=True,
-        trust_remote_code=False,
-        **(gguf or {"use_safetensors": True}),
-    )
-    model, report = loaded
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
+    source = find_source(path, takes_gguf=True)
+    gguf: dict[str, str] = {}
+    folder = source
+    if isinstance(source, Path) and source.is_file():
+        folder, gguf = source.parent, {"gguf_file": source.name}
+    model, missing = load_weights(AutoModelForCausalLM, folder, dtype=chosen, **gguf)
+    if missing:
         raise ValueError(
             f"path must hold every weight of a causal language model, got {len(missing)} missing, such as "
             f"{missing[0]}. Point to a model with its language-model head."
         )
     return LocalModel(
         model=model.eval().to(place),
-        tokenizer=load_tokenizer(source, model.config, **gguf),
-        model_id=local.name if local.exists() else text,
-        weights=_hash_weights(local) if local.exists() else str(model.config._commit_hash),
+        tokenizer=load_tokenizer(folder, model.config, **gguf),
+        model_id=source.name if isinstance(source, Path) else source,
+        weights=_hash_weights(source) if isinstance(source, Path) else str(model.config._commit_hash),
     )
 
 
@@ -95,11 +82,6 @@ def _check_dtype(dtype: str) -> torch.dtype | str:
             "Take float32 or bfloat16."
         )
     return found
-
-
-def _reads_like_a_path(path: str | os.PathLike[str], text: str) -> bool:
-    is_local = isinstance(path, os.PathLike) or text.startswith((".", "/", "~")) or text.endswith(".gguf")
-    return is_local or "\\" in text or text.count("/") != 1 or Path(text.split("/")[0]).is_dir()
 
 
 def _hash_weights(local: Path) -> str:
