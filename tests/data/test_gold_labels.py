@@ -93,16 +93,46 @@ def test_texts_are_hashed_and_group_the_rows(write_gold):
 def test_minus_one_is_refused_with_what_to_write(write_gold):
     path = write_gold(study_id=["a", "b"], emphysema=[1, -1])
     with pytest.raises(
-        ValueError, match=r"got -1, which mixes uncertain with not mentioned. Replace it by uncertain"
+        ValueError,
+        match=r"got -1, which .*: 1, first '-1' in the column of emphysema at row 1\. Replace it",
     ):
         read_gold(path, PAIR, BY_ID)
 
 
-def test_other_cells_are_refused(write_gold):
-    with pytest.raises(ValueError, match="or 0 and 1, got 2 other cells"):
-        read_gold(write_gold(study_id=["a", "b"], emphysema=["0.5", "yes"]), PAIR, BY_ID)
-    with pytest.raises(ValueError, match="got 1 other cells beside them"):
+@pytest.mark.parametrize("name", ["gold.csv", "gold.parquet"])
+def test_the_mask_of_targets_is_unknown(write_gold, name):
+    path = write_gold(name, study_id=["a", "b", "c"], emphysema=[1.0, -100.0, 0.0])
+    assert read_gold(path, PAIR, BY_ID).statuses["emphysema"].tolist() == [P, None, A]
+    path = write_gold(name, study_id=["a", "b"], emphysema=["-100", "1"], pleural_effusion=["0", " -100.0"])
+    assert read_gold(path, PAIR, BY_ID).statuses.to_numpy().tolist() == [[None, A], [P, None]]
+    path = write_gold(name, study_id=["a", "b"], emphysema=["-100", P])
+    assert read_gold(path, PAIR, BY_ID).statuses["emphysema"].tolist() == [None, P]
+
+
+def test_other_cells_are_refused_with_their_place(write_gold):
+    path = write_gold(study_id=["a", "b"], pleural_effusion=["0", "1"], emphysema=["1", "0.5"])
+    with pytest.raises(
+        ValueError, match=r"0 and 1, got other cells: 1, first '0.5' in the column of emph.*row 1"
+    ):
+        read_gold(path, PAIR, BY_ID)
+    path = write_gold(study_id=["a", "b"], emphysema=["yes", "no"], **{"Pleural effusion": [0, 2]})
+    with pytest.raises(
+        ValueError, match="got other cells: 3, first 'yes' in the column of emphysema at row 0"
+    ):
+        read_gold(path, PAIR, BY_ID)
+    with pytest.raises(
+        ValueError, match="got other cells beside them: 1, first '1' in the column of emphysema"
+    ):
         read_gold(write_gold(study_id=["a", "b"], emphysema=[P, "1"]), PAIR, BY_ID)
+
+
+@pytest.mark.parametrize("cell", ["Normal chest.", "Miller", "4711234", "MRN12345", "2021-03-04"])
+@pytest.mark.parametrize("other", ["1", P])
+def test_no_cell_that_may_identify_somebody_is_shown(write_gold, cell, other):
+    path = write_gold(study_id=["a", "b"], emphysema=[other, cell])
+    with pytest.raises(ValueError, match="first text in the column of emphysema at row 1") as caught:
+        read_gold(path, PAIR, BY_ID)
+    assert cell not in str(caught.value)
 
 
 def test_tables_that_cannot_be_used_are_refused(write_gold, tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from radtower.data.csv_table import read_csv_table
+from radtower.data.targets import MASKED_TARGET
 from radtower.labeling.findings import FindingsSet, Status
 from radtower.labeling.findings_mapping import FindingsMapping, map_scores, map_statuses
 from radtower.labeling.label_table import LabelTable
@@ -22,6 +23,13 @@ RELEASED_SOURCE = re.compile(r"radbert|predicted|released", re.IGNORECASE)
 BY_HAND = re.compile(
     r"manual|by hand|hand-?labeled|radiologist", re.IGNORECASE
 )  # that RadBERT learned from, say
+
+# A wrong cell that an error may show: a label gone wrong, not text of a report, a name or a record number.
+SHOWN_CELL = re.compile(
+    r"[-+]?\d{0,3}([.,]\d{1,4})?|yes|no|true|false|y|n|t|f|x|pos(itive)?|neg(ative)?|present|absent|uncertain"
+    r"|not[ _-]?mentioned|unknown|maybe|possible|\?|n/?a|nan|none|null",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ def read_gold(path: str | Path, findings: FindingsSet | FindingsMapping, columns
     """Read gold labels from CSV or parquet.
 
     A finding has a column by its key or by its name; findings without one are left out. Cells hold status
-    values or, in the whole table, 0 and 1; an empty cell is unknown.
+    values or, in the whole table, 0 and 1; an empty cell is unknown, and so is -100, the mask of targets.
 
     Args:
         path: The table.
@@ -192,6 +200,8 @@ def _statuses_of(frame: pd.DataFrame, findings: FindingsSet) -> pd.DataFrame:
         )
     stripped = table.astype(object).map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
     cells = stripped.astype(object).where(stripped != "", None)  # as str, None would become NaN
+    is_masked = cells.apply(pd.to_numeric, errors="coerce") == MASKED_TARGET
+    cells = cells.where(~is_masked, None)
     has_status = cells.isin([str(status) for status in Status]).any(axis=None)
     return _checked(cells) if has_status else _from_numbers(cells)
 
@@ -200,8 +210,9 @@ def _checked(cells: pd.DataFrame) -> pd.DataFrame:
     is_wrong = cells.notna() & ~cells.isin([str(status) for status in Status])
     if is_wrong.any(axis=None):
         raise ValueError(
-            f"gold must hold {', '.join(Status)}, got {int(is_wrong.sum().sum())} other cells beside them. "
-            "Write a status into each, or leave it empty where gold is unknown."
+            f"gold must hold {', '.join(Status)}, got other cells beside them: "
+            f"{_described(cells, is_wrong)}. Write a status into each, or leave it empty where gold is "
+            "unknown."
         )
     return cells
 
@@ -210,17 +221,27 @@ def _from_numbers(cells: pd.DataFrame) -> pd.DataFrame:
     numbers = cells.apply(pd.to_numeric, errors="coerce").astype(np.float64)
     if (numbers == -1).any(axis=None):
         raise ValueError(
-            "gold must hold 0 and 1, or status values, got -1, which mixes uncertain with not mentioned. "
-            "Replace it by uncertain or not_mentioned, 1 by present and 0 by absent; or leave the cell empty."
+            "gold must hold 0 and 1, or status values, got -1, which mixes uncertain with not mentioned: "
+            f"{_described(cells, numbers == -1)}. Replace it by uncertain or not_mentioned, 1 by present "
+            "and 0 by absent; or leave the cell empty."
         )
     is_wrong = cells.notna() & ~numbers.isin([0, 1])
     if is_wrong.any(axis=None):
         raise ValueError(
-            f"gold must hold {', '.join(Status)}, or 0 and 1, got {int(is_wrong.sum().sum())} other cells. "
-            "Leave a cell empty where gold is unknown."
+            f"gold must hold {', '.join(Status)}, or 0 and 1, got other cells: "
+            f"{_described(cells, is_wrong)}. Leave a cell empty where gold is unknown."
         )
     words = {1.0: str(Status.PRESENT), 0.0: str(Status.ABSENT)}
     return numbers.map(words.get).astype(object).where(cells.notna(), None)
+
+
+def _described(cells: pd.DataFrame, is_wrong: pd.DataFrame) -> str:
+    """Say where wrong cells are, and what is in the first one unless that could identify somebody."""
+    column = is_wrong.columns[is_wrong.any()][0]
+    row = int(is_wrong[column].to_numpy().argmax())
+    cell = str(cells[column].iloc[row])
+    content = repr(cell) if SHOWN_CELL.fullmatch(cell) else "text"
+    return f"{int(is_wrong.to_numpy().sum())}, first {content} in the column of {column} at row {row}"
 
 
 def _read_table(path: Path, named: list[str]) -> pd.DataFrame:
