@@ -44,8 +44,8 @@ class Finding(BaseModel):
 class FindingsSet(BaseModel):
     """An ordered list of findings; the order is the column order of every score and label matrix.
 
-    ``parent`` names the broader finding of the same list. It describes the concept: published labels need
-    not follow it (in CT-RATE 14 % of coronary calcifications carry no arterial wall calcification).
+    ``parent`` names the broader finding of the same list, whose definition covers this one. It describes the
+    concept: published labels need not follow it (in CT-RATE 29 % of consolidations carry no lung opacity).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
