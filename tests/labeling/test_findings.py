@@ -179,6 +179,26 @@ def test_a_parent_outside_the_set_is_refused():
         FindingsSet(name="x", findings=(make_finding("mass", parent="lump"),))
 
 
+@pytest.mark.parametrize(
+    ("parents", "circle"),
+    [
+        ({"mass": "mass"}, "mass -> mass"),
+        ({"mass": "lump", "lump": "mass"}, "mass -> lump -> mass"),
+        ({"scar": "mass", "mass": "lump", "cyst": "mass", "lump": "cyst"}, "mass -> lump -> cyst -> mass"),
+    ],
+)
+def test_parents_in_a_circle_are_refused(parents, circle):
+    findings = tuple(make_finding(key, parent=parent) for key, parent in parents.items())
+    with pytest.raises(ValidationError, match=rf"got a circle: {circle}\. Set one"):
+        FindingsSet(name="x", findings=findings)
+
+
+def test_parents_may_have_parents():
+    parents = {"cyst": "mass", "scar": "mass", "mass": "lump", "lump": None}
+    findings = tuple(make_finding(key, parent=parent) for key, parent in parents.items())
+    assert FindingsSet(name="x", findings=findings).by_key["cyst"].parent == "mass"
+
+
 def test_a_key_must_be_snake_case():
     with pytest.raises(ValidationError, match="Pleural effusion"):
         make_finding("Pleural effusion")

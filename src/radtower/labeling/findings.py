@@ -68,6 +68,7 @@ class FindingsSet(BaseModel):
                     f"parent must be a key of the same set, got {finding.parent!r} for {finding.key!r}. "
                     "Add the parent or set it to null."
                 )
+        _refuse_cycle({finding.key: finding.parent for finding in self.findings})
         return self
 
     @cached_property
@@ -109,6 +110,18 @@ class FindingsSet(BaseModel):
         kept = [self.by_key[key] for key in keys]
         findings = [f if f.parent in keys else f.model_copy(update={"parent": None}) for f in kept]
         return FindingsSet(name=f"{self.name}[{','.join(keys)}]", findings=tuple(findings))
+
+
+def _refuse_cycle(parents: dict[str, str | None]) -> None:
+    for key in parents:
+        chain = [key]
+        while (parent := parents[chain[-1]]) is not None and parent not in chain:
+            chain.append(parent)
+        if parent == key:
+            raise ValueError(
+                f"parent must be a broader finding, got a circle: {' -> '.join([*chain, key])}. "
+                "Set one of these parents to null."
+            )
 
 
 class _Override(BaseModel):
