@@ -161,6 +161,24 @@ def test_one_calcification_column_of_rad_chestct_serves_two_findings():
         assert mapping.findings[key].relation == "broader"
 
 
+def test_a_column_of_rad_chestct_says_where_it_is_not_the_finding():
+    # By the terms of SARLE, which made the columns.
+    found = load_mapping("rad_chestct_columns_to_ct_rate_18").findings
+    assert {key: mapped.relation for key, mapped in found.items() if mapped.relation != "broader"} == {
+        "pericardial_effusion": "same",
+        "lymphadenopathy": "same",
+        "emphysema": "same",
+        "atelectasis": "same",
+        "peribronchial_thickening": "same",
+        "lung_opacity": "narrower",
+        "consolidation": "narrower",
+        "bronchiectasis": "narrower",
+        "pleural_effusion": "narrower",
+        "pulmonary_fibrotic_sequela": "overlapping",
+    }
+    assert "groundglass, infiltrate and airspace disease" in (found["lung_opacity"].note or "")
+
+
 def test_rad_chestct_16_has_no_column_for_medical_material():
     mapping = load_mapping("rad_chestct_columns_to_rad_chestct_16")
     assert list(mapping.unmapped) == ["medical_material"]
