@@ -121,7 +121,7 @@ def test_refuses_another_format(tmp_path):
 
 def test_refuses_a_file_that_is_not_there(tmp_path):
     for name in ("reports.csv", "reports.jsonl", "reports.parquet"):
-        with pytest.raises(FileNotFoundError, match=name):
+        with pytest.raises(FileNotFoundError, match=f"an existing file, got '.*{name}'. Correct the path"):
             ReportStream(tmp_path / name, "id", "text")
 
 

@@ -100,16 +100,21 @@ def _columns(source: str) -> list[str] | None:
         features = _hub_set(source, ()).features
         return None if features is None else list(features)
     path = Path(source)
+    if path.suffix not in (".csv", ".jsonl", ".parquet"):
+        raise ValueError(
+            f"source must end in .csv, .jsonl or .parquet, or begin with {HUB_PREFIX}, got {path.suffix!r}. "
+            "Convert the table."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"source must be an existing file, got {source!r}. Correct the path; a data set of the Hub is "
+            f"written {HUB_PREFIX}NAME."
+        )
     if path.suffix == ".parquet":
         return pq.read_schema(path).names
     if path.suffix == ".csv":
         return csv_columns(path)  # checks every row, before a label is paid for
-    if path.suffix == ".jsonl":
-        return list(next(jsonl_rows(path), {}))
-    raise ValueError(
-        f"source must end in .csv, .jsonl or .parquet, or begin with {HUB_PREFIX}, got {path.suffix!r}. "
-        "Convert the table."
-    )
+    return list(next(jsonl_rows(path), {}))
 
 
 def _rows(source: str, columns: Sequence[str]) -> Iterator[Mapping[Any, Any]]:
