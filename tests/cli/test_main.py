@@ -17,7 +17,7 @@ HEAVY = (
     *("SimpleITK", "accelerate", "datasets", "matplotlib", "numpy", "pandas", "peft", "pyarrow", "scipy"),
     *("sklearn", "tokenizers", "torch", "transformers"),
 )
-# What pip writes for the entry point, and then which heavy modules were loaded.
+# What pip writes for the entry point, and then which packages were loaded.
 COMMAND = """
 import sys
 sys.argv = ["radtower", *sys.argv[1:]]

@@ -317,13 +317,13 @@ def test_a_finding_of_the_base_written_out_again_is_refused(tmp_path):
 
 def test_a_key_chosen_twice_is_refused(tmp_path):
     (tmp_path / "mine.yaml").write_text(f"{BASE}keys: [scar, scar]\n")
-    with pytest.raises(ValidationError, match=r"key must be unique.*\['scar'\]"):
+    with pytest.raises(ValueError, match=r"key must be unique.*\['scar'\]"):
         load_findings(tmp_path / "mine.yaml")
 
 
 def test_a_parent_that_the_file_itself_leaves_out_is_refused(tmp_path):
     (tmp_path / "mine.yaml").write_text(f"{BASE}keys: [cyst, scar]\n")
-    with pytest.raises(ValidationError, match="got 'mass' for 'cyst'"):
+    with pytest.raises(ValueError, match="got 'mass' for 'cyst'"):
         load_findings(tmp_path / "mine.yaml")
 
 
@@ -351,5 +351,47 @@ def test_a_file_that_is_no_table_of_keys_is_refused(tmp_path, text, kind):
 
 def test_an_unknown_field_is_refused(tmp_path):
     (tmp_path / "mine.yaml").write_text(f"{BASE}parents: []\n")
-    with pytest.raises(ValidationError, match="parents"):
+    with pytest.raises(ValueError, match="parents"):
+        load_findings(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "name: x\nfindings:\n- {key: Big mass, name: N, definition: d, prompts: [p]}\n",
+            r"findings\.0\.key must fit its field, got 'Big mass' in mine\.yaml: String should match pattern "
+            r"'\^\[a-z\].*'\. Copy the layout of a shipped findings set\.",
+        ),
+        (
+            "name: x\nfindings:\n- {key: a, name: N, prompts: []}\n",
+            r"findings\.0\.definition must fit its field, got nothing in mine\.yaml: Field required\. .* "
+            r"There are 1 more such problems\.",
+        ),
+        (
+            f"{BASE}keys: [cyst]\n",
+            r"parent must be a key of the same set, got 'mass' for 'cyst'\. .* Correct mine\.yaml\.",
+        ),
+        (
+            "name: x\nbase: ct_rate_18\noverrides: {emphysema: {name: ''}}\n",
+            r"name must fit its field, got '' in mine\.yaml: String should have at least 1 character\. .*",
+        ),
+        (
+            "name: [\n",
+            r"a findings set must be YAML, got mine\.yaml with an error at line 2: .*\. Close every br.*",
+        ),
+        ("name: \0\n", r"a findings set must be YAML, got mine\.yaml with an error: ReaderError\. .*"),
+    ],
+)
+def test_an_error_in_a_file_is_one_line_with_its_name(tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=f"^{message}$") as caught:
+        load_findings(tmp_path / "mine.yaml")
+    assert "http" not in str(caught.value)
+
+
+def test_an_error_in_the_base_names_the_base(tmp_path):
+    (tmp_path / "base.yaml").write_text("name: base\nfindings: []\n")
+    (tmp_path / "mine.yaml").write_text("name: mine\nbase: base.yaml\n")
+    with pytest.raises(ValueError, match=r"^findings must fit its field, got \(\) in base\.yaml: "):
         load_findings(tmp_path / "mine.yaml")

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from pydantic import ValidationError
 
 from radtower.labeling import findings_mapping
 from radtower.labeling.findings import load_findings
@@ -200,6 +199,21 @@ def test_ct_findings_and_x_ray_observations_meet_where_concepts_agree():
     assert map_scores(scores, there).iloc[0].isna().sum() == 8
 
 
+def test_an_error_in_a_mapping_is_one_line_with_its_file(write_mapping):
+    path = write_mapping("findings: {c: {sources: a}}\nunmapped: {d: x}\n")
+    with pytest.raises(
+        ValueError, match=r"^findings\.c\.sources must .*got 'a' in mapping\.yaml: "
+    ) as caught:
+        load_mapping(path)
+    assert "http" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    path.write_text("source: [one\ntarget: two\n")
+    with pytest.raises(
+        ValueError, match=r"a mapping of findings must be YAML, got mapping\.yaml with an error"
+    ):
+        load_mapping(path)
+
+
 def test_an_unknown_mapping_is_refused_with_the_list():
     with pytest.raises(
         ValueError, match=r"got 'ct_rate_18_to_padchest'\. Shipped: .*ct_rate_18_to_ct_rate_16"
@@ -231,7 +245,7 @@ def test_an_unknown_mapping_is_refused_with_the_list():
     ],
 )
 def test_a_mapping_that_does_not_fit_its_sets_is_refused(write_mapping, body, message):
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(ValueError, match=message):
         load_mapping(write_mapping(body))
 
 

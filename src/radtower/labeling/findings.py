@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from radtower.labeling.shipped_data import DataFile, open_data_file, shipped_names
+from radtower.labeling.shipped_data import DataFile, open_data_file, problems_in, shipped_names
 
 
 class Status(StrEnum):
@@ -173,11 +173,13 @@ def is_shipped_name_of_another(findings: FindingsSet) -> bool:
 
 def _load(name_or_path: str | Path, opened_by: tuple[DataFile, ...]) -> FindingsSet:
     opened = open_data_file("findings set", "findings", name_or_path, opened_by)
-    file = _FindingsFile.model_validate(opened.content)
+    with problems_in(opened, "findings set"):
+        file = _FindingsFile.model_validate(opened.content)
     inherited = () if file.base is None else _load(file.base, (*opened_by, opened)).findings
     base = {finding.key: finding for finding in inherited}
     _check_known(file, "overrides", set(file.overrides) - set(base), base)
-    base |= {key: _overridden(base[key], override) for key, override in file.overrides.items()}
+    with problems_in(opened, "findings set"):
+        base |= {key: _overridden(base[key], override) for key, override in file.overrides.items()}
     written_twice = [finding.key for finding in file.findings if finding.key in base]
     if written_twice:
         raise ValueError(
@@ -192,7 +194,8 @@ def _load(name_or_path: str | Path, opened_by: tuple[DataFile, ...]) -> Findings
     else:
         chosen = [*base.values(), *file.findings]
     findings = tuple(_without_lost_parent(finding, chosen, inherited) for finding in chosen)
-    return FindingsSet(name=file.name, findings=findings)
+    with problems_in(opened, "findings set"):
+        return FindingsSet(name=file.name, findings=findings)
 
 
 def _overridden(finding: Finding, override: _Override) -> Finding:

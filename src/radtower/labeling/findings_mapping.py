@@ -14,7 +14,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from radtower.labeling.findings import FindingsSet, Status, load_findings
-from radtower.labeling.shipped_data import DataFile, open_data_file
+from radtower.labeling.shipped_data import DataFile, open_data_file, problems_in
 
 Relation = Literal["same", "broader", "narrower", "overlapping"]
 # The target is there if one of its sources is, so this is an OR: the first status that a source has. Absent
@@ -208,17 +208,20 @@ def _columns_of(table: pd.DataFrame, mapping: FindingsMapping) -> pd.DataFrame:
 
 
 def _load(name_or_path: str | Path, opened_by: tuple[DataFile, ...]) -> FindingsMapping:
-    opened = open_data_file("mapping of findings", "findings/mappings", name_or_path, opened_by)
-    file = _MappingFile.model_validate(opened.content)
+    what = "mapping of findings"
+    opened = open_data_file(what, "findings/mappings", name_or_path, opened_by)
+    with problems_in(opened, what):
+        file = _MappingFile.model_validate(opened.content)
     if file.via:
         links = [_load(link, (*opened_by, opened)) for link in file.via]
         return _chained(file, links)
-    return FindingsMapping(
-        source=load_findings(_beside(file.source, opened)),
-        target=load_findings(_beside(file.target, opened)),
-        findings={**{key: MappedFinding(sources=(key,)) for key in file.same}, **file.findings},
-        unmapped=file.unmapped,
-    )
+    with problems_in(opened, what):
+        return FindingsMapping(
+            source=load_findings(_beside(file.source, opened)),
+            target=load_findings(_beside(file.target, opened)),
+            findings={**{key: MappedFinding(sources=(key,)) for key in file.same}, **file.findings},
+            unmapped=file.unmapped,
+        )
 
 
 def _beside(name_or_path: str, opened: DataFile) -> str | Path:

@@ -1,6 +1,7 @@
 """YAML files by name, where they ship with the package, or by path, where they are the user's own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
+
+_MAX_SHOWN = 60  # characters of a value in an error
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def open_data_file(
         opened_by: The files that led here, outermost first.
 
     Raises:
-        ValueError: If there is no such file, or it leads back to itself.
+        ValueError: If there is no such file, it leads back to itself, or it is no YAML.
         TypeError: If it is not a table of keys.
     """
     shipped = _shipped(subfolder)
@@ -67,10 +71,46 @@ def open_data_file(
             f"a {what} must not be built on itself, got {' -> '.join(Path(link).stem for link in chain)}. "
             "Write out the keys of one of them."
         )
-    content = yaml.safe_load(text)
+    content = _parsed(text, what, Path(identity).name)
     if not isinstance(content, dict):
         raise TypeError(
             f"a {what} must be a table of keys, got {type(content).__name__} in {Path(identity).name}. "
             "Copy the layout of a shipped one."
         )
     return DataFile(identity, content, own_folder)
+
+
+@contextmanager
+def problems_in(opened: DataFile, what: str) -> Iterator[None]:
+    """Turn what pydantic finds wrong in a file into one line that names the file.
+
+    Raises:
+        ValueError: With the first problem, and how many more there are.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        name, first = Path(opened.identity).name, error.errors(include_url=False)[0]
+        more = f" There are {error.error_count() - 1} more such problems." if error.error_count() > 1 else ""
+        if first["type"] == "value_error":  # of our own checks, which say it all
+            message = f"{first['ctx']['error']} Correct {name}."
+        else:
+            shown = "nothing" if first["type"] == "missing" else repr(first["input"])[:_MAX_SHOWN]
+            message = (
+                f"{'.'.join(map(str, first['loc']))} must fit its field, got {shown} in {name}: "
+                f"{first['msg']}. Copy the layout of a shipped {what}."
+            )
+        raise ValueError(message + more) from None
+
+
+def _parsed(text: str, what: str, name: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = "" if mark is None else f" at line {mark.line + 1}"
+        problem = getattr(error, "problem", None) or type(error).__name__
+        raise ValueError(
+            f"a {what} must be YAML, got {name} with an error{place}: {problem}. Close every bracket and "
+            "quote, and indent alike."
+        ) from None
