@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 import xgrammar
@@ -6,7 +7,7 @@ import xgrammar
 from radtower.labeling.findings import Status, load_findings
 from radtower.labeling.local_llm import generating_labeler
 from radtower.labeling.local_llm.conversation import REPORT_SLOT, split_conversation
-from radtower.labeling.local_llm.generating_labeler import GeneratingLabeler
+from radtower.labeling.local_llm.generating_labeler import GeneratingLabeler, _answer_grammar
 from radtower.labeling.prompts import PROMPT_VERSION, response_schema, system_prompt
 
 FINDINGS = load_findings("ct_rate_18").subset(["pleural_effusion", "emphysema"])
@@ -62,6 +63,21 @@ def test_the_grammar_allows_answers_of_the_schema_and_what_json_can_read(reply, 
     if is_allowed:
         response = json.loads(reply)["emphysema"]
         assert set(response) == set(response_schema(EMPHYSEMA)["properties"]["emphysema"]["required"])
+
+
+def test_a_step_inside_a_quote_takes_no_time_however_large_the_vocabulary():
+    letters = [chr(code) for code in range(32, 127)]
+    words = [f" {first}{second}{third}" for first in letters for second in letters for third in "aeo"]
+    vocabulary = ["<eos>", *letters, *words]
+    compiler = xgrammar.GrammarCompiler(xgrammar.TokenizerInfo(vocabulary, stop_token_ids=[0]), max_threads=1)
+    matcher = xgrammar.GrammarMatcher(compiler.compile_grammar(_answer_grammar(EMPHYSEMA)))
+    assert matcher.accept_string('{"emphysema": {"status": "present", "evidence": "There is')
+    allowed = xgrammar.allocate_token_bitmask(1, len(vocabulary))
+    start = time.process_time()
+    for _ in range(10):
+        matcher.fill_next_token_bitmask(allowed)
+        assert matcher.accept_token(vocabulary.index(" aaa"))
+    assert time.process_time() - start < 0.1  # a second and more where the tokens are looked at anew
 
 
 def test_the_reply_becomes_labels_and_made_up_evidence_is_dropped(build):
