@@ -112,7 +112,7 @@ def test_a_report_that_leaves_no_room_for_the_reply_is_failed(build):
 
 def test_a_reply_that_is_cut_is_failed_with_its_reason(build):
     (labels,) = build(max_new_tokens=20).label_batch(REPORTS[:1])
-    assert (labels.error, labels.tokens_out) == ("reply:not_json", 20)
+    assert (labels.error, labels.tokens_out) == ("reply:cut_off", 20)
 
 
 def test_special_tokens_of_a_report_do_not_end_its_turn(build):

@@ -14,7 +14,7 @@ from radtower.labeling.findings import FindingsSet, Status
 from radtower.labeling.local_llm.conversation import REPORT_SLOT, encode_data, split_conversation
 from radtower.labeling.local_llm.local_labeler import TOO_LONG, LocalLabeler
 from radtower.labeling.local_llm.local_model import LocalModel
-from radtower.labeling.parsing import LabelParseError, parse_reply
+from radtower.labeling.parsing import LabelParseError, ParseFailure, parse_reply
 from radtower.labeling.prompts import PROMPT_VERSION, delimit_report, system_prompt
 from radtower.labeling.report_labels import ReportLabels
 
@@ -128,8 +128,10 @@ class GeneratingLabeler(LocalLabeler):
         try:
             parsed = parse_reply(str(self.local.tokenizer.decode(reply)), report, self.findings)
         except LabelParseError as error:
+            # A reply that ended by itself is shorter: its stop token is not counted.
+            reason = ParseFailure.CUT_OFF if tokens_out == self.max_new_tokens else error.reason
             return ReportLabels.failed(
-                keys, f"reply:{error.reason}", tokens_in=tokens_in, tokens_out=tokens_out, cost_usd=0.0
+                keys, f"reply:{reason}", tokens_in=tokens_in, tokens_out=tokens_out, cost_usd=0.0
             )
         return ReportLabels(
             status=dict(parsed.status),
