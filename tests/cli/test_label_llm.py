@@ -68,10 +68,19 @@ def test_an_llm_writes_json_instead(label, monkeypatch):
     assert written["score"][0] == {"nodule": None, "effusion": None}
 
 
+def test_written_replies_that_are_cut_off_are_listed(label):
+    done, output = label("--generate", "--max-tokens", 12)
+    assert done.code == 2
+    assert "at least one report must be labeled, got none of 3: reply:cut_off 2, too_long 1" in done.err
+    assert not output.exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--generate", "--calibration", "all"), "--calibration must be left out with --generate, got 'all'"),
+        (("--max-tokens", "9"), "--max-tokens must be left out without --generate, got 9"),
+        (("--max-tokens", "0", "--generate"), "max_new_tokens must be at least 1, got 0"),
         (("--calibration", "some"), "calibration must be one of mentioned, all, none, got 'some'"),
         (("--logprobs",), "--backend must be endpoint for --logprobs, got llm"),
         (("--batch-size", "0"), "batch_size must be at least 1, got 0"),

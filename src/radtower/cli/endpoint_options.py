@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from radtower.labeling.findings import FindingsSet
     from radtower.labeling.labeler import LabelingRun
 
+MAX_TOKENS = 4096  # of a reply, where no limit is given
+
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointOptions:
@@ -26,7 +28,7 @@ class EndpointOptions:
         base_url: Address of the server.
         api_key_env: Environment variable with the key.
         timeout: Limit of one request, in seconds.
-        max_tokens: Limit of one reply.
+        max_tokens: Limit of one reply; None is ``MAX_TOKENS``.
         concurrency: Requests in flight.
         requests_per_minute: Limit of the service.
         tokens_per_minute: Limit of the service.
@@ -51,7 +53,7 @@ class EndpointOptions:
     base_url: str | None = None
     api_key_env: str | None = None
     timeout: float = 120.0
-    max_tokens: int = 4096
+    max_tokens: int | None = None
     concurrency: int = 16
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
@@ -115,7 +117,7 @@ class EndpointOptions:
             findings,
             api_key_env=self.api_key_env,
             timeout_s=self.timeout,
-            max_tokens=self.max_tokens,
+            max_tokens=MAX_TOKENS if self.max_tokens is None else self.max_tokens,
             concurrency=self.concurrency,
             requests_per_minute=self.requests_per_minute,
             tokens_per_minute=self.tokens_per_minute,

@@ -67,7 +67,9 @@ def label(  # noqa: PLR0913 -- one argument per flag
     base_url: Annotated[str | None, _endpoint("Its address, http://localhost:8000/v1.")] = None,
     api_key_env: Annotated[str | None, _endpoint("Environment variable with the key.")] = None,
     timeout: Annotated[float, _endpoint("Seconds per request.")] = 120.0,
-    max_tokens: Annotated[int, _endpoint("Limit of one reply.")] = 4096,
+    max_tokens: Annotated[
+        int | None, _endpoint("Limit of one reply, also with --generate; 4096, or 2048 there.")
+    ] = None,
     concurrency: Annotated[int, _endpoint("Requests in flight.")] = 16,
     requests_per_minute: Annotated[float | None, _endpoint("Limit of the service.")] = None,
     tokens_per_minute: Annotated[float | None, _endpoint("Limit of the service.")] = None,
@@ -119,7 +121,7 @@ def label(  # noqa: PLR0913 -- one argument per flag
         "batch_read": tuple(batch_read or ()),
     }
     local_flags: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "device": device}
-    llm_flags = {**local_flags, "generate": generate, "calibration": calibration}
+    llm_flags = {**local_flags, "generate": generate, "calibration": calibration, "max_tokens": max_tokens}
     encoder_flags = {
         **local_flags,
         "threshold": threshold,

@@ -20,16 +20,18 @@ class LLMOptions:
         generate: Write JSON with evidence instead of scoring the words of the answer.
         batch_size: Reports per pass; None is the default of the labeler.
         device: None takes a GPU where there is one.
+        max_tokens: Limit of one written reply; None is the default of the labeler.
         calibration: Which statuses are calibrated; None is the default of the labeler.
 
     Raises:
-        ValueError: If answers that are written are to be calibrated.
+        ValueError: If answers that are written are to be calibrated, or those that are not have a limit.
     """
 
     model: str
     dtype: str = "auto"
     generate: bool = False
     calibration: str | None = None
+    max_tokens: int | None = None
     batch_size: int | None = None
     device: str | None = None
 
@@ -38,6 +40,11 @@ class LLMOptions:
             raise ValueError(
                 f"--calibration must be left out with --generate, got {self.calibration!r}. "
                 "Written answers have no scores to calibrate."
+            )
+        if self.max_tokens is not None and not self.generate:
+            raise ValueError(
+                f"--max-tokens must be left out without --generate, got {self.max_tokens}. "
+                "Scored answers are not written."
             )
 
     def build(self, findings: "FindingsSet") -> "Labeler":
@@ -53,6 +60,8 @@ class LLMOptions:
         if self.generate:
             from radtower.labeling.local_llm.generating_labeler import GeneratingLabeler
 
+            if self.max_tokens is not None:
+                given["max_new_tokens"] = self.max_tokens
             return Labeler(GeneratingLabeler(self.model, findings, **given), findings)
         from radtower.labeling.local_llm.scoring_labeler import ScoringLabeler
 
