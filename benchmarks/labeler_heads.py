@@ -237,7 +237,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, nargs="+", default=(1, 2, 3, 4))
     parser.add_argument("--max-length", type=int, default=1024)
     parser.add_argument("--text-column", default="report", choices=["report", "findings", "impression"])
-    parser.add_argument("--only", default="", help="measure the variants whose name has this")
+    parser.add_argument("--only", nargs="+", default=[""], help="variants whose name has one of these")
     parser.add_argument("--fold-table", nargs=2, metavar=("FOLD", "PATH"), help="write it, and end")
     options = parser.parse_args()
     if options.fold_table is not None:
@@ -253,7 +253,7 @@ def main() -> None:
         "variants": [],
     }
     width = reports.states[0].shape[1] // 2
-    for variant in (variant for variant in VARIANTS if options.only in variant.name):
+    for variant in (v for v in VARIANTS if any(part in v.name for part in options.only)):
         start = time.perf_counter()
         values = [measure(reports, fold, width, variant) for fold in options.folds]
         seconds = (time.perf_counter() - start) / len(values)
