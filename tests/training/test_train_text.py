@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from radtower.evaluation.calibration import fit_temperature
@@ -251,6 +252,46 @@ def test_the_average_of_the_weights_may_be_what_is_saved(run, make_arguments):
     assert 0 < near < far  # an average lags behind
     # What is measured once is no weight, and an average of it would begin at zero.
     assert torch.equal(raw.finding_attention.std, averaged.finding_attention.std)
+
+
+@pytest.fixture
+def encoder_folder(tiny_llm_folder, tmp_path):
+    encoder = LLMBiEncoder.from_llm(tiny_llm_folder, pooling="mean", num_causal_layers=1)
+    torch.nn.init.normal_(encoder.model.layers[0].mlp.up_proj.weight)
+    encoder.save_pretrained(tmp_path / "encoder")
+    encoder.tokenizer.save_pretrained(tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+def test_goes_on_with_a_trained_encoder(run, make_arguments, encoder_folder):
+    folder = train_labeler(replace(run, llm=str(encoder_folder), num_causal_layers=1), make_arguments())
+    labeler = AutoModelForSequenceClassification.from_pretrained(folder)
+    encoder = LLMBiEncoder.from_pretrained(encoder_folder)
+    name = "model.layers.0.mlp.up_proj.weight"  # frozen
+    assert torch.equal(labeler.encoder.state_dict()[name], encoder.state_dict()[name])
+    assert labeler.config.max_length == 48
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, r"in the direction it was trained in, got num_causal_layers 1 there and 0 now\. Give"),
+        ({"num_hidden_layers": 1}, r"num_hidden_layers must be left out where llm is an encoder, got 1\."),
+    ],
+)
+def test_refuses_to_change_a_trained_encoder(run, make_arguments, encoder_folder, fields, message):
+    with pytest.raises(ValueError, match=message):
+        train_labeler(replace(run, llm=str(encoder_folder), **fields), make_arguments())
+
+
+def test_refuses_an_encoder_that_lacks_weights(run, make_arguments, encoder_folder):
+    weights = load_file(encoder_folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, encoder_folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"every weight of the encoder, got 1 missing, such as model\."
+    ):
+        train_labeler(replace(run, llm=str(encoder_folder), num_causal_layers=1), make_arguments())
 
 
 def test_reports_can_be_grouped_by_length(run, make_arguments):

@@ -21,7 +21,8 @@ class LabelerRun:
     labels, is measured and gives the temperature; ``test`` is never read.
 
     Args:
-        llm: Model folder, Hub id, or ``.gguf`` file to start from.
+        llm: Model folder, Hub id, or ``.gguf`` file to start from; or the folder of an encoder, such as that
+            of masked training.
         num_hidden_layers: Keep only the lowest layers of the LLM. None keeps all.
         num_frozen_layers: Lowest layers that are not trained; the token embedding goes with them.
         should_cache_frozen: Whether their states are computed once per report and kept in memory, instead of

@@ -4,11 +4,18 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from transformers import IntervalStrategy, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    IntervalStrategy,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from radtower.data.collation import ReportCollator
@@ -24,6 +31,7 @@ from radtower.evaluation.calibration import fit_temperature
 from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEncoderForSequenceClassification
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.training.runs import LabelerRun
+from radtower.training.text.encoder_folder import is_encoder_folder
 from radtower.training.text.frozen_trunk import FrozenTrunk, freeze_lower_layers
 from radtower.training.text.lora import add_lora, merge_lora
 from radtower.training.trainer import SupervisedTrainer
@@ -57,7 +65,8 @@ def train_labeler(
 
     Raises:
         ValueError: If the labels do not fit the reports, ``eval_strategy`` is set and there is no validation,
-            more layers are frozen than there are, or a setting does not fit the language model.
+            more layers are frozen than there are, a setting does not fit the language model, or ``llm`` is an
+            encoder of ours that lacks weights, would have to be cut, or was trained in another direction.
     """
     set_seed(arguments.seed)
     data = _read(run)
@@ -110,19 +119,21 @@ def _read(run: LabelerRun) -> LabeledSplits:
 
 def _new_model(run: LabelerRun, keys: Sequence[str]) -> tuple[LLMBiEncoderForSequenceClassification, Any]:
     """The model before training, and its tokenizer."""
-    encoder = LLMBiEncoder.from_llm(
-        run.llm,
-        num_hidden_layers=run.num_hidden_layers,
-        pooling="mean",
-        bidirectional=run.bidirectional,
-        num_causal_layers=run.num_causal_layers,
-        finding_pooling=run.finding_pooling,
-        finding_layers=None if run.finding_layers is None else list(run.finding_layers),
-        max_length=run.max_length,
-        id2label=dict(enumerate(keys)),
-        label2id={key: column for column, key in enumerate(keys)},
-        problem_type="multi_label_classification",
-    )
+    fields: dict[str, Any] = {
+        "pooling": "mean",
+        "bidirectional": run.bidirectional,
+        "num_causal_layers": run.num_causal_layers,
+        "finding_pooling": run.finding_pooling,
+        "finding_layers": None if run.finding_layers is None else list(run.finding_layers),
+        "max_length": run.max_length,
+        "id2label": dict(enumerate(keys)),
+        "label2id": {key: column for column, key in enumerate(keys)},
+        "problem_type": "multi_label_classification",
+    }
+    if is_encoder_folder(run.llm):
+        encoder = _trained_encoder(run, fields)
+    else:
+        encoder = LLMBiEncoder.from_llm(run.llm, num_hidden_layers=run.num_hidden_layers, **fields)
     assert isinstance(encoder.config, LLMBiEncoderConfig)
     model = LLMBiEncoderForSequenceClassification(encoder.config)
     model.encoder.load_state_dict(encoder.state_dict())
@@ -137,6 +148,36 @@ def _new_model(run: LabelerRun, keys: Sequence[str]) -> tuple[LLMBiEncoderForSeq
             num_frozen_layers=run.num_frozen_layers,
         )
     return model, encoder.tokenizer
+
+
+def _trained_encoder(run: LabelerRun, fields: dict[str, Any]) -> LLMBiEncoder:
+    """Go on with an encoder, such as the one of masked training; what it had for pooling is not read."""
+    if run.num_hidden_layers is not None:
+        raise ValueError(
+            f"num_hidden_layers must be left out where llm is an encoder, got {run.num_hidden_layers}. "
+            "Choose the layers in the first stage."
+        )
+    stored = AutoConfig.from_pretrained(run.llm)
+    changed = [
+        f"{name} {getattr(stored, name)!r} there and {fields[name]!r} now"
+        for name in ("bidirectional", "num_causal_layers")
+        if getattr(stored, name) != fields[name]
+    ]
+    if changed:
+        raise ValueError(
+            f"an encoder must go on in the direction it was trained in, got {'; '.join(changed)}. "
+            "Give its own settings."
+        )
+    loaded: Any = LLMBiEncoder.from_pretrained(run.llm, output_loading_info=True, **fields)
+    encoder, report = loaded
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ValueError(
+            f"llm must hold every weight of the encoder, got {len(missing)} missing, such as {missing[0]}. "
+            "Point to the folder of a trained encoder."
+        )
+    encoder.tokenizer = AutoTokenizer.from_pretrained(run.llm)
+    return cast(LLMBiEncoder, encoder)
 
 
 def _samples(reports: LabeledReports, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:

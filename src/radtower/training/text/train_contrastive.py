@@ -1,6 +1,5 @@
 """Train a report encoder on pairs of texts, and save it as a model folder."""
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,6 +17,7 @@ from radtower.training.runs import TextContrastiveRun
 from radtower.training.text.contrastive_batches import PairDataset
 from radtower.training.text.contrastive_collation import PairCollator
 from radtower.training.text.contrastive_trainer import ContrastiveLoss, ContrastiveTextTrainer
+from radtower.training.text.encoder_folder import is_encoder_folder
 from radtower.training.text.frozen_trunk import FrozenTrunk, freeze_lower_layers
 from radtower.training.text.lora import add_lora, merge_lora
 
@@ -87,8 +87,7 @@ def _encoder(run: TextContrastiveRun) -> LLMBiEncoder:
         "bidirectional": run.bidirectional,
         "max_length": run.max_length,
     }
-    config = Path(run.llm) / "config.json"
-    if config.is_file() and json.loads(config.read_text())["model_type"] == LLMBiEncoderConfig.model_type:
+    if is_encoder_folder(run.llm):
         encoder = _trained_encoder(run, fields)
     else:
         encoder = LLMBiEncoder.from_llm(run.llm, num_hidden_layers=run.num_hidden_layers, **fields)
