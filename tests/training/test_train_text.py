@@ -288,9 +288,7 @@ def test_refuses_an_encoder_that_lacks_weights(run, make_arguments, encoder_fold
     weights = load_file(encoder_folder / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, encoder_folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(
-        ValueError, match=r"every weight of the encoder, got 1 missing, such as model\."
-    ):
+    with pytest.raises(ValueError, match=r"every weight of the encoder, got 1 missing, such as model\."):
         train_labeler(replace(run, llm=str(encoder_folder), num_causal_layers=1), make_arguments())
 
 
