@@ -1,6 +1,7 @@
 """A conversation around a report, in token ids: what stands before the report, and what behind."""
 
 from collections.abc import Mapping
+from datetime import date
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -8,6 +9,9 @@ from transformers import PreTrainedTokenizerBase
 REPORT_SLOT = "\ue000"  # stands for the report while a chat template is filled; normal text does not hold it
 # What a chat template raises, which is a program: its own refusals, and faults such as None + "text".
 _TEMPLATE_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+# Some templates print today's date: the prompt, and with it the generation of the answers, would be another
+# tomorrow. This is the day that the template of Llama 3 takes where it knows none.
+_DAY = date(2024, 7, 26)
 _TEMPLATE_FIX = "Correct the template, or take it out of the files of the model to prompt without one."
 
 
@@ -74,7 +78,12 @@ def _apply_template(tokenizer: PreTrainedTokenizerBase, turns: Mapping[str, str]
     # enable_thinking belongs to Qwen3 and others, whose templates would otherwise open a train of thought.
     return str(
         tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            messages,
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+            date_string=_DAY.strftime("%d %b %Y"),
+            strftime_now=_DAY.strftime,
         )
     )
 
