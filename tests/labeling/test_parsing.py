@@ -1,5 +1,4 @@
 import json
-import time
 
 import pytest
 
@@ -67,11 +66,11 @@ def test_an_unusable_reply_is_refused_with_its_reason(reply, reason, message):
     assert caught.value.reason is reason
 
 
-def test_a_reply_that_nests_without_end_is_refused_in_no_time():
-    start = time.perf_counter()
+@pytest.mark.timeout(60)
+def test_a_reply_that_nests_without_end_is_refused():
+    # Trying every start of an object anew would take hours, which the time limit of a test does not allow.
     with pytest.raises(LabelParseError, match="no complete JSON object"):
-        parse_reply('{"emphysema": ' * 20_000, REPORT, FINDINGS)
-    assert time.perf_counter() - start < 2
+        parse_reply('{"emphysema": ' * 200_000, REPORT, FINDINGS)
 
 
 def test_a_refusal_never_quotes_the_reply():
