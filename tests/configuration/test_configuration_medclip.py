@@ -86,3 +86,33 @@ def test_refuses_a_text_prefix_that_nobody_would_read():
     text = {"model_type": "llm_biencoder", "text_prefix": "Report:"}
     with pytest.raises(StrictDataclassClassValidationError, match="empty in a dual tower, got 'Report:'"):
         MedCLIPConfig(text_config=text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vision_projection": "identity"}, r"width of the vision tower .* got 512 for 20\. Set it"),
+        ({"text_projection": "identity"}, r"width of the text tower .* got 512 for 28\. Set it"),
+        ({"text_projection": "slice"}, r"at most the width of the text tower .* got 512 for 28\. Make"),
+        (
+            {"similarity": "legacy_dot", "loss": "siglip"},
+            r"cosine for siglip .* got 'legacy_dot' with siglip",
+        ),
+        ({"similarity": "legacy_dot", "matryoshka_dims": [8]}, r"for matryoshka_dims, got .* \[8\]\. Choose"),
+        ({"label_share": 0}, r"label_share must be in \(0, 1\], got 0\. Use loss='infonce'"),
+        ({"label_share": 1.5}, r"label_share must be in \(0, 1\], got 1.5\."),
+        ({"matryoshka_dims": [4, 4]}, r"different sizes between 1 and 512, got \[4, 4\]\. Name each"),
+        ({"matryoshka_dims": [0]}, r"different sizes between 1 and 512, got \[0\]\."),
+        ({"matryoshka_dims": [513]}, r"different sizes between 1 and 512, got \[513\]\."),
+    ],
+)
+def test_refuses_settings_that_do_not_go_together(settings, message):
+    towers = {"vision_config": ViTConfig(hidden_size=20), "text_config": BertConfig(hidden_size=28)}
+    with pytest.raises(StrictDataclassClassValidationError, match=message):
+        MedCLIPConfig(**towers, **settings)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("vision", "ct3d_vision"), ("text", "llm_biencoder")])
+def test_own_towers_pool_themselves(name, kind):
+    with pytest.raises(StrictDataclassClassValidationError, match=rf"{name}_pooling must be .* for {kind}"):
+        MedCLIPConfig(**{f"{name}_pooling": "mean"})

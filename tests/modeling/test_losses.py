@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from radtower.modeling.losses import asymmetric_loss, masked_binary_cross_entropy, symmetric_info_nce
+from radtower.modeling.losses import asymmetric_loss, masked_binary_cross_entropy
+from radtower.modeling.modeling_pair_losses import symmetric_info_nce
 
 
 def test_classification_loss_matches_a_hand_computed_case():

@@ -9,8 +9,8 @@ from radtower.modeling.losses import (
     info_nce,
     matryoshka_info_nce,
     shares_key,
-    symmetric_info_nce,
 )
+from radtower.modeling.modeling_pair_losses import symmetric_info_nce
 
 
 def _dense(queries, documents, positives, scale, is_ignored):

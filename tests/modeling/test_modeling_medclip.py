@@ -7,10 +7,12 @@ from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
 from radtower.configuration.configuration_medclip import MedCLIPConfig
-from radtower.modeling.losses import masked_binary_cross_entropy, symmetric_info_nce
+from radtower.modeling.losses import masked_binary_cross_entropy
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
-from radtower.modeling.modeling_medclip import PROMPT_PAIRS, MedCLIPModel
+from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.modeling.modeling_pair_losses import symmetric_info_nce
+from radtower.modeling.modeling_zero_shot import PROMPT_PAIRS
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.processing_medclip import MedCLIPProcessor
 
@@ -141,9 +143,10 @@ def test_the_embed_mask_reaches_the_text_tower(model, batch):
 @pytest.mark.parametrize(
     ("left_out", "added", "message"),
     [
-        ("pixel_values", None, r"got \['input_ids'\] and pixel_values missing"),
-        ("input_ids", None, r"got \[\] and pixel_values present"),
-        (None, "text_features", r"got \['input_ids', 'text_features'\] and pixel_values present"),
+        ("pixel_values", None, r"got \[\] and \['input_ids'\]\. Use return_loss=False"),
+        ("input_ids", None, r"got \['pixel_values'\] and \[\]\. Use return_loss=False"),
+        (None, "text_features", r"got \['pixel_values'\] and \['input_ids', 'text_features'\]\."),
+        (None, "image_features", r"got \['pixel_values', 'image_features'\] and \['input_ids'\]\."),
     ],
 )
 def test_refuses_all_but_one_scan_and_one_text_input(model, batch, left_out, added, message):

@@ -79,7 +79,14 @@ def _assert_same(loss, dense, inputs):
 @pytest.mark.parametrize("block", [1, 3, 100])
 @pytest.mark.parametrize(
     ("keys", "labels", "share"),
-    [(False, False, 0.0), (True, False, 0.0), (True, True, 0.0), (True, True, 0.3), (False, True, 1.0)],
+    [
+        (False, False, 0.0),
+        (True, False, 0.0),
+        (True, True, 0.0),
+        (True, True, 0.3),
+        (False, True, 1.0),
+        (False, True, 0.6),
+    ],
 )
 def test_info_nce_in_blocks_equals_the_dense_form(monkeypatch, block, keys, labels, share):
     monkeypatch.setattr(modeling_pair_losses, "BLOCK_ELEMENTS", block * 7)
@@ -234,5 +241,5 @@ def test_refuses_keys_of_one_side_or_of_two_widths(columns):
 
 
 def test_refuses_positives_without_keys():
-    with pytest.raises(ValueError, match=r"positives must have keys, got none for 7 rows\. Use own"):
+    with pytest.raises(ValueError, match=r"positives must have keys or labels, got none for 7 rows\. Use"):
         PairRelation(own=torch.arange(7)).positives(slice(0, 2))

@@ -117,35 +117,6 @@ def _per_label(weight: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     return weight.to(logits.device, torch.promote_types(logits.dtype, torch.float32)).expand(logits.shape)
 
 
-def symmetric_info_nce(
-    image_embeds: torch.Tensor, text_embeds: torch.Tensor, logit_scale: torch.Tensor
-) -> torch.Tensor:
-    """Contrastive loss of paired scans and reports (Radford et al. 2021, figure 3, arXiv 2103.00020).
-
-    Row i of both inputs is one study; every other row is a negative, also where two studies have the
-    same report: keep such pairs out of a batch.
-
-    Args:
-        image_embeds: ``(B, E)``, L2-normalized.
-        text_embeds: ``(B, E)``, L2-normalized.
-        logit_scale: One element; inverse temperature, after ``exp``.
-
-    Returns:
-        Scalar, the mean of both directions; ``log(B)`` when the embeddings carry no information.
-
-    Raises:
-        ValueError: If the two shapes differ.
-    """
-    if image_embeds.shape != text_embeds.shape:
-        raise ValueError(
-            f"image_embeds and text_embeds must pair up row by row, got {tuple(image_embeds.shape)} and "
-            f"{tuple(text_embeds.shape)}. Give one report per scan and one projection_dim."
-        )
-    logits = logit_scale * image_embeds @ text_embeds.T
-    pairs = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
-
-
 def info_nce(
     query_embeds: torch.Tensor,
     document_embeds: torch.Tensor,

@@ -15,50 +15,25 @@ from transformers import AutoModel, AutoProcessor, PreTrainedConfig, PreTrainedM
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 
-from ..configuration.configuration_medclip import MedCLIPConfig
+from ..configuration.configuration_medclip import MedCLIPConfig, tower_width
 from .llm_biencoder.modeling_cpu_linear import OneDNNLinears, refuse_int8
 from .llm_biencoder.modeling_encode_batches import BatchLimit, encode_distinct, in_eval_mode
 from .llm_biencoder.modeling_loaded_from import LoadedFrom
 from .llm_biencoder.modeling_text_inputs import TokenRow, as_texts, pad_rows
-from .losses import masked_binary_cross_entropy, symmetric_info_nce
+from .losses import masked_binary_cross_entropy
 from .modeling_ct3d import CT3DVisionModel
+from .modeling_joint_space import LogitBias, LogitScale, build_projection, like_weights
 from .modeling_llm_biencoder import LLMBiEncoder
+from .modeling_pair_objective import PairObjective
+from .modeling_pair_relation import PairRelation
+from .modeling_tower_pooling import pool_states
+from .modeling_zero_shot import ZeroShotFindings
 
 OWN_FAMILIES: dict[str, type[PreTrainedModel]] = {
     "ct3d_vision": CT3DVisionModel,
     "llm_biencoder": LLMBiEncoder,
 }
-MAX_LOGIT_SCALE = 100.0  # CLIP, arXiv 2103.00020, section 2.5
 FINDING_LOSS_WEIGHT = 0.5  # of each modality's finding loss beside InfoNCE: GreenRFM, arXiv 2603.06467
-
-# Sentences with and without the finding; a zero-shot score is the contrast of the two. Sources: CT-CLIP
-# (arXiv 2403.17834) for "is present", the GreenRFM code for the others.
-PROMPT_PAIRS = {
-    "there_is": ("There is {finding}.", "There is no {finding}."),
-    "is_present": ("{finding} is present.", "{finding} is not present."),
-    "compatible_with": (
-        "Findings are compatible with {finding}.",
-        "Findings are not compatible with {finding}.",
-    ),
-    "not": ("{finding}.", "not {finding}."),
-}
-
-
-class LogitScale(nn.Module):
-    """Learned inverse temperature; a module, so that adapters can save it and FSDP can shard it.
-
-    Args:
-        initial: Logarithm of the first value.
-    """
-
-    def __init__(self, initial: float) -> None:
-        super().__init__()
-        self.initial = initial
-        self.log_value = nn.Parameter(torch.empty(1))
-
-    def forward(self) -> torch.Tensor:
-        """``(1,)``, after ``exp`` and capped."""
-        return self.log_value.float().exp().clamp(max=MAX_LOGIT_SCALE)
 
 
 @dataclass
@@ -67,12 +42,17 @@ class MedCLIPOutput(ModelOutput):
 
     Args:
         loss: Scalar, only with ``return_loss=True``.
-        logits_per_image: ``(B, B)``, scaled cosine of scan i (row) and report j.
+        logits_per_image: ``(B, B)``, scaled cosine of scan i (row) and report j, plus the bias of ``siglip``;
+            the dot product with ``legacy_dot``. None unless both sides are given.
         logits_per_text: Its transpose.
-        image_embeds: ``(B, P)``, L2-normalized.
-        text_embeds: ``(B, P)``, L2-normalized.
+        image_embeds: ``(B, P)``, L2-normalized unless the similarity is ``legacy_dot``; None without scans.
+        text_embeds: ``(B, P)``, likewise; None without reports.
         finding_logits_image: ``(B, F)`` of the shared finding head on the scans; None without one.
         finding_logits_text: ``(B, F)`` of the same head on the reports; None without one.
+        image_projection: ``(B, P)``, before normalization: what trainers hand to the objective.
+        text_projection: ``(B, P)``, likewise.
+        logit_scale: ``(1,)``, after ``exp`` and capped.
+        logit_bias: ``(1,)``; None unless the loss is ``siglip``.
     """
 
     loss: torch.Tensor | None = None
@@ -82,9 +62,13 @@ class MedCLIPOutput(ModelOutput):
     text_embeds: torch.Tensor | None = None
     finding_logits_image: torch.Tensor | None = None
     finding_logits_text: torch.Tensor | None = None
+    image_projection: torch.Tensor | None = None
+    text_projection: torch.Tensor | None = None
+    logit_scale: torch.Tensor | None = None
+    logit_bias: torch.Tensor | None = None
 
 
-class MedCLIPModel(PreTrainedModel):
+class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
     """An image tower, a text tower, a projection each, and a learned temperature.
 
     Args:
@@ -98,7 +82,7 @@ class MedCLIPModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the loss is a mean over the batch: Trainer must scale it when accumulating
     _no_split_modules = ["CT3DBasicBlock"]
-    _keep_in_fp32_modules_strict = ["logit_scale"]
+    _keep_in_fp32_modules_strict = ["logit_scale", "logit_bias"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -111,9 +95,16 @@ class MedCLIPModel(PreTrainedModel):
         text_config: Any = config.text_config
         self.vision_model = _build_tower(vision_config)
         self.text_model = _build_tower(text_config)
-        self.visual_projection = _build_projection(config.vision_projection, vision_config.hidden_size, size)
-        self.text_projection = _build_projection(config.text_projection, text_config.hidden_size, size)
+        self.visual_projection = build_projection(config.vision_projection, tower_width(vision_config), size)
+        self.text_projection = build_projection(config.text_projection, tower_width(text_config), size)
         self.logit_scale = LogitScale(float(config.logit_scale_init))
+        self.logit_bias = LogitBias(float(config.logit_bias_init)) if config.loss == "siglip" else None
+        self.objective = PairObjective(
+            loss=config.loss,
+            similarity=config.similarity,
+            label_share=float(config.label_share),
+            matryoshka_dims=tuple(config.matryoshka_dims),
+        )
         self.finding_head = nn.Linear(size, len(config.findings)) if config.findings else None
         self._processor: Any = None
         self._loaded_from: LoadedFrom | None = None
@@ -124,6 +115,8 @@ class MedCLIPModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, LogitScale):
             init.constant_(module.log_value, module.initial)
+        if isinstance(module, LogitBias):
+            init.constant_(module.value, module.initial)
 
     @classmethod
     def from_pretrained(
@@ -159,7 +152,7 @@ class MedCLIPModel(PreTrainedModel):
     def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
         """Encode and project scans; ``pooler_output`` is ``(B, P)``, not normalized."""
         output = self.vision_model(pixel_values)
-        output.pooler_output = self.visual_projection(output.pooler_output)
+        output.pooler_output = self._project_image(pool_states(output, self.config.vision_pooling))
         return output
 
     def get_text_features(
@@ -175,15 +168,35 @@ class MedCLIPModel(PreTrainedModel):
         Raises:
             ValueError: If the text tower has a text prefix, which only the processor could add.
         """
+        output = self._encode_tokens(input_ids, attention_mask, embed_mask)
+        output.pooler_output = self._project_text(_pooled(output))
+        return output
+
+    def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Vectors of the image tower before projection, ``(B, E)``: a frozen one gives them once."""
+        return pool_states(self.vision_model(pixel_values), self.config.vision_pooling)
+
+    def text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        embed_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Vectors of the text tower before projection, ``(B, E)``."""
+        return _pooled(self._encode_tokens(input_ids, attention_mask, embed_mask))
+
+    def _encode_tokens(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, embed_mask: torch.Tensor | None
+    ) -> BaseModelOutputWithPooling:
         self.config.validate_text_prefix()
         masks = {"attention_mask": attention_mask} | (
             {} if embed_mask is None else {"embed_mask": embed_mask}
         )
         output = self.text_model(input_ids=input_ids, **masks)
-        output.pooler_output = self._project_text(output.pooler_output)
-        return output
+        pooled = pool_states(output, self.config.text_pooling, attention_mask)
+        return BaseModelOutputWithPooling(last_hidden_state=output.last_hidden_state, pooler_output=pooled)
 
-    def forward(
+    def forward(  # noqa: PLR0913 -- the two sides of transformers, each also as stored features
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -192,64 +205,125 @@ class MedCLIPModel(PreTrainedModel):
         text_features: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         return_loss: bool = True,
+        image_features: torch.Tensor | None = None,
+        pair_keys: torch.Tensor | None = None,
     ) -> MedCLIPOutput:
         """Compare B scans with B reports; row i of both is one study.
 
         Args:
             input_ids: ``(B, T)``; not needed with ``text_features``.
             attention_mask: ``(B, T)``. None means no padding.
-            pixel_values: ``(B, C, Z, Y, X)``, or what the image tower takes.
+            pixel_values: ``(B, C, Z, Y, X)``, or what the image tower takes; not needed with
+                ``image_features``.
             embed_mask: ``(B, T)``, the tokens to pool. None pools all.
-            text_features: ``(B, E)``, pooled output of the text tower before projection, computed earlier
-                from a frozen tower.
-            labels: ``(B, F)`` in [0, 1], -100 where unknown, for the shared finding head. Without them,
-                ``Trainer`` reports an ``eval_loss`` only with ``TrainingArguments(label_names=[])``.
-            return_loss: Whether to compute InfoNCE, plus half the finding loss of each modality with
-                ``labels``.
+            text_features: ``(B, E)``, output of :meth:`text_features`, computed earlier from a frozen tower.
+            labels: ``(B, F)`` in [0, 1], -100 where unknown, for the shared finding head, and for the targets
+                of ``soft_infonce``. Without them, ``Trainer`` reports an ``eval_loss`` only with
+                ``TrainingArguments(label_names=[])``.
+            return_loss: Whether to compute the contrastive loss, plus half the finding loss of each modality
+                with ``labels`` and a finding head. False also takes scans or reports alone.
+            image_features: ``(B, E)``, output of :meth:`image_features`, likewise.
+            pair_keys: ``(B, K)`` int64, hashes of the report, of the study and so on, 0 for none: pairs that
+                share one are no negatives of each other. None takes all others as negatives.
 
         Returns:
             See :class:`MedCLIPOutput`.
 
         Raises:
-            ValueError: If not exactly one of ``input_ids`` and ``text_features`` is given, ``pixel_values``
-                is missing, or ``labels`` come without a finding head.
+            ValueError: If a side is given twice, or not at all where both are needed, or ``labels`` come
+                without a use, or are needed and missing.
         """
-        if pixel_values is None or (input_ids is None) == (text_features is None):
-            given = [
-                n for n, v in (("input_ids", input_ids), ("text_features", text_features)) if v is not None
-            ]
+        self._require_sides(pixel_values, image_features, input_ids, text_features, return_loss)
+        self._require_labels(labels, return_loss)
+        if pixel_values is not None:
+            image_features = self.image_features(pixel_values)
+        if input_ids is not None:
+            text_features = self.text_features(input_ids, attention_mask, embed_mask)
+        image = None if image_features is None else self._project_image(image_features)
+        text = None if text_features is None else self._project_text(text_features)
+        output = self._describe(image, text)
+        if return_loss:
+            assert image is not None  # checked above, as is the next
+            assert text is not None
+            output.loss = self._loss(output, image, text, labels, pair_keys)
+        return output
+
+    def _describe(self, image: torch.Tensor | None, text: torch.Tensor | None) -> MedCLIPOutput:
+        """Everything but the loss, of projected scans and reports."""
+        image_embeds, text_embeds = (None if x is None else self.objective.embed(x) for x in (image, text))
+        scale, bias = self.logit_scale(), None if self.logit_bias is None else self.logit_bias()
+        logits = None
+        if image_embeds is not None and text_embeds is not None:
+            logits = self.objective.logits(image_embeds, text_embeds, scale, bias)
+        finding_logits = [
+            None if x is None or self.finding_head is None else self.finding_head(x) for x in (image, text)
+        ]
+        return MedCLIPOutput(
+            logits_per_image=logits,
+            logits_per_text=None if logits is None else logits.T,
+            image_embeds=image_embeds,
+            text_embeds=text_embeds,
+            finding_logits_image=finding_logits[0],
+            finding_logits_text=finding_logits[1],
+            image_projection=image,
+            text_projection=text,
+            logit_scale=scale,
+            logit_bias=bias,
+        )
+
+    def _loss(
+        self,
+        output: MedCLIPOutput,
+        image: torch.Tensor,
+        text: torch.Tensor,
+        labels: torch.Tensor | None,
+        pair_keys: torch.Tensor | None,
+    ) -> torch.Tensor:
+        assert output.logit_scale is not None
+        relation_labels = labels if self.objective.needs_labels else None
+        relation = PairRelation(
+            own=torch.arange(len(image), device=image.device),
+            row_keys=pair_keys,
+            column_keys=pair_keys,
+            row_labels=relation_labels,
+            column_labels=relation_labels,
+            label_share=0.0 if relation_labels is None else self.objective.label_share,
+        )
+        loss = self.objective(image, text, output.logit_scale, output.logit_bias, relation)
+        for scores in (output.finding_logits_image, output.finding_logits_text):
+            if labels is not None and scores is not None:
+                loss = loss + FINDING_LOSS_WEIGHT * masked_binary_cross_entropy(scores, labels)
+        return loss
+
+    @staticmethod
+    def _require_sides(
+        pixel_values: torch.Tensor | None,
+        image_features: torch.Tensor | None,
+        input_ids: torch.Tensor | None,
+        text_features: torch.Tensor | None,
+        return_loss: bool,
+    ) -> None:
+        scans = {"pixel_values": pixel_values, "image_features": image_features}
+        reports = {"input_ids": input_ids, "text_features": text_features}
+        given = [[name for name, value in side.items() if value is not None] for side in (scans, reports)]
+        lengths = [len(names) for names in given]
+        if max(lengths) > 1 or (min(lengths) == 0 and (return_loss or max(lengths) == 0)):
             raise ValueError(
-                f"forward must have pixel_values and one of input_ids and text_features, got {given} and "
-                f"pixel_values {'missing' if pixel_values is None else 'present'}. "
-                "Use get_image_features or get_text_features for a single tower."
+                "forward must have one of pixel_values and image_features and one of input_ids and "
+                f"text_features, got {given[0]} and {given[1]}. Use return_loss=False for a single tower."
             )
-        if labels is not None and self.finding_head is None:
+
+    def _require_labels(self, labels: torch.Tensor | None, return_loss: bool) -> None:
+        if labels is not None and self.finding_head is None and not self.objective.needs_labels:
             raise ValueError(
                 f"labels must come with a finding head, got labels {tuple(labels.shape)} and no findings. "
                 "Name the findings in the configuration, or leave the labels out."
             )
-        image = _pooled(self.get_image_features(pixel_values))
-        if text_features is None:
-            assert input_ids is not None  # checked above
-            text = _pooled(self.get_text_features(input_ids, attention_mask, embed_mask))
-        else:
-            text = self._project_text(text_features)
-        image_embeds, text_embeds = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
-        logits = self.logit_scale() * image_embeds @ text_embeds.T
-        finding_logits = [] if self.finding_head is None else [self.finding_head(h) for h in (image, text)]
-        loss = symmetric_info_nce(image_embeds, text_embeds, self.logit_scale()) if return_loss else None
-        if loss is not None and labels is not None:
-            for scores in finding_logits:
-                loss = loss + FINDING_LOSS_WEIGHT * masked_binary_cross_entropy(scores, labels)
-        return MedCLIPOutput(
-            loss=loss,
-            logits_per_image=logits,
-            logits_per_text=logits.T,
-            image_embeds=image_embeds,
-            text_embeds=text_embeds,
-            finding_logits_image=finding_logits[0] if finding_logits else None,
-            finding_logits_text=finding_logits[1] if finding_logits else None,
-        )
+        if return_loss and labels is None and self.objective.needs_labels:
+            raise ValueError(
+                "labels must be given where the loss is soft_infonce, got None. Give the findings, or train "
+                "with loss='infonce'."
+            )
 
     @property
     def processor(self) -> Any:
@@ -322,64 +396,12 @@ class MedCLIPModel(PreTrainedModel):
         """Cosine similarity of each scan with each text: ``(N, M)`` in [-1, 1]."""
         return self.encode_image(images, **kwargs) @ self.encode_text(texts).T
 
-    @torch.no_grad()
-    def finding_directions(self, findings: str | Sequence[str], prompts: str = "ensemble") -> torch.Tensor:
-        """Embedding of "present" minus embedding of "absent", per finding, averaged over prompt pairs.
-
-        Args:
-            findings: One phrase or several, to put into the prompts.
-            prompts: A key of ``PROMPT_PAIRS``, or ``"ensemble"`` for all of them.
-
-        Returns:
-            ``(F, P)``; its product with a unit image vector is the margin of the pair.
-
-        Raises:
-            KeyError: If ``prompts`` names no prompt pair.
-            ValueError: If there is no finding, or one is blank.
-        """
-        findings = as_texts(findings)
-        blank = [position for position, finding in enumerate(findings) if not finding.strip()]
-        if blank or not findings:
-            raise ValueError(
-                f"findings must be named, got {len(findings)} with blanks at {blank}. Name each."
-            )
-        if prompts != "ensemble" and prompts not in PROMPT_PAIRS:
-            raise KeyError(
-                f"prompts must be 'ensemble' or one of {sorted(PROMPT_PAIRS)}, got {prompts!r}. Choose one."
-            )
-        pairs = list(PROMPT_PAIRS.values()) if prompts == "ensemble" else [PROMPT_PAIRS[prompts]]
-        sentences = [
-            _capitalize(template.format(finding=finding))
-            for pair in pairs
-            for template in pair
-            for finding in findings
-        ]
-        embeds = self.encode_text(sentences).unflatten(0, (len(pairs), 2, len(findings)))
-        return (embeds[:, 0] - embeds[:, 1]).mean(dim=0)
-
-    def zero_shot(
-        self, images: Any, findings: str | Sequence[str], prompts: str = "ensemble", **kwargs: Any
-    ) -> torch.Tensor:
-        """Score findings nobody trained a classifier for.
-
-        The softmax over "present" and "absent" is calibrated by nothing: rank with it, do not diagnose.
-
-        Args:
-            images: See :meth:`encode_image`.
-            findings: Phrases such as ``"pleural effusion"``.
-            prompts: See :meth:`finding_directions`.
-            **kwargs: For the image processor.
-
-        Returns:
-            ``(N, F)`` in [0, 1].
-        """
-        margins = self.encode_image(images, **kwargs) @ self.finding_directions(findings, prompts).T
-        with torch.no_grad():
-            return torch.sigmoid(self.logit_scale() * margins)
+    def _project_image(self, pooled: torch.Tensor) -> torch.Tensor:
+        return self.visual_projection(like_weights(pooled, self.visual_projection))
 
     def _project_text(self, pooled: torch.Tensor) -> torch.Tensor:
         # Our text tower pools in float32 whatever its weights are.
-        return self.text_projection(pooled.to(next(self.text_projection.parameters()).dtype))
+        return self.text_projection(like_weights(pooled, self.text_projection))
 
 
 def _build_tower(config: PreTrainedConfig) -> PreTrainedModel:
@@ -394,14 +416,3 @@ def _build_tower(config: PreTrainedConfig) -> PreTrainedModel:
 def _pooled(output: BaseModelOutputWithPooling) -> torch.Tensor:
     assert output.pooler_output is not None  # both towers pool
     return output.pooler_output
-
-
-def _build_projection(kind: str, width: int, size: int) -> nn.Module:
-    if kind == "linear":
-        return nn.Linear(width, size, bias=False)
-    return nn.Sequential(nn.Linear(width, size), nn.GELU(), nn.Linear(size, size))
-
-
-def _capitalize(sentence: str) -> str:
-    """Upper-case the first letter alone: ``str.capitalize`` would spoil "CT"."""
-    return sentence[:1].upper() + sentence[1:]

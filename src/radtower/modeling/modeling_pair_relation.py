@@ -67,11 +67,15 @@ class PairRelation:
     def positives(self, rows: slice) -> torch.Tensor:
         """``(r, C)`` bool: the own column and those that share a key."""
         own = self.own[rows]
-        if self.row_keys is None or self.column_keys is None:
+        if self.row_keys is not None and self.column_keys is not None:
+            same = shares_key(self.row_keys[rows], self.column_keys)
+        elif self.column_labels is not None:
+            same = torch.zeros(len(own), len(self.column_labels), dtype=torch.bool, device=own.device)
+        else:
             raise ValueError(
-                f"positives must have keys, got none for {len(self.own)} rows. Use own where is_own_only."
+                f"positives must have keys or labels, got none for {len(self.own)} rows. Use own where "
+                "is_own_only."
             )
-        same = shares_key(self.row_keys[rows], self.column_keys)
         same[torch.arange(len(own), device=own.device), own] = True
         return same
 
