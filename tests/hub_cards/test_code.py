@@ -150,7 +150,7 @@ CODE_FILES = {
         "modeling_pair_relation.py",
         "modeling_soft_prompt.py",
         "modeling_text_inputs.py",
-        "modeling_tower_pooling.py",
+        "modeling_towers.py",
         "modeling_vector_precision.py",
         "modeling_zero_shot.py",
         "processing_medclip.py",

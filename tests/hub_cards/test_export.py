@@ -210,7 +210,7 @@ def test_ships_the_model_and_nothing_else(make_model_folder, make_results, tmp_p
         "modeling_pair_relation.py",
         "modeling_soft_prompt.py",
         "modeling_text_inputs.py",
-        "modeling_tower_pooling.py",
+        "modeling_towers.py",
         "modeling_vector_precision.py",
         "modeling_zero_shot.py",
         "processing_medclip.py",

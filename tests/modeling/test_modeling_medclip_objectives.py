@@ -126,7 +126,7 @@ def test_projections(side, kind, tmp_path):
 
 
 @torch.no_grad()
-def test_legacy_similarity_is_the_dot_product_without_scale():
+def test_legacy_similarity_is_the_dot_product_without_scale(tmp_path):
     model = _model(similarity="legacy_dot")
     model.logit_scale.log_value.fill_(3.0)
     output = model(**_inputs())
@@ -137,6 +137,10 @@ def test_legacy_similarity_is_the_dot_product_without_scale():
     assert torch.equal(output.image_embeds, image)
     torch.testing.assert_close(output.logits_per_image, image @ text.T)
     torch.testing.assert_close(output.loss, symmetric_info_nce(image, text, 1.0))
+    model.save_pretrained(tmp_path)
+    reloaded = MedCLIPModel.from_pretrained(tmp_path)
+    assert not any(parameter.requires_grad for parameter in reloaded.logit_scale.parameters())
+    assert all(parameter.requires_grad for parameter in reloaded.vision_model.parameters())
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoModel, AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import AutoProcessor, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 
@@ -21,18 +21,13 @@ from .llm_biencoder.modeling_encode_batches import BatchLimit, encode_distinct, 
 from .llm_biencoder.modeling_loaded_from import LoadedFrom
 from .llm_biencoder.modeling_text_inputs import TokenRow, as_texts, pad_rows
 from .losses import masked_binary_cross_entropy
-from .modeling_ct3d import CT3DVisionModel
 from .modeling_joint_space import LogitBias, LogitScale, build_projection, like_weights
 from .modeling_llm_biencoder import LLMBiEncoder
 from .modeling_pair_objective import PairObjective
 from .modeling_pair_relation import PairRelation
-from .modeling_tower_pooling import pool_states
+from .modeling_towers import build_tower, fill_tower, freeze_unread_poolers, pool_states
 from .modeling_zero_shot import ZeroShotFindings
 
-OWN_FAMILIES: dict[str, type[PreTrainedModel]] = {
-    "ct3d_vision": CT3DVisionModel,
-    "llm_biencoder": LLMBiEncoder,
-}
 FINDING_LOSS_WEIGHT = 0.5  # of each modality's finding loss beside InfoNCE: GreenRFM, arXiv 2603.06467
 
 
@@ -93,8 +88,8 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
         size = config.projection_dim
         vision_config: Any = config.vision_config
         text_config: Any = config.text_config
-        self.vision_model = _build_tower(vision_config)
-        self.text_model = _build_tower(text_config)
+        self.vision_model = build_tower(vision_config, config.vision_pooling)
+        self.text_model = build_tower(text_config, config.text_pooling)
         self.visual_projection = build_projection(config.vision_projection, tower_width(vision_config), size)
         self.text_projection = build_projection(config.text_projection, tower_width(text_config), size)
         self.logit_scale = LogitScale(float(config.logit_scale_init))
@@ -108,7 +103,15 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
         self.finding_head = nn.Linear(size, len(config.findings)) if config.findings else None
         self._processor: Any = None
         self._loaded_from: LoadedFrom | None = None
+        self._freeze_the_unread()
         self.post_init()
+
+    def _freeze_the_unread(self) -> None:
+        """Distributed training waits for the gradient of whatever may have one; loading makes that all."""
+        if self.config.similarity == "legacy_dot":
+            self.logit_scale.requires_grad_(False)
+        freeze_unread_poolers(self.vision_model, self.config.vision_pooling)
+        freeze_unread_poolers(self.text_model, self.config.text_pooling)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -126,7 +129,9 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
         path = pretrained_model_name_or_path
         source = None if path is None else LoadedFrom.of(path, kwargs)
         loaded: Any = super().from_pretrained(path, *args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded)._loaded_from = source
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model._loaded_from = source
+        model._freeze_the_unread()
         return loaded
 
     @classmethod
@@ -145,8 +150,8 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
             vision_config=vision.config.to_dict(), text_config=text.config.to_dict(), **config
         )
         model = cls(towers)
-        model.vision_model.load_state_dict(vision.state_dict())
-        model.text_model.load_state_dict(text.state_dict())
+        fill_tower(model.vision_model, vision)
+        fill_tower(model.text_model, text)
         return model
 
     def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
@@ -402,15 +407,6 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
     def _project_text(self, pooled: torch.Tensor) -> torch.Tensor:
         # Our text tower pools in float32 whatever its weights are.
         return self.text_projection(like_weights(pooled, self.text_projection))
-
-
-def _build_tower(config: PreTrainedConfig) -> PreTrainedModel:
-    """Build our families directly: where they are remote code, AutoModel does not know them."""
-    # By name and not by class: transformers loads remote configurations and remote models from two copies
-    # of the code, whose classes differ.
-    family = OWN_FAMILIES.get(config.model_type)
-    tower: PreTrainedModel = AutoModel.from_config(config) if family is None else family._from_config(config)
-    return tower
 
 
 def _pooled(output: BaseModelOutputWithPooling) -> torch.Tensor:

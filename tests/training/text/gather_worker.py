@@ -12,11 +12,11 @@ from transformers import TrainingArguments
 
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.training.arguments import DEFAULTS
+from radtower.training.gather import gather_with_gradient
 from radtower.training.runs import TextContrastiveRun
 from radtower.training.text.contrastive_batches import Pair
 from radtower.training.text.contrastive_collation import PairCollator
 from radtower.training.text.contrastive_trainer import ContrastiveLoss
-from radtower.training.text.gather import gather_with_gradient
 from radtower.training.text.train_contrastive import train_contrastive
 
 # One text twice, one label set twice, and pairs with 2, 1 and 0 hard negatives.

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
-from radtower.training.text.gather import gather_with_gradient, own_rows, row_counts
+from radtower.training.gather import gather_with_gradient, own_rows, row_counts
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gather_worker import PAIRS, loss_and_gradients, train

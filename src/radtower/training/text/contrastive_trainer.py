@@ -15,8 +15,8 @@ from torch.utils.data import Sampler
 from transformers import EvalPrediction
 
 from radtower.modeling.losses import cosine_similarities, info_nce, matryoshka_info_nce, shares_key
+from radtower.training.gather import gather_with_gradient, own_rows, row_counts
 from radtower.training.text.contrastive_batches import PairDataset, SourceSampler
-from radtower.training.text.gather import gather_with_gradient, own_rows, row_counts
 from radtower.training.trainer import RadTowerTrainer
 
 STATISTICS = ("positive_similarity", "negative_similarity", "accuracy")
