@@ -1,0 +1,32 @@
+"""What makes two volumes the same for a contrastive loss: one report, or one study.
+
+Axes: N volumes, K keys.
+"""
+
+import hashlib
+
+import pandas as pd
+import torch
+
+from radtower.processing.report_text import report_sha256
+
+KEY_COLUMNS = ("report", "study_id")
+
+
+def pair_keys(studies: pd.DataFrame) -> torch.Tensor:
+    """Hash the report and the study of each volume: ``(N, 2)`` int64, never 0.
+
+    Two volumes that agree in a column must not be pushed apart: copies of a report, as most normal ones are,
+    and two reconstructions of one study.
+
+    Args:
+        studies: Rows of a manifest, with ``report`` and ``study_id``.
+    """
+    reports = [_number(report_sha256(report)) for report in studies["report"]]
+    ids = [_number(hashlib.sha256(str(study).encode()).hexdigest()) for study in studies["study_id"]]
+    return torch.tensor([reports, ids], dtype=torch.int64).T.reshape(-1, len(KEY_COLUMNS))
+
+
+def _number(digest: str) -> int:
+    # 63 bits: positive, and 0 would say that there is no key.
+    return int(digest[:16], 16) >> 1 or 1
