@@ -17,8 +17,8 @@ from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.processing_medclip import MedCLIPProcessor
 from radtower.processing.report_text import normalize_report
+from radtower.training.clip.clip_trainer import ContrastiveTrainer
 from radtower.training.runs import ClipRun
-from radtower.training.trainer import ContrastiveTrainer
 
 
 def train_medclip(

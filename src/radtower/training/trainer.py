@@ -36,6 +36,8 @@ class RadTowerTrainer(Trainer):
     Args:
         run: Settings that are recorded in every checkpoint, and compared when it is resumed. None records and
             compares the model and the processor only.
+        ema_decay: Of an average of the weights, which is then what is evaluated and saved; None averages
+            nothing. Checkpoints hold both, so that a resumed run goes on where it was.
 
     Raises:
         ValueError: If ``label_smoothing_factor`` is set for a training that cannot smooth its labels.
@@ -43,7 +45,9 @@ class RadTowerTrainer(Trainer):
 
     can_smooth_labels = False
 
-    def __init__(self, *args: Any, run: AnyRun | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, run: AnyRun | None = None, ema_decay: float | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         _require_workers_that_hear_of_epochs(self.args, self.train_dataset)
         if self.args.label_smoothing_factor and not self.can_smooth_labels:
@@ -52,6 +56,9 @@ class RadTowerTrainer(Trainer):
                 f"{self.args.label_smoothing_factor}. Leave it out."
             )
         self.run = run
+        self.average = None if ema_decay is None else WeightAverage(ema_decay)
+        if self.average is not None:
+            self.add_callback(self.average)
         self.add_callback(StopOnNonFiniteLoss)
         self.add_callback(JsonLinesLog)
         self.add_callback(SetDatasetEpoch)
@@ -111,11 +118,30 @@ class RadTowerTrainer(Trainer):
         return None if hashed is None else str(hashed())
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights of a checkpoint, and beside them which run they are of."""
+        """Write the weights of a checkpoint, beside them the average, and which run they are of."""
         super().save_model(output_dir, _internal_call)
+        folder = output_dir or str(self.args.output_dir)
         if self.run is not None and self.args.should_save:
-            folder = output_dir or str(self.args.output_dir)
             write_run_record(folder, self.run, self.args, self._data_hash())
+        if self.average is not None and self.args.should_save:
+            self.average.save(folder)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Measure the weights that would be saved: the average, if there is one."""
+        with self._averaged():
+            return super().evaluate(*args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """Predict with the weights that would be saved."""
+        with self._averaged():
+            return super().predict(*args, **kwargs)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """The weights are the average inside; themselves, where there is none yet."""
+        if self.average is None or not self.average.values:
+            return nullcontext()
+        assert isinstance(self.model, nn.Module)
+        return self.average.applied_to(self.model)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Return every batch: ``dataloader_drop_last`` is for training, and would leave out patients here."""
@@ -131,10 +157,18 @@ class RadTowerTrainer(Trainer):
         return [name for name in super().get_decay_parameter_names(model) if "logit_scale" not in name]
 
     def save_model_folder(self, run: AnyRun) -> Path:
-        """Save model, processor and ``run.yaml`` to ``output_dir``.
+        """Save model, processor and ``run.yaml`` to ``output_dir``; the weights are the average, if there is one.
 
-        ``Trainer.save_model`` would add ``training_args.bin``, a pickle.
+        With ``load_best_model_at_end`` it is the average of the best checkpoint. ``Trainer.save_model`` would
+        add ``training_args.bin``, a pickle.
         """
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        if self.average is not None and best is not None:
+            self.average.load(best, self.args.device)
+        with self._averaged():
+            return self._save_folder(run)
+
+    def _save_folder(self, run: AnyRun) -> Path:
         folder = Path(str(self.args.output_dir))
         if self.is_world_process_zero():
             model = self.accelerator.unwrap_model(self.model)
@@ -154,8 +188,6 @@ class SupervisedTrainer(RadTowerTrainer):
 
     Args:
         loss_function: ``(B, F)`` logits and labels -> scalar. None is the loss of the model itself.
-        ema_decay: Of an average of the weights, which is then what is evaluated and saved; None averages
-            nothing. Checkpoints hold both, so that a resumed run goes on where it was.
         layer_lr_decay: See :func:`layer_groups`; None trains all layers at the same rate.
     """
 
@@ -166,7 +198,6 @@ class SupervisedTrainer(RadTowerTrainer):
         self,
         *args: Any,
         loss_function: LossFunction | None = None,
-        ema_decay: float | None = None,
         layer_lr_decay: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -175,9 +206,6 @@ class SupervisedTrainer(RadTowerTrainer):
         self.label_smoother = None  # that of transformers is for one class of many
         self.loss_function = loss_function
         self.layer_lr_decay = layer_lr_decay
-        self.average = None if ema_decay is None else WeightAverage(ema_decay)
-        if self.average is not None:
-            self.add_callback(self.average)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Return the optimizer of the training arguments, with a learning rate per depth if asked for."""
@@ -209,57 +237,6 @@ class SupervisedTrainer(RadTowerTrainer):
         outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
         loss = self.loss_function(outputs.logits, inputs["labels"])
         return (loss, outputs) if return_outputs else loss
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Measure the weights that would be saved: the average, if there is one."""
-        with self._averaged():
-            return super().evaluate(*args, **kwargs)
-
-    def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
-        """Predict with the weights that would be saved."""
-        with self._averaged():
-            return super().predict(*args, **kwargs)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights of a checkpoint, and the average beside them."""
-        super().save_model(output_dir, _internal_call)
-        if self.average is not None and self.args.should_save:
-            self.average.save(output_dir or str(self.args.output_dir))
-
-    def save_model_folder(self, run: AnyRun) -> Path:
-        """Save model, processor and ``run.yaml``; the weights are the average, if there is one.
-
-        With ``load_best_model_at_end`` it is the average of the best checkpoint.
-        """
-        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
-        if self.average is not None and best is not None:
-            self.average.load(best, self.args.device)
-        with self._averaged():
-            return super().save_model_folder(run)
-
-    def _averaged(self) -> AbstractContextManager[None]:
-        """The weights are the average inside; themselves, where there is none yet."""
-        if self.average is None or not self.average.values:
-            return nullcontext()
-        assert isinstance(self.model, nn.Module)
-        return self.average.applied_to(self.model)
-
-
-class ContrastiveTrainer(RadTowerTrainer):
-    """Trains a dual tower with the negatives of its own batch.
-
-    Raises:
-        ValueError: In a distributed run: each process would see its own negatives only, and the loss would
-            look plausible.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.args.world_size > 1:
-            raise ValueError(
-                f"contrastive training must run in one process, got {self.args.world_size}. "
-                "Start it without a launcher; gathering negatives across processes is not built yet (RT-5)."
-            )
 
 
 def _require_workers_that_hear_of_epochs(arguments: TrainingArguments, dataset: Any) -> None:
