@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from transformers import EvalPrediction, PrinterCallback, TrainingArguments
+from transformers import EvalPrediction, PrinterCallback
 
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
 from radtower.data.augmentation import VolumeAugmentation
@@ -17,13 +17,10 @@ from radtower.modeling.losses import asymmetric_loss, masked_binary_cross_entrop
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.training.callbacks import JsonLinesLog, StopOnNonFiniteLoss
+from radtower.training.clip.clip_trainer import ContrastiveTrainer
 from radtower.training.output_folder import last_complete_checkpoint
 from radtower.training.runs import VisionRun
-from radtower.training.trainer import (
-    ContrastiveTrainer,
-    SupervisedTrainer,
-    macro_auroc_of_predictions,
-)
+from radtower.training.trainer import SupervisedTrainer, macro_auroc_of_predictions
 from radtower.training.weight_average import AVERAGE_FILE
 
 RUN = VisionRun(manifest="m.csv", labels="l.parquet", cache="c")
@@ -121,16 +118,6 @@ def test_workers_that_would_never_hear_of_an_epoch_are_refused(make_arguments):
     with pytest.raises(ValueError, match=r"dataloader_persistent_workers must be false .*, got True"):
         SupervisedTrainer(_image_classifier(), kept, train_dataset=_image_data())
     SupervisedTrainer(_image_classifier(), kept, train_dataset=_report_data())  # the same in every epoch
-
-
-def test_contrastive_training_refuses_more_than_one_process(tiny_medclip, tmp_path):
-    class TwoProcesses(TrainingArguments):
-        @property
-        def world_size(self):
-            return 2
-
-    with pytest.raises(ValueError, match="must run in one process, got 2"):
-        ContrastiveTrainer(tiny_medclip, TwoProcesses(output_dir=str(tmp_path), use_cpu=True))
 
 
 EVERYTHING = {

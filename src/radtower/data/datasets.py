@@ -30,6 +30,8 @@ class StudyDataset(Dataset[dict[str, torch.Tensor]]):
         targets: ``(N, F)`` in [0, 1] or -100. None leaves labels out.
         text_features: ``(N, E)``, pooled by a frozen text tower. None leaves them out.
         augmentation: Varies the HU of the cache per epoch. None takes the middle of each volume.
+        pair_keys: ``(N, K)`` int64, see :func:`pair_keys`; samples then have their ``row``, too. None leaves
+            them out.
 
     Raises:
         TypeError: If there is an augmentation and no cache.
@@ -43,8 +45,10 @@ class StudyDataset(Dataset[dict[str, torch.Tensor]]):
         targets: np.ndarray | None = None,
         text_features: torch.Tensor | None = None,
         augmentation: VolumeAugmentation | None = None,
+        pair_keys: torch.Tensor | None = None,
     ) -> None:
-        for name, table in (("targets", targets), ("text_features", text_features)):
+        tables = (("targets", targets), ("text_features", text_features), ("pair_keys", pair_keys))
+        for name, table in tables:
             if table is not None and len(table) != len(volume_ids):
                 raise ValueError(
                     f"{name} must have one row per volume, got {len(table)} for {len(volume_ids)}. "  # noqa: S608 -- prose
@@ -60,11 +64,17 @@ class StudyDataset(Dataset[dict[str, torch.Tensor]]):
         self.targets = None if targets is None else torch.as_tensor(targets, dtype=torch.float32)
         self.text_features = text_features
         self.augmentation = augmentation
+        self.pair_keys = pair_keys
         # In shared memory: the processes of a data loader may outlive an epoch.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.volume_ids)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that was set last."""
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the variation of each volume, in this process and in those of the data loader."""
@@ -76,6 +86,8 @@ class StudyDataset(Dataset[dict[str, torch.Tensor]]):
             sample["labels"] = self.targets[index]
         if self.text_features is not None:
             sample["text_features"] = self.text_features[index]
+        if self.pair_keys is not None:
+            sample |= {"pair_keys": self.pair_keys[index], "row": torch.tensor(index)}
         return sample
 
     def _pixel_values(self, index: int) -> torch.Tensor:
@@ -84,7 +96,7 @@ class StudyDataset(Dataset[dict[str, torch.Tensor]]):
             return self.scans(volume_id)
         if self.augmentation is None:
             return self.scans[volume_id]
-        return self.augmentation(self.scans.volume_hu(volume_id), int(self._epoch), index)
+        return self.augmentation(self.scans.volume_hu(volume_id), self.epoch, index)
 
 
 @dataclass(frozen=True)

@@ -293,6 +293,18 @@ class ClipRun:
         should_reset_vision: Whether to keep only the shape of ``vision`` and draw new weights: the
             comparison without supervised pre-training.
         projection_dim: Size of the shared space.
+        vision_projection: From the image tower to it, as the following ones see :class:`MedCLIPConfig`.
+        text_projection: From the text tower to it.
+        similarity: Of scans and reports.
+        loss: Contrastive loss.
+        label_share: Of ``soft_infonce``.
+        matryoshka_dims: Cuts of the vectors that are trained together.
+        logit_scale_init: Logarithm of the first scale.
+        logit_bias_init: First bias of ``siglip``.
+        chunk_size: Studies whose activations are in memory at a time, for batches larger than memory. None
+            takes the batch at once.
+        has_balanced_labels: Whether studies with rare findings are drawn more often; needs ``labels``.
+        ema_decay: Of the average of the weights that is saved. None averages nothing.
         uncertain: Target of uncertain findings. None masks them.
         not_mentioned: Target of findings the report is silent about. None masks them.
         max_length: Tokens read of a report.
@@ -306,10 +318,28 @@ class ClipRun:
     labels: str | None = None
     should_reset_vision: bool = False
     projection_dim: int = 512
+    vision_projection: Literal["linear", "mlp", "ln_linear", "slice", "identity"] = "linear"
+    text_projection: Literal["linear", "mlp", "ln_linear", "slice", "identity"] = "linear"
+    similarity: Literal["cosine", "legacy_dot"] = "cosine"
+    loss: Literal["infonce", "siglip", "soft_infonce"] = "infonce"
+    label_share: float = 0.5
+    matryoshka_dims: tuple[int, ...] = ()
+    logit_scale_init: float = 2.6592
+    logit_bias_init: float = -10.0
+    chunk_size: int | None = None
+    has_balanced_labels: bool = False
+    ema_decay: float | None = None
     uncertain: float | None = None
     not_mentioned: float | None = 0.0
     max_length: int = 512
     should_overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.labels is None and (self.has_balanced_labels or self.loss == "soft_infonce"):
+            raise ValueError(
+                "labels must be given for balanced batches and for soft_infonce, got None with "
+                f"has_balanced_labels={self.has_balanced_labels} and loss={self.loss!r}. Name a table."
+            )
 
 
 def require_frozen_layers(should_cache_frozen: bool, num_frozen_layers: int) -> None:

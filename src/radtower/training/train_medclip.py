@@ -1,6 +1,8 @@
 """Align an image tower with a frozen text tower, and save the dual tower."""
 
 from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,10 @@ import torch
 from torch.nn.utils import convert_conv3d_weight_memory_format
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 
+from radtower.configuration.configuration_medclip import MedCLIPConfig
 from radtower.data.datasets import StudyDataset, study_targets
 from radtower.data.manifest import read_manifest
+from radtower.data.pair_keys import pair_keys
 from radtower.data.targets import TargetPolicy
 from radtower.data.volume_cache import open_volume_cache
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
@@ -18,6 +22,7 @@ from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.processing_medclip import MedCLIPProcessor
 from radtower.processing.report_text import normalize_report
 from radtower.training.clip.clip_trainer import ContrastiveTrainer
+from radtower.training.clip.pair_batches import PairSampler, balanced_weights
 from radtower.training.runs import ClipRun
 
 
@@ -49,7 +54,7 @@ def train_medclip(
     targets = None if run.labels is None else study_targets(studies, run.labels, policy)
 
     model = MedCLIPModel.from_towers(
-        vision, text, projection_dim=run.projection_dim, findings=list(targets.keys) if targets else []
+        vision, text, findings=list(targets.keys) if targets else [], **_joint_space(run)
     )
     convert_conv3d_weight_memory_format(model.vision_model, torch.channels_last_3d)
     model.text_model.requires_grad_(False)
@@ -59,6 +64,7 @@ def train_medclip(
         cache,
         targets=targets.values if targets else None,
         text_features=encode_unique_reports(text, list(studies["report"])),
+        pair_keys=pair_keys(studies),
     )
     trainer = ContrastiveTrainer(
         model,
@@ -67,9 +73,29 @@ def train_medclip(
         processing_class=model.processor,
         callbacks=list(callbacks),
         run=run,
+        ema_decay=run.ema_decay,
+        chunk_size=run.chunk_size,
+        make_sampler=partial(_sampler, run, arguments),
     )
     trainer.train(arguments.resume_from_checkpoint)
     return trainer.save_model_folder(run)
+
+
+def _joint_space(run: ClipRun) -> dict[str, Any]:
+    """The fields of a run that are those of the model."""
+    names = {field.name for field in fields(MedCLIPConfig)} & {field.name for field in fields(run)}
+    return {name: getattr(run, name) for name in sorted(names)}
+
+
+def _sampler(
+    run: ClipRun, arguments: TrainingArguments, dataset: StudyDataset, batch_size: int
+) -> PairSampler:
+    assert dataset.pair_keys is not None
+    weights = None
+    if run.has_balanced_labels:
+        assert dataset.targets is not None  # the run is checked
+        weights = balanced_weights(dataset.targets.numpy())
+    return PairSampler(dataset, dataset.pair_keys, batch_size, arguments.seed, weights)
 
 
 def encode_unique_reports(text: LLMBiEncoder, reports: Sequence[str]) -> torch.Tensor:

@@ -16,6 +16,7 @@ from radtower.evaluation.metrics import macro_auroc
 from radtower.modeling.losses import UNKNOWN_LABEL
 from radtower.training.arguments import write_run_record
 from radtower.training.callbacks import JsonLinesLog, SetDatasetEpoch, StopOnNonFiniteLoss
+from radtower.training.checkpoint_weights import load_renamed_weights
 from radtower.training.layer_rates import layer_groups
 from radtower.training.output_folder import (
     delete_checkpoints,
@@ -117,6 +118,16 @@ class RadTowerTrainer(Trainer):
         hashed = getattr(self.train_dataset, "sha256", None)
         return None if hashed is None else str(hashed())
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        network = self.model if model is None else model
+        load_renamed_weights(self.accelerator.unwrap_model(network), resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        assert self.state.best_model_checkpoint is not None  # there is a best model
+        load_renamed_weights(self.accelerator.unwrap_model(self.model), self.state.best_model_checkpoint)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights of a checkpoint, beside them the average, and which run they are of."""
         super().save_model(output_dir, _internal_call)
@@ -157,7 +168,7 @@ class RadTowerTrainer(Trainer):
         return [name for name in super().get_decay_parameter_names(model) if "logit_scale" not in name]
 
     def save_model_folder(self, run: AnyRun) -> Path:
-        """Save model, processor and ``run.yaml`` to ``output_dir``; the weights are the average, if there is one.
+        """Save model, processor and ``run.yaml`` to ``output_dir``, the weights averaged if asked for.
 
         With ``load_best_model_at_end`` it is the average of the best checkpoint. ``Trainer.save_model`` would
         add ``training_args.bin``, a pickle.

@@ -1,6 +1,10 @@
-"""One of several processes: ``pair_worker.py RANK WORLD_SIZE FOLDER``; see test_pair_loss.py."""
+"""One of several processes: ``pair_worker.py RANK WORLD_SIZE FOLDER [CHUNK_SIZE]``.
+
+With a chunk size it trains (test_clip_trainer.py), else it takes gradients (test_pair_loss.py).
+"""
 
 import itertools
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,9 +13,12 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch.nn.parallel import DistributedDataParallel
-from transformers import BertConfig, BertModel, ViTConfig, ViTModel
+from torch.utils.data import Dataset
+from transformers import BertConfig, BertModel, TrainingArguments, ViTConfig, ViTModel
 
 from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.training.arguments import DEFAULTS
+from radtower.training.clip.clip_trainer import ContrastiveTrainer
 from radtower.training.clip.grad_cache import cached_backward
 from radtower.training.clip.pair_loss import PairLoss
 
@@ -20,8 +27,6 @@ SMALL = {
     "intermediate_size": 24,
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
 }
 NUM_STUDIES = 9
 LOSSES = {
@@ -34,11 +39,12 @@ LOSSES = {
 CASES = list(itertools.product(LOSSES, (False, True), (False, True)))
 
 
-def make_model(loss: str, **settings: object) -> MedCLIPModel:
+def make_model(loss: str, dropout: float = 0.0) -> MedCLIPModel:
     """A tiny dual tower with a finding head."""
     torch.manual_seed(4)
-    vision = ViTModel(ViTConfig(**SMALL, image_size=8, patch_size=4), add_pooling_layer=False)
-    text = BertModel(BertConfig(vocab_size=32, **SMALL), add_pooling_layer=False)
+    tower = {**SMALL, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": 0.0}
+    vision = ViTModel(ViTConfig(**tower, image_size=8, patch_size=4), add_pooling_layer=False)
+    text = BertModel(BertConfig(vocab_size=32, **tower), add_pooling_layer=False)
     return MedCLIPModel.from_towers(
         vision,
         text,
@@ -48,7 +54,6 @@ def make_model(loss: str, **settings: object) -> MedCLIPModel:
         findings=["nodule", "effusion"],
         loss={"infonce_cuts": "infonce", "legacy": "infonce"}.get(loss, loss),
         **LOSSES[loss],
-        **settings,
     )
 
 
@@ -103,9 +108,51 @@ def loss_and_gradients(rank: int, world_size: int) -> dict[str, torch.Tensor]:
     return found
 
 
+class StudiesOfWorker(Dataset):
+    """The nine studies, one by one."""
+
+    epoch = 0
+
+    def __init__(self) -> None:
+        self.batch = make_batch()
+        self.pair_keys = self.batch["pair_keys"]
+        self.volume_ids = [f"volume-{row}" for row in range(NUM_STUDIES)]
+
+    def __len__(self) -> int:
+        return NUM_STUDIES
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {name: value[index] for name, value in self.batch.items()} | {"row": torch.tensor(index)}
+
+
+def train(folder: Path, num_per_process: int, chunk_size: int) -> Path:
+    """Train for three steps on batches of four studies over all processes."""
+    arguments = TrainingArguments(
+        output_dir=str(folder / f"batch_{num_per_process}"),
+        max_steps=3,
+        per_device_train_batch_size=num_per_process,
+        learning_rate=0.5,
+        optim="sgd",  # Adam would hide a factor
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        **DEFAULTS,
+    )
+    trainer = ContrastiveTrainer(
+        make_model("infonce"), arguments, train_dataset=StudiesOfWorker(), chunk_size=chunk_size or None
+    )
+    trainer.train()
+    trainer.save_model(str(folder / f"batch_{num_per_process}"))
+    return folder / f"batch_{num_per_process}"
+
+
 def main() -> None:
     rank, world_size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
+    if len(sys.argv) > 4:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+        train(folder, 4 // world_size, int(sys.argv[4]) // world_size)
+        return
     dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world_size)
     found = loss_and_gradients(rank, world_size)
     for name, value in found.items():

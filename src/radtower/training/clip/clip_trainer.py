@@ -3,23 +3,40 @@
 Axes: B studies of this process.
 """
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import Sampler
 
+from radtower.data.datasets import StudyDataset
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.training.clip.grad_cache import cached_backward
+from radtower.training.clip.pair_batches import PairSampler
 from radtower.training.clip.pair_loss import PairLoss
+from radtower.training.clip.pair_statistics import pair_statistics, require_spread
 from radtower.training.trainer import RadTowerTrainer
+
+TEXT_INPUTS = ("input_ids", "attention_mask", "embed_mask")
+RELATIONS = ("labels", "pair_keys")
+
+MakeSampler = Callable[[StudyDataset, int], Sampler[int]]
 
 
 class ContrastiveTrainer(RadTowerTrainer):
     """Trains a dual tower on batches of studies; each is a negative of the others, in all processes.
 
+    Logs, beside what transformers logs: the logit scale, quantiles of the cosines of pairs and of others, how
+    often the own report comes first, and studies per second. Stops when the loss is not finite, and says with
+    which volumes, or when all cosines are equal.
+
     Args:
         chunk_size: Studies of a process whose activations are in memory at a time (GradCache); the gradients
             are those of the whole batch. None takes the batch at once.
+        make_sampler: From the data and the batch size over all processes to their order. None is a
+            :class:`PairSampler` where the data have keys, and plain shuffling where they have none.
 
     Raises:
         ValueError: If gradients are to be accumulated over batches, whose studies would not see each other.
@@ -27,7 +44,13 @@ class ContrastiveTrainer(RadTowerTrainer):
 
     loss_is_scaled_for_ga = False  # the loss is a mean over the batch
 
-    def __init__(self, *args: Any, chunk_size: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        chunk_size: int | None = None,
+        make_sampler: MakeSampler | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         if self.args.gradient_accumulation_steps > 1:
             raise ValueError(
@@ -36,6 +59,9 @@ class ContrastiveTrainer(RadTowerTrainer):
                 "Make the batch larger and set chunk_size."
             )
         self.chunk_size = chunk_size
+        self.make_sampler = make_sampler
+        self._last: dict[str, float] = {}
+        self._num_seen, self._since = 0, time.perf_counter()
 
     def compute_loss(
         self,
@@ -45,9 +71,9 @@ class ContrastiveTrainer(RadTowerTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Return the loss of a batch over all processes."""
-        towers, relations = _split(inputs)
+        towers, relations, rows = _split(inputs)
         output = model(**self._with_frozen_features(towers), return_loss=False)
-        loss = self._pair_loss(output, **relations)
+        loss = self._pair_loss(output, relations, rows, is_training=model.training)
         return (loss, output) if return_outputs else loss
 
     def training_step(
@@ -56,25 +82,72 @@ class ContrastiveTrainer(RadTowerTrainer):
         inputs: dict[str, Any],
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """One batch, in chunks if there are several."""
-        size = next(iter(inputs.values())).shape[0]
+        """One batch, in chunks if there are several.
+
+        Raises:
+            FloatingPointError: If the loss is not finite, or the model says the same of everything.
+        """
+        size = len(next(iter(inputs.values())))
+        self._num_seen += size * self.args.world_size
         if self.chunk_size is None or self.chunk_size >= size:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
-        towers, relations = _split(self._prepare_inputs(inputs))
+        towers, relations, rows = _split(self._prepare_inputs(inputs))
         return cached_backward(
             model,
             self._with_frozen_features(towers),
             self.chunk_size,
-            lambda output: self._pair_loss(output, **relations),
+            lambda output: self._pair_loss(output, relations, rows, is_training=True),
             self.accelerator.backward,
             lambda: self.accelerator.no_sync(model),
         )
 
-    def _pair_loss(self, output: Any, **relations: torch.Tensor) -> torch.Tensor:
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the statistics of the last batch of this process."""
+        if "loss" in logs and self._last:
+            now = time.perf_counter()
+            logs = {**logs, **self._last, "studies_per_second": self._num_seen / (now - self._since)}
+            self._num_seen, self._since = 0, now
+        super().log(logs, start_time)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any] | None:
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        batch_size = self.args.train_batch_size * self.args.world_size
+        if self.make_sampler is not None:
+            return self.make_sampler(dataset, batch_size)
+        if getattr(dataset, "pair_keys", None) is None:
+            return super()._get_train_sampler(train_dataset)
+        return PairSampler(dataset, dataset.pair_keys, batch_size, self.args.data_seed or self.args.seed)
+
+    def _pair_loss(
+        self, output: Any, relations: dict[str, torch.Tensor], rows: torch.Tensor | None, *, is_training: bool
+    ) -> torch.Tensor:
         # bf16 has three digits, and similarities differ in the third.
         with torch.autocast(output["image_projection"].device.type, enabled=False):
-            return PairLoss(objective=self._dual_tower().objective)(output, **relations)
+            loss = PairLoss(objective=self._dual_tower().objective)(output, **relations)
+        if is_training:
+            self._observe(output, relations, rows, loss)
+        return loss
+
+    @torch.no_grad()
+    def _observe(
+        self,
+        output: Any,
+        relations: dict[str, torch.Tensor],
+        rows: torch.Tensor | None,
+        loss: torch.Tensor,
+    ) -> None:
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss must be finite, got {loss.item()} at step {self.state.global_step} for "
+                f"{_names(self.train_dataset, rows)}. Look at their scans and reports, or lower "
+                "learning_rate."
+            )
+        images, texts = output["image_projection"], output["text_projection"]
+        require_spread(images, texts, self.state.global_step)
+        if (self.state.global_step + 1) % max(1, int(self.args.logging_steps)) == 0:
+            self._last = {"logit_scale": output["logit_scale"].item()}
+            self._last |= pair_statistics(images, texts, relations.get("pair_keys"))
 
     def _dual_tower(self) -> MedCLIPModel:
         model = self.accelerator.unwrap_model(self.model)
@@ -105,13 +178,18 @@ class ContrastiveTrainer(RadTowerTrainer):
         return features.float()
 
 
-TEXT_INPUTS = ("input_ids", "attention_mask", "embed_mask")
+def _split(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], torch.Tensor | None]:
+    """What the towers read, what says which studies belong together, and which they are."""
+    relations = {name: inputs[name] for name in RELATIONS if inputs.get(name) is not None}
+    others = {*RELATIONS, "row"}
+    return {n: value for n, value in inputs.items() if n not in others}, relations, inputs.get("row")
 
 
-def _split(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the towers read, and what says which studies belong together."""
-    relations = {name: inputs[name] for name in ("labels", "pair_keys") if inputs.get(name) is not None}
-    return {name: value for name, value in inputs.items() if name not in relations}, relations
+def _names(dataset: Any, rows: torch.Tensor | None) -> str:
+    names = getattr(dataset, "volume_ids", None)
+    if rows is None or names is None:
+        return "volumes that the data do not name"
+    return f"volumes {', '.join(str(names[row]) for row in rows.tolist())}"
 
 
 def _is_frozen(tower: nn.Module) -> bool:

@@ -1,0 +1,242 @@
+"""The trainer of dual towers, on the tiny model of pair_worker.py."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.training.clip.clip_trainer import ContrastiveTrainer
+from radtower.training.clip.grad_cache import cached_backward
+from radtower.training.clip.pair_loss import PairLoss
+from radtower.training.clip.pair_statistics import pair_statistics
+
+sys.path.insert(0, str(Path(__file__).parent))
+from pair_worker import StudiesOfWorker, make_batch, make_model, train
+
+STEPS = {"max_steps": 3, "per_device_train_batch_size": 4, "optim": "sgd", "learning_rate": 0.5}
+
+
+def _trainer(make_arguments, name="model", model=None, settings=None, **options) -> ContrastiveTrainer:
+    model = make_model("infonce") if model is None else model
+    arguments = make_arguments(name, **STEPS | (settings or {}))
+    return ContrastiveTrainer(model, arguments, train_dataset=StudiesOfWorker(), **options)
+
+
+def _log(folder):
+    return [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+
+
+def _assert_same(left, right, **tolerance):
+    left, right = left.state_dict(), right.state_dict()
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        torch.testing.assert_close(value, right[name], **tolerance)
+
+
+@pytest.mark.parametrize("settings", [{}, {"bf16": True}])
+def test_training_in_chunks_gives_the_model_of_whole_batches(make_arguments, settings):
+    whole = _trainer(make_arguments, settings=settings)
+    chunked = _trainer(make_arguments, "chunked", settings=settings, chunk_size=3)
+    for trainer in (whole, chunked):
+        trainer.train()
+    start = make_model("infonce")
+    moved = (start.visual_projection.weight - whole.model.visual_projection.weight).abs().max()
+    assert moved > 0.01
+    tolerance = {"rtol": 0, "atol": 0.05 * moved.item()} if settings else {"rtol": 1e-5, "atol": 1e-6}
+    _assert_same(whole.model, chunked.model, **tolerance)
+
+
+def _loss_of(pair_loss, relations, output):
+    return pair_loss(output, **relations)
+
+
+def test_dropout_draws_the_same_numbers_both_times():
+    batch = make_batch()
+    relations = {name: batch.pop(name) for name in ("labels", "pair_keys")}
+    gradients = []
+    for is_cached in (False, True):
+        model = make_model("infonce", dropout=0.3).train()
+        pair_loss = PairLoss(objective=model.objective)
+        torch.manual_seed(9)
+        if is_cached:
+            loss_of = partial(_loss_of, pair_loss, relations)
+            cached_backward(model, batch, 4, loss_of, torch.Tensor.backward)
+            after = torch.rand(1)
+        else:  # the same chunks, with all of their activations
+            parts = [{n: v[at : at + 4] for n, v in batch.items()} for at in (0, 4, 8)]
+            outputs = [model(**part, return_loss=False) for part in parts]
+            after = torch.rand(1)
+            joined = {"logit_scale": outputs[0]["logit_scale"]}
+            for name in (
+                "image_projection",
+                "text_projection",
+                "finding_logits_image",
+                "finding_logits_text",
+            ):
+                joined[name] = torch.cat([output[name] for output in outputs])
+            pair_loss(joined, **relations).backward()
+        gradients.append(
+            {name: p.grad for name, p in model.named_parameters() if p.requires_grad} | {"": after}
+        )
+    kept, cached = gradients
+    for name, value in kept.items():
+        torch.testing.assert_close(cached[name], value, rtol=1e-4, atol=1e-6)
+    calm = make_model("infonce").train()
+    PairLoss(objective=calm.objective)(calm(**batch, return_loss=False), **relations).backward()
+    assert not torch.allclose(calm.visual_projection.weight.grad, kept["visual_projection.weight"], rtol=0.05)
+
+
+@pytest.mark.parametrize("tower", ["vision_model", "text_model"])
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_a_frozen_tower_is_run_once_and_without_dropout(make_arguments, tower, chunk_size):
+    model = make_model("infonce", dropout=0.3)
+    getattr(model, tower).requires_grad_(False)
+    calls = {"vision_model": [], "text_model": []}
+    for name, found in calls.items():
+        getattr(model, name).register_forward_hook(
+            lambda module, inputs, output, found=found: found.append(
+                (module.training, len(output.last_hidden_state))
+            )
+        )
+    _trainer(make_arguments, model=model, chunk_size=chunk_size, settings={"max_steps": 1}).train()
+    other = ({*calls} - {tower}).pop()
+    once = [4] if chunk_size is None else [2, 2]
+    assert calls[tower] == [(False, size) for size in once]
+    assert calls[other] == [(True, size) for size in (once if chunk_size is None else once * 2)]
+
+
+def test_batch_normalization_counts_a_chunk_once(make_arguments):
+    model = make_model("infonce")
+    model.visual_projection = torch.nn.Sequential(model.visual_projection, torch.nn.BatchNorm1d(6))
+    _trainer(make_arguments, model=model, chunk_size=2, settings={"max_steps": 1}).train()
+    assert model.visual_projection[1].num_batches_tracked == 2
+
+
+@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.6, "chunk_size": 2}])
+def test_resuming_equals_the_run_that_was_never_stopped(make_arguments, tmp_path, settings):
+    saving = {
+        "max_steps": 5,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "optim": "adamw_torch",
+        "weight_decay": 0.1,
+    }
+    trainers = {
+        name: _trainer(
+            make_arguments,
+            name,
+            make_model("infonce", dropout=0.2),
+            saving | {"learning_rate": 0.01},
+            **settings,
+        )
+        for name in ("whole", "resumed")
+    }
+    trainers["whole"].train()
+    trainers["resumed"].train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    _assert_same(trainers["whole"].model, trainers["resumed"].model, rtol=0, atol=0)
+    if settings:
+        for name, value in trainers["whole"].average.values.items():
+            assert torch.equal(value, trainers["resumed"].average.values[name])
+
+
+def test_logs_what_the_batch_says(make_arguments, tmp_path):
+    trainer = _trainer(make_arguments, settings={"max_steps": 2, "learning_rate": 0.0})
+    trainer.train()
+    logs = [entry for entry in _log(tmp_path / "model") if "loss" in entry]
+    assert len(logs) == 2
+    rows = list(trainer._get_train_sampler())[:4]
+    samples = [StudiesOfWorker()[row] for row in rows]
+    batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+    model = trainer.model.eval()
+    output = model(
+        **{n: batch[n] for n in ("pixel_values", "input_ids", "attention_mask")}, return_loss=False
+    )
+    expected = pair_statistics(output.image_projection, output.text_projection, batch["pair_keys"])
+    for name, value in expected.items():
+        assert logs[0][name] == pytest.approx(value, abs=1e-5)
+    assert logs[0]["logit_scale"] == pytest.approx(model.logit_scale().item())
+    assert logs[0]["studies_per_second"] > 0
+    assert logs[0]["grad_norm"] > 0
+
+
+def test_a_loss_that_is_not_finite_names_the_volumes(make_arguments):
+    class Damaged(StudiesOfWorker):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return sample | {"pixel_values": sample["pixel_values"] * (float("nan") if index == 5 else 1)}
+
+    trainer = _trainer(make_arguments, settings={"max_steps": 9})
+    trainer.train_dataset = Damaged()
+    with pytest.raises(FloatingPointError, match=r"finite, got nan at step \d for volumes .*volume-5"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_stops_where_the_towers_say_the_same_of_everything(make_arguments, chunk_size):
+    model = make_model("infonce")
+    for projection in (model.visual_projection, model.text_projection):
+        torch.nn.init.zeros_(projection.weight)
+    with pytest.raises(FloatingPointError, match=r"different vectors, got cosines within 0\.0e\+00 of"):
+        _trainer(make_arguments, model=model, chunk_size=chunk_size).train()
+
+
+def test_refuses_to_accumulate(make_arguments):
+    with pytest.raises(ValueError, match=r"accumulation_steps must be 1 .* got 2: .* set chunk_size"):
+        _trainer(make_arguments, settings={"gradient_accumulation_steps": 2})
+
+
+def test_refuses_chunks_of_nothing():
+    with pytest.raises(ValueError, match=r"chunk_size must be at least 1, got 0\. Use what fits"):
+        cached_backward(make_model("infonce"), make_batch(), 0, lambda output: output, torch.Tensor.backward)
+
+
+class _Plain(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        sample = StudiesOfWorker()[index]
+        return {name: sample[name] for name in ("pixel_values", "input_ids", "attention_mask")}
+
+
+def test_data_without_keys_labels_and_names_can_be_trained_on(make_arguments, tmp_path):
+    trainer = ContrastiveTrainer(make_model("infonce"), make_arguments(**STEPS), train_dataset=_Plain())
+    trainer.train()
+    assert {"accuracy", "loss"} <= {name for entry in _log(tmp_path / "model") for name in entry}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk_size", [0, 2])
+def test_training_in_two_processes_gives_the_model_of_one(tmp_path, chunk_size):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    worker = str(Path(__file__).parent / "pair_worker.py")
+    workers = [
+        subprocess.Popen(
+            [sys.executable, worker, str(rank), "2", str(tmp_path), str(chunk_size)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in workers:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-2000:]
+    alone = MedCLIPModel.from_pretrained(train(tmp_path, 4, 0))
+    together = MedCLIPModel.from_pretrained(tmp_path / "batch_2")
+    assert (
+        alone.visual_projection.weight - make_model("infonce").visual_projection.weight
+    ).abs().max() > 0.01
+    _assert_same(alone, together, rtol=1e-5, atol=1e-6)
