@@ -4,8 +4,8 @@
     python benchmarks/bench_contrastive.py --only loss
 
 Every measurement is a process of its own, in turns; memory is the peak of the resident set above what it was
-before. The dense loss is the one of every CLIP: one matrix of logits, two cross-entropies. GradCache makes one
-step of a tiny dual tower (ViT and BERT of transformers) whose activations outweigh its weights; the batch
+before. The dense loss is the one of every CLIP: one matrix of logits, two cross-entropies. GradCache makes
+one step of a tiny dual tower (ViT and BERT of transformers) whose activations outweigh its weights; the batch
 itself, 110 kB per study, is in memory whole.
 Axes: B studies, E embedding.
 """
