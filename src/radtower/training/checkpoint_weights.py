@@ -13,12 +13,15 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 
-def load_renamed_weights(model: Any, checkpoint: str | Path) -> None:
-    """Load what the names of the file would miss; nothing where they are those of the model.
+def load_renamed_weights(model: Any, checkpoint: str | Path) -> bool:
+    """Load weights whose names the file has otherwise; nothing where they are those of the model.
 
     Args:
         model: Not wrapped.
         checkpoint: Folder with ``model.safetensors``, whole or in shards.
+
+    Returns:
+        Whether they were loaded here.
 
     Raises:
         ValueError: If the checkpoint lacks weights of the model.
@@ -27,16 +30,18 @@ def load_renamed_weights(model: Any, checkpoint: str | Path) -> None:
     names = _names(folder)
     own = model.state_dict()
     if names is None or not isinstance(model, PreTrainedModel) or set(own) <= names:
-        return
-    loaded, report = type(model).from_pretrained(folder, config=model.config, output_loading_info=True)
+        return False
+    family: Any = type(model)
+    loaded, report = family.from_pretrained(folder, config=model.config, output_loading_info=True)
     missing = sorted({*report["missing_keys"]} | (set(own) - set(loaded.state_dict())))
     if missing:
         raise ValueError(
-            f"a checkpoint must hold all weights of the model, got {folder.name} without {len(missing)}, such "
-            f"as {missing[0]}. Resume from another checkpoint."
+            f"a checkpoint must hold all weights of the model, got {folder.name} without {len(missing)}, "
+            f"such as {missing[0]}. Resume from another checkpoint."
         )
     # In place, and each in the precision it has here.
     model.load_state_dict({name: value for name, value in loaded.state_dict().items() if name in own})
+    return True
 
 
 def _names(folder: Path) -> set[str] | None:

@@ -119,14 +119,15 @@ class RadTowerTrainer(Trainer):
         return None if hashed is None else str(hashed())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
         network = self.model if model is None else model
-        load_renamed_weights(self.accelerator.unwrap_model(network), resume_from_checkpoint)
+        if not load_renamed_weights(self.accelerator.unwrap_model(network), resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        super()._load_best_model()
         assert self.state.best_model_checkpoint is not None  # there is a best model
-        load_renamed_weights(self.accelerator.unwrap_model(self.model), self.state.best_model_checkpoint)
+        network = self.accelerator.unwrap_model(self.model)
+        if not load_renamed_weights(network, self.state.best_model_checkpoint):
+            super()._load_best_model()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights of a checkpoint, beside them the average, and which run they are of."""

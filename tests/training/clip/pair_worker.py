@@ -1,4 +1,4 @@
-"""One of several processes: ``pair_worker.py RANK WORLD_SIZE FOLDER [CHUNK_SIZE]``.
+"""One of several processes: ``pair_worker.py RANK WORLD_SIZE FOLDER [CHUNK_SIZE|sharded]``.
 
 With a chunk size it trains (test_clip_trainer.py), else it takes gradients (test_pair_loss.py).
 """
@@ -12,6 +12,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 from transformers import BertConfig, BertModel, TrainingArguments, ViTConfig, ViTModel
@@ -108,6 +111,27 @@ def loss_and_gradients(rank: int, world_size: int) -> dict[str, torch.Tensor]:
     return found
 
 
+def sharded_gradients(rank: int, world_size: int) -> dict[str, torch.Tensor]:
+    """As above in chunks, with weights and gradients in shards (FSDP2), on the first eight studies."""
+    model = make_model("infonce").train()
+    batch = {name: value[:8] for name, value in make_batch().items()}
+    if world_size > 1:
+        mesh = init_device_mesh("cpu", (world_size,))
+        for block in (*model.vision_model.layers, *model.text_model.encoder.layer):
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    size = 8 // world_size
+    inputs = {name: value[rank * size : (rank + 1) * size] for name, value in batch.items()}
+    relations = {name: inputs.pop(name) for name in ("labels", "pair_keys")}
+    pair_loss = PairLoss(objective=model.objective)
+    value = cached_backward(model, inputs, 2, lambda out: pair_loss(out, **relations), torch.Tensor.backward)
+    found = {}
+    for name, parameter in model.named_parameters():
+        gradient = parameter.grad
+        found[name] = (gradient.full_tensor() if isinstance(gradient, DTensor) else gradient).clone()
+    return found | {"loss": value.clone()}
+
+
 class StudiesOfWorker(Dataset):
     """The nine studies, one by one."""
 
@@ -149,12 +173,13 @@ def train(folder: Path, num_per_process: int, chunk_size: int) -> Path:
 def main() -> None:
     rank, world_size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
-    if len(sys.argv) > 4:
+    if len(sys.argv) > 4 and sys.argv[4] != "sharded":
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
         train(folder, 4 // world_size, int(sys.argv[4]) // world_size)
         return
+    is_sharded = len(sys.argv) > 4
     dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world_size)
-    found = loss_and_gradients(rank, world_size)
+    found = (sharded_gradients if is_sharded else loss_and_gradients)(rank, world_size)
     for name, value in found.items():
         if name.endswith("loss"):  # gradients were averaged already
             dist.all_reduce(value)

@@ -240,3 +240,24 @@ def test_training_in_two_processes_gives_the_model_of_one(tmp_path, chunk_size):
         alone.visual_projection.weight - make_model("infonce").visual_projection.weight
     ).abs().max() > 0.01
     _assert_same(alone, together, rtol=1e-5, atol=1e-6)
+
+
+def test_the_best_checkpoint_is_loaded_with_all_of_its_weights(make_arguments, tmp_path):
+    settings = {
+        "max_steps": 3,
+        "greater_is_better": True,  # the largest loss is "best", so that the best model is not the last one
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "loss",
+        "label_names": [],
+    }
+    arguments = make_arguments(**STEPS | settings)
+    data = StudiesOfWorker()
+    trainer = ContrastiveTrainer(make_model("infonce"), arguments, train_dataset=data, eval_dataset=data)
+    trainer.train()
+    assert trainer.state.best_global_step < 3
+    best = MedCLIPModel.from_pretrained(trainer.state.best_model_checkpoint)
+    _assert_same(trainer.model, best, rtol=0, atol=0)

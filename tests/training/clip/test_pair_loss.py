@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
-from pair_worker import CASES, LOSSES, loss_and_gradients, make_batch, make_model
+from pair_worker import CASES, LOSSES, loss_and_gradients, make_batch, make_model, sharded_gradients
 
 WORKER = Path(__file__).parent / "pair_worker.py"
 
@@ -49,11 +49,10 @@ def test_chunks_give_the_gradients_of_the_whole_batch(alone, case):
     _assert_close(alone, alone, case, 0.02 if case[2] else 1e-5)
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_processes_give_the_gradients_of_one(alone, world_size, tmp_path):
+def _run(world_size, folder, *options):
     workers = [
         subprocess.Popen(
-            [sys.executable, str(WORKER), str(rank), str(world_size), str(tmp_path)],
+            [sys.executable, str(WORKER), str(rank), str(world_size), str(folder), *options],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -64,7 +63,20 @@ def test_processes_give_the_gradients_of_one(alone, world_size, tmp_path):
     for worker in workers:
         _, errors = worker.communicate(timeout=300)
         assert worker.returncode == 0, errors[-2000:]
-    for rank in range(world_size):
-        found = load_file(tmp_path / f"rank_{rank}.safetensors")
+    return [load_file(folder / f"rank_{rank}.safetensors") for rank in range(world_size)]
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_processes_give_the_gradients_of_one(alone, world_size, tmp_path):
+    for found in _run(world_size, tmp_path):
         for case in CASES:
             _assert_close(found, alone, case, 0.02 if case[2] else 1e-5)
+
+
+def test_weights_in_shards_give_the_gradients_of_whole_ones(tmp_path):
+    expected = sharded_gradients(0, 1)
+    for found in _run(2, tmp_path, "sharded"):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            difference = (found[name] - value).abs().max() / value.abs().max().clamp_min(1e-3)
+            assert difference < 1e-5, name
