@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.training.arguments import parse_recipe, read_recipe
@@ -48,3 +49,18 @@ def test_the_ctrate_processor_has_the_published_geometry():
     assert (processor.spacing_mm, processor.size) == ((3.0, 1.5, 1.5), (96, 192, 192))
     assert (tuple(processor.cache_size), processor.windows_hu) == ((120, 240, 240), ((-1000.0, 200.0),))
     assert processor.fill_hu == -1000.0
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "settings"),
+    [
+        ("fsdp2", "FSDP", {"fsdp_version": 2, "fsdp_reshard_after_forward": True}),
+        ("deepspeed_zero2", "DEEPSPEED", {"zero_stage": 2, "gradient_accumulation_steps": 1}),
+    ],
+)
+def test_configurations_of_accelerate_are_read_by_it(name, kind, settings):
+    config = load_config_from_file(str(RECIPES / "accelerate" / f"{name}.yaml"))
+    assert config.distributed_type == kind
+    assert config.mixed_precision == "bf16"
+    found = config.fsdp_config if kind == "FSDP" else config.deepspeed_config
+    assert settings.items() <= found.items()
