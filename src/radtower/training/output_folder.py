@@ -35,6 +35,7 @@ PLACES = {
     "vision",
     "text",
     "pretrained",
+    "feature_cache",
     "should_overwrite",
 }
 # What the Trainer takes from the settings when it resumes, so that a run can be prolonged or calmed.

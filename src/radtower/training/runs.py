@@ -282,13 +282,27 @@ class VisionRun:
 class ClipRun:
     """Align an image tower with a text tower.
 
-    The text tower is frozen, so each report is encoded once before training.
+    Where the text tower is frozen, each report is encoded once before training.
 
     Args:
         manifest: Table of studies with their reports.
         cache: Folder of ``radtower preprocess``, whose processor settings are used.
         vision: Model folder of the image tower.
         text: Model folder of the text tower.
+        vision_mode: What trains in the image tower: nothing (``frozen``), low-rank updates (``lora``), its
+            uppermost layers or stages (``last_n``), or all of it. Both projections, the temperature and the
+            finding head always train.
+        text_mode: Likewise in the text tower, or ``soft_prompt``: its trained prompt and nothing else.
+        num_last_vision_layers: For ``last_n`` of the image tower.
+        num_last_text_layers: For ``last_n`` of the text tower.
+        lora_rank: Of the low-rank updates of a tower in mode ``lora``.
+        lora_alpha: The updates are scaled by ``lora_alpha / lora_rank``.
+        lora_dropout: On the input of the updates.
+        vision_lora_targets: Last parts of the names of the linear layers that are updated. None takes query,
+            key, value and output of attention.
+        text_lora_targets: Likewise; None takes all linear layers of the decoder of our own text tower.
+        feature_cache: Folder that keeps the vectors of a frozen text tower, for this and further runs. None
+            computes them once per run.
         labels: ``labels.parquet`` for the shared finding head. None trains without one.
         should_reset_vision: Whether to keep only the shape of ``vision`` and draw new weights: the
             comparison without supervised pre-training.
@@ -315,6 +329,16 @@ class ClipRun:
     cache: str
     vision: str
     text: str
+    vision_mode: Literal["frozen", "lora", "last_n", "full"] = "full"
+    text_mode: Literal["frozen", "soft_prompt", "lora", "last_n", "full"] = "frozen"
+    num_last_vision_layers: int | None = None
+    num_last_text_layers: int | None = None
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
+    lora_dropout: float = 0.05
+    vision_lora_targets: tuple[str, ...] | None = None
+    text_lora_targets: tuple[str, ...] | None = None
+    feature_cache: str | None = None
     labels: str | None = None
     should_reset_vision: bool = False
     projection_dim: int = 512
@@ -339,6 +363,23 @@ class ClipRun:
             raise ValueError(
                 "labels must be given for balanced batches and for soft_infonce, got None with "
                 f"has_balanced_labels={self.has_balanced_labels} and loss={self.loss!r}. Name a table."
+            )
+        for side, mode in (("vision", self.vision_mode), ("text", self.text_mode)):
+            for name, owner in ((f"num_last_{side}_layers", "last_n"), (f"{side}_lora_targets", "lora")):
+                if mode != owner and getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} must come with {side}_mode {owner}, got {getattr(self, name)!r} with "
+                        f"{mode}. Change the mode, or leave it out."
+                    )
+            if mode == "last_n" and getattr(self, f"num_last_{side}_layers") is None:
+                raise ValueError(
+                    f"num_last_{side}_layers must be given with {side}_mode last_n, got None. "
+                    "Say how many layers train."
+                )
+        if self.feature_cache is not None and self.text_mode != "frozen":
+            raise ValueError(
+                f"feature_cache must be None unless text_mode is frozen, got {self.feature_cache!r} with "
+                f"{self.text_mode}, whose training changes the features. Leave it out, or freeze the tower."
             )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sized
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -154,6 +155,19 @@ class RadTowerTrainer(Trainer):
             return nullcontext()
         assert isinstance(self.model, nn.Module)
         return self.average.applied_to(self.model)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Write weights under the names that they have in memory, as the Trainer expects when it resumes.
+
+        Others would be lost with no more than a warning: transformers 5 saves ViT, DINOv2 and more under the
+        names of older releases, which ``from_pretrained`` translates back and the Trainer does not.
+        """
+        model: Any = self.accelerator.unwrap_model(self.model)
+        model.save_pretrained = partial(model.save_pretrained, save_original_format=False)
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            del model.save_pretrained
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Return every batch: ``dataloader_drop_last`` is for training, and would leave out patients here."""

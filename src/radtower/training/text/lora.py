@@ -44,12 +44,7 @@ def add_lora(
     decoder = encoder.model
     if has_lora(encoder):
         raise ValueError("encoder must have no adapters, got one with LoRA. Call merge_lora first.")
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, got {rank}. Leave LoRA out to train all weights.")
-    if alpha <= 0:
-        raise ValueError(f"alpha must be positive, got {alpha}. The usual choice is twice the rank.")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {dropout}. Use 0 for none.")
+    require_lora_numbers(rank, alpha, dropout)
     num_layers = len(decoder.layers)
     if not 0 <= num_frozen_layers < num_layers:
         raise ValueError(
@@ -88,21 +83,49 @@ def merge_lora(encoder: LLMBiEncoder) -> None:
     """
     if not has_lora(encoder):
         raise ValueError("encoder must have adapters to merge, got none. Call add_lora first.")
-    for parent, name, layer in list(_adapted_layers(encoder.model)):
-        layer.merge(safe_merge=True)
-        setattr(parent, name, layer.get_base_layer())
-    del encoder.model.peft_config
-    encoder.model.requires_grad_(True)
+    merge_adapters(encoder.model)
 
 
 def has_lora(encoder: LLMBiEncoder) -> bool:
     """Whether there are adapters in the decoder."""
-    return any(True for _ in _adapted_layers(encoder.model))
+    return has_adapters(encoder.model)
 
 
-def _adapted_layers(decoder: nn.Module) -> Iterator[tuple[nn.Module, str, BaseTunerLayer]]:
+def require_lora_numbers(rank: int, alpha: float, dropout: float) -> None:
+    """Refuse settings that no update can have.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank}. Leave LoRA out to train all weights.")
+    if alpha <= 0:
+        raise ValueError(f"alpha must be positive, got {alpha}. The usual choice is twice the rank.")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {dropout}. Use 0 for none.")
+
+
+def merge_adapters(model: nn.Module) -> None:
+    """Add the updates of any model to its weights and remove them; every weight is trainable again.
+
+    Raises:
+        ValueError: If merging gives a weight that is not finite.
+    """
+    for parent, name, layer in list(_adapted_layers(model)):
+        layer.merge(safe_merge=True)
+        setattr(parent, name, layer.get_base_layer())
+    del model.peft_config
+    model.requires_grad_(True)
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether there are adapters anywhere in a model."""
+    return any(True for _ in _adapted_layers(model))
+
+
+def _adapted_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, BaseTunerLayer]]:
     """Parent, name and adapter of each linear layer that has one."""
-    for parent in decoder.modules():
+    for parent in model.modules():
         for name, child in parent.named_children():
             if isinstance(child, BaseTunerLayer):
                 yield parent, name, child
