@@ -169,10 +169,11 @@ def _leaves(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _read_description(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    return dict(_without_incidentals(json.loads(path.read_text(encoding="utf-8"))))
+    return dict(without_incidentals(json.loads(path.read_text(encoding="utf-8"))))
 
 
-def _without_incidentals(value: Any) -> Any:
+def without_incidentals(value: Any) -> Any:
+    """Return a configuration without what says nothing about the vectors of its model."""
     if isinstance(value, dict):
-        return {name: _without_incidentals(v) for name, v in value.items() if name not in INCIDENTAL}
+        return {name: without_incidentals(v) for name, v in value.items() if name not in INCIDENTAL}
     return value
