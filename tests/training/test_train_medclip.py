@@ -11,7 +11,7 @@ from radtower.modeling.modeling_ct3d import CT3DVisionModel
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.training.runs import ClipRun
-from radtower.training.train_medclip import encode_unique_reports, train_medclip
+from radtower.training.train_medclip import train_medclip
 
 
 @pytest.fixture
@@ -102,18 +102,83 @@ def test_refuses_a_tower_that_lacks_weights(run, make_arguments, tmp_path, tower
         train_medclip(replace(run, **{tower: str(folder)}), make_arguments())
 
 
-def test_each_report_is_encoded_once_and_comes_back_in_order(text_folder):
+@pytest.fixture
+def prompted(run, text_folder, tmp_path):
+    """The run with a text tower that has a soft prompt of two vectors."""
     text = LLMBiEncoder.from_pretrained(text_folder)
-    calls = []
-    text.register_forward_hook(lambda *_args, **_kwargs: calls.append(1))
-    reports = ["no nodule", "There is effusion", "no   nodule"]
-    embeds = encode_unique_reports(text, reports)
-    assert len(calls) == 1
-    assert embeds.shape == (3, 32)
-    assert torch.equal(embeds[0], embeds[2])
-    for row, report in ((0, "no nodule"), (1, "There is effusion")):
-        torch.testing.assert_close(embeds[row], text.encode_text(report)[0], atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(embeds[0], embeds[1], atol=1e-2)
+    text.set_prompt(hard_prompt="Describe", soft_prompt="no nodule")
+    text.save_pretrained(tmp_path / "prompted")
+    return replace(run, text=str(tmp_path / "prompted"))
+
+
+@pytest.fixture
+def read_by_text_tower(monkeypatch):
+    """How many texts text towers have read, in a list that grows by call."""
+    read, forward = [], LLMBiEncoder.forward
+
+    def counted(self, input_ids=None, *args, **kwargs):
+        read.append(len(input_ids))
+        return forward(self, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(LLMBiEncoder, "forward", counted)
+    return read
+
+
+def test_a_frozen_text_tower_reads_each_report_once_and_with_a_cache_once_for_all_runs(
+    run, make_arguments, read_by_text_tower, tmp_path
+):
+    plain = _load(train_medclip(run, make_arguments()))
+    assert sum(read_by_text_tower) == 4  # 5 readable studies of the split, two of them with one report
+    cached = replace(run, feature_cache=str(tmp_path / "features"))
+    for name in ("first", "second"):
+        model = _load(train_medclip(cached, make_arguments(name)))
+        assert sum(read_by_text_tower) == 8
+        assert _is_same(model, plain) == set(dict(plain.named_parameters()))
+
+
+def test_only_the_prompt_of_the_text_tower_trains(prompted, make_arguments):
+    run = replace(prompted, text_mode="soft_prompt", vision_mode="frozen")
+    model = _load(train_medclip(run, make_arguments()))
+    text = LLMBiEncoder.from_pretrained(run.text)
+    names = set(dict(text.named_parameters()))
+    assert _is_same(model.text_model, text) == names - {"soft_prompt.weight"}
+    vision = CT3DVisionModel.from_pretrained(run.vision)
+    assert _is_same(model.vision_model, vision) == set(dict(vision.named_parameters()))
+    for name, buffer in vision.named_buffers():
+        assert torch.equal(dict(model.vision_model.named_buffers())[name], buffer), name
+
+
+def test_the_last_stage_and_the_last_layer_train_alone(run, make_arguments):
+    run = replace(
+        run, vision_mode="last_n", num_last_vision_layers=1, text_mode="last_n", num_last_text_layers=1
+    )
+    model = _load(train_medclip(run, make_arguments()))
+    text, vision = LLMBiEncoder.from_pretrained(run.text), CT3DVisionModel.from_pretrained(run.vision)
+    moved = set(dict(text.named_parameters())) - _is_same(model.text_model, text)
+    assert moved == {
+        n for n in dict(text.named_parameters()) if n.startswith(("model.layers.1", "model.norm"))
+    }
+    moved = set(dict(vision.named_parameters())) - _is_same(model.vision_model, vision)
+    assert moved == {name for name in dict(vision.named_parameters()) if name.startswith("stages.1.")}
+    buffers = dict(model.vision_model.named_buffers())
+    same = {name for name, buffer in vision.named_buffers() if torch.equal(buffer, buffers[name])}
+    assert same == {name for name in buffers if not name.startswith("stages.1.")}
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+def test_low_rank_updates_resume_and_end_in_a_plain_folder(prompted, make_arguments, ema_decay):
+    run = replace(prompted, text_mode="lora", lora_rank=2, lora_alpha=8.0, ema_decay=ema_decay)
+    settings = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant"}
+    whole = _load(train_medclip(run, make_arguments("whole", max_steps=4, **settings)))
+    train_medclip(run, make_arguments("parts", **settings))
+    arguments = make_arguments("parts", max_steps=4, resume_from_checkpoint=True, **settings)
+    resumed = _load(train_medclip(run, arguments))
+    assert _is_same(resumed, whole) == set(dict(whole.named_parameters()))
+    text = LLMBiEncoder.from_pretrained(run.text)
+    moved = set(dict(text.named_parameters())) - _is_same(whole.text_model, text)
+    linears = {n for n in dict(text.named_parameters()) if "_proj.weight" in n}
+    assert len(linears) == 14
+    assert moved == linears | {"soft_prompt.weight"}
 
 
 def test_the_model_folder_does_not_say_where_the_towers_were(run, make_arguments):

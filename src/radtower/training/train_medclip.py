@@ -1,4 +1,4 @@
-"""Align an image tower with a frozen text tower, and save the dual tower."""
+"""Align an image tower with a text tower, and save the dual tower."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.utils import convert_conv3d_weight_memory_format
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 
@@ -22,7 +23,10 @@ from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.processing_medclip import MedCLIPProcessor
 from radtower.processing.report_text import normalize_report
 from radtower.training.clip.clip_trainer import ContrastiveTrainer
+from radtower.training.clip.feature_store import TextFeatureStore
+from radtower.training.clip.freezing import set_tower_modes
 from radtower.training.clip.pair_batches import PairSampler, balanced_weights
+from radtower.training.clip.report_tokens import ReportPadding, StudiesWithReports, tokenize_reports
 from radtower.training.runs import ClipRun
 
 
@@ -57,19 +61,23 @@ def train_medclip(
         vision, text, findings=list(targets.keys) if targets else [], **_joint_space(run)
     )
     convert_conv3d_weight_memory_format(model.vision_model, torch.channels_last_3d)
-    model.text_model.requires_grad_(False)
+    set_tower_modes(model, run)
     model.processor = MedCLIPProcessor(cache.image_processor, text.tokenizer, max_length=run.max_length)
-    dataset = StudyDataset(
-        list(studies["volume_id"]),
-        cache,
+    dataset = _with_reports(
+        run,
+        arguments,
+        model,
+        list(studies["report"]),
+        volume_ids=list(studies["volume_id"]),
+        scans=cache,
         targets=targets.values if targets else None,
-        text_features=encode_unique_reports(text, list(studies["report"])),
         pair_keys=pair_keys(studies),
     )
     trainer = ContrastiveTrainer(
         model,
         arguments,
         train_dataset=dataset,
+        data_collator=ReportPadding(model.processor.tokenizer),
         processing_class=model.processor,
         callbacks=list(callbacks),
         run=run,
@@ -98,13 +106,17 @@ def _sampler(
     return PairSampler(dataset, dataset.pair_keys, batch_size, arguments.seed, weights)
 
 
-def encode_unique_reports(text: LLMBiEncoder, reports: Sequence[str]) -> torch.Tensor:
-    """Encode each distinct report once: ``(N, E)``, one row per report given."""
+def _with_reports(
+    run: ClipRun, arguments: TrainingArguments, model: MedCLIPModel, reports: Sequence[str], **studies: Any
+) -> StudyDataset:
+    """Studies with the vectors of their reports, or with their tokens where the text tower is trained."""
     normalized = [normalize_report(report) for report in reports]
-    unique = list(dict.fromkeys(normalized))
-    embeds = text.eval().encode(unique, show_progress=False)
-    row = {report: index for index, report in enumerate(unique)}
-    return embeds[torch.tensor([row[report] for report in normalized])]
+    if run.text_mode != "frozen":
+        return StudiesWithReports(**studies, token_ids=tokenize_reports(model.processor, normalized))
+    nn.Module.to(model, arguments.device)  # as the Trainer does later; a large text tower is slow elsewhere
+    store = TextFeatureStore(model, model.processor, run.feature_cache)
+    features = store.features(normalized, show_progress=not arguments.disable_tqdm)
+    return StudyDataset(**studies, text_features=features)
 
 
 def _load_tower(tower: type[PreTrainedModel], folder: str, **config: Any) -> Any:

@@ -188,11 +188,14 @@ class RadTowerTrainer(Trainer):
         With ``load_best_model_at_end`` it is the average of the best checkpoint. ``Trainer.save_model`` would
         add ``training_args.bin``, a pickle.
         """
+        self._load_best_average()
+        with self._averaged():
+            return self._save_folder(run)
+
+    def _load_best_average(self) -> None:
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         if self.average is not None and best is not None:
             self.average.load(best, self.args.device)
-        with self._averaged():
-            return self._save_folder(run)
 
     def _save_folder(self, run: AnyRun) -> Path:
         folder = Path(str(self.args.output_dir))

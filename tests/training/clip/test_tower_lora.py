@@ -139,6 +139,17 @@ def test_a_checkpoint_holds_all_that_is_trained_and_resumes(make_dual, vision, t
     assert set(load_file(checkpoint / "model.safetensors")) == set(start.state_dict())
 
 
+def test_a_checkpoint_without_adapters_is_a_model_folder_for_every_family(make_dual, tmp_path):
+    model = _set_modes(make_dual("vit", "bert"), "full", "frozen")
+    trainer = _trainer(model, tmp_path, "vit", 2)
+    trainer.train()
+    again, report = MedCLIPModel.from_pretrained(tmp_path / "checkpoint-2", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+
+
 def test_what_was_trained_is_in_the_saved_folder(make_dual, tmp_path):
     model = _set_modes(make_dual("vit", "llm"), "lora", "lora")
     start = copy.deepcopy(model)

@@ -5,6 +5,7 @@ Axes: B studies of this process.
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from radtower.training.clip.grad_cache import cached_backward
 from radtower.training.clip.pair_batches import PairSampler
 from radtower.training.clip.pair_loss import PairLoss
 from radtower.training.clip.pair_statistics import pair_statistics, require_spread
+from radtower.training.clip.tower_lora import merge_tower_adapters
+from radtower.training.runs import AnyRun
+from radtower.training.text.lora import has_adapters
 from radtower.training.trainer import RadTowerTrainer
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "embed_mask")
@@ -148,6 +152,20 @@ class ContrastiveTrainer(RadTowerTrainer):
         if (self.state.global_step + 1) % max(1, int(self.args.logging_steps)) == 0:
             self._last = {"logit_scale": output["logit_scale"].item()}
             self._last |= pair_statistics(images, texts, relations.get("pair_keys"))
+
+    def save_model_folder(self, run: AnyRun) -> Path:
+        """Save as every trainer does, with the adapters of both towers merged into their weights.
+
+        The model is then one that never had adapters, and this trainer cannot go on.
+        """
+        model = self._dual_tower()
+        if has_adapters(model):
+            self._load_best_average()
+            if self.average is not None and self.average.values:
+                model.load_state_dict(self.average.values)
+                self.average = None  # its names are those of the adapters
+            merge_tower_adapters(model)
+        return super().save_model_folder(run)
 
     def _dual_tower(self) -> MedCLIPModel:
         model = self.accelerator.unwrap_model(self.model)
