@@ -57,6 +57,12 @@ def test_frozen_and_full_are_nothing_and_all(make_tower, kind):
     assert _trained(tower) == _named(tower, "")
 
 
+def test_the_token_of_masked_pretraining_stays_out(make_tower):
+    tower = make_tower("dinov2")
+    set_tower_mode(tower, "full")
+    assert _named(tower, "") - _trained(tower) == {"embeddings.mask_token"}
+
+
 def test_soft_prompt_trains_the_prompt_alone_and_changes_the_vectors(make_tower):
     tower = make_tower("llm")
     assert set_tower_mode(tower, "soft_prompt").startswith("LLMBiEncoder, soft_prompt: ")
@@ -206,3 +212,32 @@ class _Case:
 def test_a_run_refuses_settings_that_would_do_nothing(case):
     with pytest.raises(ValueError, match=case.message):
         ClipRun(**PLACES, **case.settings)
+
+
+@pytest.mark.parametrize("mode", ["full", "last_n"])
+@pytest.mark.parametrize(
+    ("vision", "text", "pooling"),
+    [
+        ("vit", "bert", "pooler"),
+        ("vit", "bert", "mean"),
+        ("clip", "qwen3", "pooler"),
+        ("clip", "qwen3", "cls"),
+        ("siglip", "llm", "pooler"),
+        ("siglip", "llm", "mean"),
+        ("dinov2", "llm", "pooler"),
+        ("ct3d", "llm", "pooler"),
+    ],
+)
+def test_every_trained_weight_has_a_gradient_as_distributed_training_needs(
+    make_dual, vision, text, pooling, mode
+):
+    model = make_dual(vision, text, vision_pooling=pooling)
+    number = {} if mode == "full" else {"num_last_layers": 1}
+    for tower, kind in ((model.vision_model, pooling), (model.text_model, model.config.text_pooling)):
+        set_tower_mode(tower, mode, pooling=kind, **number)
+    shape = (2, 1, 16, 16, 16) if vision == "ct3d" else (2, 3, 8, 8)
+    ids = torch.tensor([[1, 5, 6, 7], [1, 9, 10, 11]])
+    labels = torch.tensor([[1.0], [0.0]])
+    model(pixel_values=torch.randn(shape), input_ids=ids, labels=labels).loss.backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert [name for name, p in model.named_parameters() if not p.requires_grad and p.grad is not None] == []

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 TowerMode = Literal["frozen", "soft_prompt", "lora", "last_n", "full"]
 # Read at the input of a tower, wherever it is registered.
 INPUTS = (nn.Embedding, SoftPrompt)
+# Of DINOv2 and its like, for masked pre-training; distributed training would wait for its gradient.
+UNREAD_TOKEN = "mask_token"  # noqa: S105 -- the name of a weight
 
 
 def set_tower_modes(model: MedCLIPModel, run: ClipRun) -> list[str]:
@@ -94,6 +96,9 @@ def set_tower_mode(
     if num_last_layers is not None:
         _train_last_layers(tower, num_last_layers)
     freeze_unread_poolers(tower, pooling)
+    for name, parameter in tower.named_parameters():
+        if name.rpartition(".")[2] == UNREAD_TOKEN:
+            parameter.requires_grad_(False)
     if _rest_what_is_frozen not in tower._forward_pre_hooks.values():
         tower.register_forward_pre_hook(_rest_what_is_frozen)
     counts = {True: 0, False: 0}
