@@ -10,6 +10,8 @@ from radtower.data.volume_cache import open_volume_cache
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.training.arguments import write_run_record
+from radtower.training.output_folder import require_same_run
 from radtower.training.runs import ClipRun
 from radtower.training.train_medclip import train_medclip
 
@@ -163,6 +165,16 @@ def test_the_last_stage_and_the_last_layer_train_alone(run, make_arguments):
     buffers = dict(model.vision_model.named_buffers())
     same = {name for name, buffer in vision.named_buffers() if torch.equal(buffer, buffers[name])}
     assert same == {name for name in buffers if not name.startswith("stages.1.")}
+
+
+def test_a_resumed_run_may_keep_its_features_elsewhere_and_must_train_the_same_weights(
+    run, make_arguments, tmp_path
+):
+    arguments = make_arguments()
+    write_run_record(tmp_path, run, arguments)
+    require_same_run(tmp_path, replace(run, feature_cache="elsewhere"), arguments)
+    with pytest.raises(ValueError, match=r"text_mode 'frozen' there and 'full' now"):
+        require_same_run(tmp_path, replace(run, text_mode="full"), arguments)
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.5])

@@ -246,6 +246,7 @@ def test_files_hold_hashes_and_vectors_and_no_text(llm, processor, tmp_path):
     store = TextFeatureStore(llm, processor, tmp_path)
     store.features(TEXTS)
     (path,) = store.folder.glob("*.safetensors")
+    assert {file.name for file in store.folder.iterdir()} == {path.name, "about.json", "filling.lock"}
     assert {name: tuple(value.shape) for name, value in load_file(path).items()} == {
         "sha256": (4, 32),
         "vectors": (4, 32),

@@ -12,6 +12,7 @@ from radtower.training.arguments import DEFAULTS
 from radtower.training.clip.clip_trainer import ContrastiveTrainer
 from radtower.training.clip.freezing import set_tower_mode
 from radtower.training.clip.tower_lora import LoraSettings, merge_tower_adapters
+from radtower.training.runs import ClipRun
 from radtower.training.text.lora import has_adapters
 
 LORA = LoraSettings(rank=4, alpha=6.0, dropout=0.1)
@@ -38,7 +39,7 @@ def _set_modes(model, vision, text):
     return model
 
 
-def _trainer(model, folder, kind, steps, **settings):
+def _trainer(model, folder, kind, steps, ema_decay=None, **settings):
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -53,7 +54,7 @@ def _trainer(model, folder, kind, steps, **settings):
     )
     inputs = _inputs(kind) | {"labels": torch.tensor([[1.0], [0.0], [1.0], [0.0]])}
     samples = [{name: value[n] for name, value in inputs.items()} for n in range(4)]
-    return ContrastiveTrainer(model, arguments, train_dataset=samples)
+    return ContrastiveTrainer(model, arguments, train_dataset=samples, ema_decay=ema_decay)
 
 
 def _adapted(tower):
@@ -148,6 +149,29 @@ def test_a_checkpoint_without_adapters_is_a_model_folder_for_every_family(make_d
     assert not report["unexpected_keys"]
     for name, value in again.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
+
+
+def test_the_saved_folder_has_the_average_of_the_adapters(make_dual, tmp_path):
+    model = _set_modes(make_dual("vit", "llm"), "frozen", "lora")
+    trainer = _trainer(model, tmp_path, "vit", 3, save_strategy="no", ema_decay=0.5)
+    trainer.train()
+    expected, last = copy.deepcopy(model), copy.deepcopy(model)
+    expected.load_state_dict(trainer.average.values)
+    for merged in (expected, last):
+        merge_tower_adapters(merged)
+    run = ClipRun(manifest="m", cache="c", vision="v", text="t", text_mode="lora")
+    saved = MedCLIPModel.from_pretrained(trainer.save_model_folder(run)).state_dict()
+    name = "text_model.model.layers.1.mlp.up_proj.weight"
+    assert (expected.state_dict()[name] - last.state_dict()[name]).abs().max() > 1e-3
+    for name, value in expected.state_dict().items():
+        assert torch.equal(saved[name], value), name
+
+
+def test_merging_leaves_what_another_pooling_would_read_out_of_training(make_dual):
+    model = _set_modes(make_dual("clip", "bert", vision_pooling="mean"), "lora", "lora")
+    merge_tower_adapters(model)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {f"vision_model.post_layernorm.{name}" for name in ("weight", "bias")}
 
 
 def test_what_was_trained_is_in_the_saved_folder(make_dual, tmp_path):
