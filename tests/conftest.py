@@ -22,7 +22,9 @@ from transformers import (
     PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
+    ViTConfig,
 )
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from local_hub import LocalHub, run_local_hub
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
@@ -163,6 +165,37 @@ def tiny_medclip(
     model = MedCLIPModel(config).eval()
     model.processor = MedCLIPProcessor(
         CT3DImageProcessor(spacing_mm=(3.0, 3.0, 3.0), size=(8, 8, 8)), tiny_tokenizer, max_length=64
+    )
+    return model
+
+
+@pytest.fixture
+def tiny_vit_config() -> ViTConfig:
+    """Two layers on 16 x 16 pixels; differences between images must show."""
+    return ViTConfig(
+        image_size=16,
+        patch_size=4,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        initializer_range=0.3,
+    )
+
+
+@pytest.fixture
+def tiny_image_clip(
+    tiny_vit_config: ViTConfig,
+    tiny_text_config: LLMBiEncoderConfig,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> MedCLIPModel:
+    """A dual tower for 2D images with a processor; in eval mode."""
+    config = MedCLIPConfig(
+        vision_config=tiny_vit_config.to_dict(), text_config=tiny_text_config.to_dict(), projection_dim=12
+    )
+    model = MedCLIPModel(config).eval()
+    model.processor = MedCLIPProcessor(
+        ViTImageProcessorPil(size={"height": 16, "width": 16}), tiny_tokenizer, max_length=64
     )
     return model
 

@@ -1,4 +1,4 @@
-"""Make the families known to the Auto classes of transformers; let the image processor read files."""
+"""Make the families known to the Auto classes of transformers; let the processors read files."""
 
 from transformers import (
     AutoConfig,
@@ -19,6 +19,7 @@ from radtower.modeling.llm_biencoder.modeling_llm_biencoder_mntp import LLMBiEnc
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification, CT3DVisionModel
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.processing.image_io import read_image
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.processing_medclip import MedCLIPProcessor
 from radtower.processing.volume_io import read_volume
@@ -42,5 +43,6 @@ def register() -> None:
     processors: dict[str, type] = {"pil": CT3DImageProcessor}
     AutoImageProcessor.register(CT3DVisionConfig, image_processor_classes=processors, exist_ok=True)
     AutoProcessor.register(MedCLIPConfig, MedCLIPProcessor, exist_ok=True)
-    # The exported processor may not import an I/O library; inside the package it is handed one.
+    # The exported processors may not import an I/O library; inside the package they are handed one.
     CT3DImageProcessor.reader = staticmethod(read_volume)  # type: ignore[assignment]
+    MedCLIPProcessor.image_reader = staticmethod(read_image)  # type: ignore[assignment]

@@ -36,7 +36,7 @@ class MedCLIPOutput(ModelOutput):
     """What :meth:`MedCLIPModel.forward` returns.
 
     Args:
-        loss: Scalar, only with ``return_loss=True``.
+        loss: Scalar, only with ``return_loss=True`` and as many scans as reports.
         logits_per_image: ``(B, B)``, scaled cosine of scan i (row) and report j, plus the bias of ``siglip``;
             the dot product with ``legacy_dot``. None unless both sides are given.
         logits_per_text: Its transpose.
@@ -226,7 +226,9 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
                 of ``soft_infonce``. Without them, ``Trainer`` reports an ``eval_loss`` only with
                 ``TrainingArguments(label_names=[])``.
             return_loss: Whether to compute the contrastive loss, plus half the finding loss of each modality
-                with ``labels`` and a finding head. False also takes scans or reports alone.
+                with ``labels`` and a finding head. False also takes scans or reports alone. Without labels, a
+                number of reports other than that of scans has no loss: they are candidates, as in the
+                zero-shot pipeline of transformers.
             image_features: ``(B, E)``, output of :meth:`image_features`, likewise.
             pair_keys: ``(B, K)`` int64, hashes of the report, of the study and so on, 0 for none: pairs that
                 share one are no negatives of each other. None takes all others as negatives.
@@ -239,6 +241,8 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
                 without a use, or are needed and missing.
         """
         self._require_sides(pixel_values, image_features, input_ids, text_features, return_loss)
+        sizes = {len(x) for x in (pixel_values, image_features, input_ids, text_features) if x is not None}
+        return_loss = return_loss and (labels is not None or len(sizes) == 1)
         self._require_labels(labels, return_loss)
         if pixel_values is not None:
             image_features = self.image_features(pixel_values)
@@ -357,19 +361,23 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
 
     @torch.no_grad()
     def encode_image(self, images: Any, normalize: bool = True, **kwargs: Any) -> torch.Tensor:
-        """Embed scans.
+        """Embed scans or images.
 
         Args:
-            images: ``pixel_values`` ``(N, C, Z, Y, X)``, or whatever the image processor takes: paths,
-                volumes, arrays in Hounsfield units.
+            images: ``pixel_values``, floating point, ``(N, C, Z, Y, X)`` or, for a 2D tower, ``(N, C, Y, X)``;
+                or whatever the processor takes: paths, volumes, arrays in Hounsfield units; for a 2D tower
+                paths, Pillow images, arrays.
             normalize: Whether to return unit vectors.
             **kwargs: For the image processor, such as ``spacings_mm`` of arrays.
 
         Returns:
             ``(N, P)``.
         """
-        if not (isinstance(images, torch.Tensor) and images.ndim == 5):
-            images = self.processor.image_processor(images, **kwargs)["pixel_values"]
+        is_3d = self.config.vision_config.model_type == "ct3d_vision"
+        num_axes = 5 if is_3d else 4
+        if not (isinstance(images, torch.Tensor) and images.ndim == num_axes and images.is_floating_point()):
+            prepare = self.processor.image_processor if is_3d else self.processor
+            images = prepare(images, **kwargs)["pixel_values"]
         embeds = _pooled(self.get_image_features(images.to(self.device))).float()
         return F.normalize(embeds, dim=-1) if normalize else embeds
 

@@ -1,16 +1,20 @@
 """Scans and reports in, model inputs out: an image processor and a tokenizer saved as one folder."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from transformers import BatchFeature, ProcessorMixin
+
+from .image_processing_2d import to_8_bit
 
 
 class MedCLIPProcessor(ProcessorMixin):
     """Processor of a :class:`MedCLIPModel`.
 
     Args:
-        image_processor: Prepares scans, such as :class:`CT3DImageProcessor`.
+        image_processor: Prepares scans, such as :class:`CT3DImageProcessor`; or 2D images, such as those of
+            transformers, which are handed 8-bit images of as many channels as they have means.
         tokenizer: Tokenizer of the text tower.
         max_length: Tokens kept of a report. The seed cut at 128 and lost most impressions; 512 holds
             95 % of CT-RATE's reports whole.
@@ -19,6 +23,9 @@ class MedCLIPProcessor(ProcessorMixin):
     Raises:
         ValueError: If ``max_length`` is not positive, or ``instruction`` has no ``{text}``.
     """
+
+    # Remote code may not open files. The package plugs its reader of 2D images in.
+    image_reader: Callable[[Any], Any] | None = None
 
     def __init__(
         self,
@@ -51,7 +58,8 @@ class MedCLIPProcessor(ProcessorMixin):
         """Prepare scans, reports, or both.
 
         Args:
-            images: See :meth:`CT3DImageProcessor.preprocess`. None skips them.
+            images: See :meth:`CT3DImageProcessor.preprocess`; for 2D towers Pillow images, arrays, or paths,
+                one or several, see :func:`to_8_bit`. None skips them.
             text: One report or several. None skips them.
             spacings_mm: Voxel sizes in (Z, Y, X) order, for images given as bare arrays.
             max_length: Tokens kept. None takes the processor's.
@@ -61,7 +69,7 @@ class MedCLIPProcessor(ProcessorMixin):
             ``pixel_values`` and / or ``input_ids`` and ``attention_mask``.
 
         Raises:
-            TypeError: If a text is not a string.
+            TypeError: If a text is not a string, or a path is given where nothing can open it.
             ValueError: If both are missing, a text is empty, or ``max_length`` is below 1.
         """
         if images is None and text is None:
@@ -69,6 +77,8 @@ class MedCLIPProcessor(ProcessorMixin):
         data: dict[str, Any] = {}
         if images is not None:
             given = {} if spacings_mm is None else {"spacings_mm": spacings_mm}
+            if not self.reads_volumes:
+                images = self._as_8_bit(images)
             data |= self.image_processor(images, return_tensors=return_tensors, **given)
         if text is not None:
             max_length = self.max_length if max_length is None else max_length
@@ -76,6 +86,27 @@ class MedCLIPProcessor(ProcessorMixin):
                 [text] if isinstance(text, str) else list(text), max_length, return_tensors
             )
         return BatchFeature(data)
+
+    @property
+    def reads_volumes(self) -> bool:
+        """Whether the image processor is that of the 3D tower."""
+        # Not by class: remote code exists in two copies whose classes differ.
+        return hasattr(self.image_processor, "windows_hu")
+
+    def _as_8_bit(self, images: Any) -> list[Any]:
+        is_batch = isinstance(images, (list, tuple)) or len(getattr(images, "shape", ())) == 4
+        num_channels = len(self.image_processor.image_mean)
+        return [to_8_bit(self._opened(image), num_channels) for image in (images if is_batch else [images])]
+
+    def _opened(self, image: Any) -> Any:
+        if not isinstance(image, (str, os.PathLike)):
+            return image
+        if self.image_reader is None:
+            raise TypeError(
+                f"images must be Pillow images or arrays where radtower is not installed, got the path {image}. "
+                "Open it with PIL.Image.open."
+            )
+        return self.image_reader(image)
 
     def _tokenize(self, texts: list[str], max_length: int, return_tensors: str) -> dict[str, Any]:
         if max_length < 1:
