@@ -36,7 +36,7 @@ class MedCLIPOutput(ModelOutput):
     """What :meth:`MedCLIPModel.forward` returns.
 
     Args:
-        loss: Scalar, only with ``return_loss=True`` and as many scans as reports.
+        loss: Scalar, only with ``return_loss=True``.
         logits_per_image: ``(B, B)``, scaled cosine of scan i (row) and report j, plus the bias of ``siglip``;
             the dot product with ``legacy_dot``. None unless both sides are given.
         logits_per_text: Its transpose.
@@ -226,9 +226,8 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
                 of ``soft_infonce``. Without them, ``Trainer`` reports an ``eval_loss`` only with
                 ``TrainingArguments(label_names=[])``.
             return_loss: Whether to compute the contrastive loss, plus half the finding loss of each modality
-                with ``labels`` and a finding head. False also takes scans or reports alone. Without labels, a
-                number of reports other than that of scans has no loss: they are candidates, as in the
-                zero-shot pipeline of transformers.
+                with ``labels`` and a finding head. False also takes scans or reports alone. One scan with
+                several texts has no loss: they are candidates, as in the zero-shot pipeline of transformers.
             image_features: ``(B, E)``, output of :meth:`image_features`, likewise.
             pair_keys: ``(B, K)`` int64, hashes of the report, of the study and so on, 0 for none: pairs that
                 share one are no negatives of each other. None takes all others as negatives.
@@ -241,8 +240,11 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
                 without a use, or are needed and missing.
         """
         self._require_sides(pixel_values, image_features, input_ids, text_features, return_loss)
-        sizes = {len(x) for x in (pixel_values, image_features, input_ids, text_features) if x is not None}
-        return_loss = return_loss and (labels is not None or len(sizes) == 1)
+        if return_loss and labels is None:
+            return_loss = not _are_candidates(
+                pixel_values if image_features is None else image_features,
+                input_ids if text_features is None else text_features,
+            )
         self._require_labels(labels, return_loss)
         if pixel_values is not None:
             image_features = self.image_features(pixel_values)
@@ -364,8 +366,8 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
         """Embed scans or images.
 
         Args:
-            images: ``pixel_values``, floating point, ``(N, C, Z, Y, X)`` or, for a 2D tower, ``(N, C, Y, X)``;
-                or whatever the processor takes: paths, volumes, arrays in Hounsfield units; for a 2D tower
+            images: ``pixel_values``, floating point, ``(N, C, Z, Y, X)``, of a 2D tower ``(N, C, Y, X)``; or
+                whatever the processor takes: paths, volumes, arrays in Hounsfield units; for a 2D tower
                 paths, Pillow images, arrays.
             normalize: Whether to return unit vectors.
             **kwargs: For the image processor, such as ``spacings_mm`` of arrays.
@@ -415,6 +417,10 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
     def _project_text(self, pooled: torch.Tensor) -> torch.Tensor:
         # Our text tower pools in float32 whatever its weights are.
         return self.text_projection(like_weights(pooled, self.text_projection))
+
+
+def _are_candidates(images: torch.Tensor | None, texts: torch.Tensor | None) -> bool:
+    return images is not None and texts is not None and len(images) == 1 and len(texts) > 1
 
 
 def _pooled(output: BaseModelOutputWithPooling) -> torch.Tensor:

@@ -34,8 +34,8 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
             raise _too_large(path, "even more") from error
         except Image.UnidentifiedImageError as error:
             raise ValueError(
-                f"an image must be one of {', '.join(FORMATS)}, got another file at {path}. Convert it to PNG, "
-                "DICOM with its window."
+                f"an image must be one of {', '.join(FORMATS)}, got another file at {path}. Convert it to "
+                "PNG, DICOM with its window."
             ) from error
         except (OSError, SyntaxError) as error:  # how Pillow says that chunks are damaged
             raise ValueError(f"an image must be whole, got {path}: {error}. Copy the file again.") from error

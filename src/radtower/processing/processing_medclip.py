@@ -103,8 +103,8 @@ class MedCLIPProcessor(ProcessorMixin):
             return image
         if self.image_reader is None:
             raise TypeError(
-                f"images must be Pillow images or arrays where radtower is not installed, got the path {image}. "
-                "Open it with PIL.Image.open."
+                f"images must be Pillow images or arrays where radtower is not installed, got the path "
+                f"{image}. Open it with PIL.Image.open."
             )
         return self.image_reader(image)
 
