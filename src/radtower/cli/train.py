@@ -69,7 +69,7 @@ def clip(context: typer.Context, recipe: Recipe) -> None:
     from radtower.training.train_medclip import train_medclip
 
     run, arguments = _read(context, recipe, ClipRun)
-    print(f"Saved {train_medclip(run, arguments)}")
+    print(f"Saved {train_medclip(run, arguments, on_note=print)}")
 
 
 def _read(context: typer.Context, recipe: Path, run_class: type[Any]) -> tuple[Any, Any]:

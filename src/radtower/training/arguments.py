@@ -1,6 +1,7 @@
 """Run configuration: what a recipe may say, and the record of what a run did.
 
-A recipe is a flat YAML file: the fields of one run class below and of ``transformers.TrainingArguments``.
+A recipe is a flat YAML file: the fields of one run class below and of ``transformers.TrainingArguments``. One
+field may itself be a mapping: ``vision``, the configuration of a tower that starts from nothing.
 """
 
 import re
@@ -19,6 +20,7 @@ from transformers import HfArgumentParser, SchedulerType, TrainingArguments
 from radtower.training.runs import AnyRun
 
 RECORD_FILE = "run.yaml"
+MAPPINGS = frozenset({"vision"})
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-4 as text
 RECORDED_PACKAGES = ("radtower", "torch", "transformers")
 
@@ -94,7 +96,10 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"a recipe must be plain YAML, got {path}: {' '.join(str(error).split())}."
         ) from error
-    if not isinstance(settings, dict) or any(isinstance(value, dict) for value in settings.values()):
+    is_flat = isinstance(settings, dict) and not any(
+        isinstance(value, dict) and name not in MAPPINGS for name, value in settings.items()
+    )
+    if not is_flat:
         raise ValueError(
             f"a recipe must be a flat mapping of fields, got {path}. Write `field: value` lines."
         )

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from radtower.training.towers.tower_settings import TowerSettings
+
 AUGMENTATION_STRENGTHS = (
     "max_rotation_degrees",
     "max_scaling",
@@ -279,16 +281,13 @@ class VisionRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipRun:
-    """Align an image tower with a text tower.
+class ClipRun(TowerSettings):
+    """Align an image tower with a text tower; :class:`TowerSettings` says which.
 
     Where the text tower is frozen, each report is encoded once before training.
 
     Args:
         manifest: Table of studies with their reports.
-        cache: Folder of ``radtower preprocess``, whose processor settings are used.
-        vision: Model folder of the image tower.
-        text: Model folder of the text tower.
         vision_mode: What trains in the image tower: nothing (``frozen``), low-rank updates (``lora``), its
             uppermost layers or stages (``last_n``), or all of it. Both projections, the temperature and the
             finding head always train.
@@ -304,8 +303,6 @@ class ClipRun:
         feature_cache: Folder that keeps the vectors of a frozen text tower, for this and further runs. None
             computes them once per run.
         labels: ``labels.parquet`` for the shared finding head. None trains without one.
-        should_reset_vision: Whether to keep only the shape of ``vision`` and draw new weights: the
-            comparison without supervised pre-training.
         projection_dim: Size of the shared space.
         vision_projection: From the image tower to it, as the following ones see :class:`MedCLIPConfig`.
         text_projection: From the text tower to it.
@@ -326,9 +323,6 @@ class ClipRun:
     """
 
     manifest: str
-    cache: str
-    vision: str
-    text: str
     vision_mode: Literal["frozen", "lora", "last_n", "full"] = "full"
     text_mode: Literal["frozen", "soft_prompt", "lora", "last_n", "full"] = "frozen"
     num_last_vision_layers: int | None = None
@@ -340,7 +334,6 @@ class ClipRun:
     text_lora_targets: tuple[str, ...] | None = None
     feature_cache: str | None = None
     labels: str | None = None
-    should_reset_vision: bool = False
     projection_dim: int = 512
     vision_projection: Literal["linear", "mlp", "ln_linear", "slice", "identity"] = "linear"
     text_projection: Literal["linear", "mlp", "ln_linear", "slice", "identity"] = "linear"
@@ -359,6 +352,7 @@ class ClipRun:
     should_overwrite: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.labels is None and (self.has_balanced_labels or self.loss == "soft_infonce"):
             raise ValueError(
                 "labels must be given for balanced batches and for soft_infonce, got None with "

@@ -1,6 +1,7 @@
 """Align an image tower with a text tower, and save the dual tower."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,12 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, se
 
 from radtower.configuration.configuration_medclip import MedCLIPConfig
 from radtower.data.datasets import StudyDataset, study_targets
+from radtower.data.images_2d import usable_images
 from radtower.data.manifest import read_manifest
 from radtower.data.pair_keys import pair_keys
 from radtower.data.targets import TargetPolicy
 from radtower.data.volume_cache import open_volume_cache
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
-from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.processing_medclip import MedCLIPProcessor
 from radtower.processing.report_text import normalize_report
@@ -28,10 +29,18 @@ from radtower.training.clip.freezing import set_tower_modes
 from radtower.training.clip.pair_batches import PairSampler, balanced_weights
 from radtower.training.clip.report_tokens import ReportPadding, StudiesWithReports, tokenize_reports
 from radtower.training.runs import ClipRun
+from radtower.training.towers.load_image_tower import load_image_tower
+from radtower.training.towers.load_text_tower import load_text_tower
+from radtower.training.towers.load_weights import load_whole
+
+logger = logging.getLogger(__name__)
 
 
 def train_medclip(
-    run: ClipRun, arguments: TrainingArguments, callbacks: Sequence[TrainerCallback] = ()
+    run: ClipRun,
+    arguments: TrainingArguments,
+    callbacks: Sequence[TrainerCallback] = (),
+    on_note: Callable[[str], None] = logger.warning,
 ) -> Path:
     """Train on the ``train`` split and save model, processor and tokenizer as one folder.
 
@@ -39,21 +48,25 @@ def train_medclip(
         run: Data and towers.
         arguments: Optimization; ``output_dir`` is the model folder.
         callbacks: Further hooks.
+        on_note: Takes each sentence about what is left out of the data.
 
     Returns:
         The model folder.
 
     Raises:
-        ValueError: If a tower folder lacks some of its weights.
+        ValueError: If a tower lacks some of its weights or does not fit the run, or no image can be used.
     """
     set_seed(arguments.seed)
-    cache = open_volume_cache(run.cache)
-    text = _load_tower(LLMBiEncoder, run.text, max_length=run.max_length)
-    vision = _load_tower(CT3DVisionModel, run.vision)
-    if run.should_reset_vision:
-        vision = CT3DVisionModel(vision.config)
+    cache = None if run.cache is None else open_volume_cache(run.cache)
+    text, tokenizer = load_text_tower(run)
+    vision, image_processor = _load_vision(run) if cache is None else (_load_3d(run), cache.image_processor)
+    processor = MedCLIPProcessor(image_processor, tokenizer, max_length=run.max_length)
     studies = read_manifest(run.manifest).split("train").frame
-    studies = studies[cache.is_readable(studies["volume_id"])]
+    scans: Any = cache
+    if cache is None:
+        scans, studies = usable_images(studies, processor, on_note)
+    else:
+        studies = studies[cache.is_readable(studies["volume_id"])]
     policy = TargetPolicy(uncertain=run.uncertain, not_mentioned=run.not_mentioned)
     targets = None if run.labels is None else study_targets(studies, run.labels, policy)
 
@@ -62,14 +75,14 @@ def train_medclip(
     )
     convert_conv3d_weight_memory_format(model.vision_model, torch.channels_last_3d)
     set_tower_modes(model, run)
-    model.processor = MedCLIPProcessor(cache.image_processor, text.tokenizer, max_length=run.max_length)
+    model.processor = processor
     dataset = _with_reports(
         run,
         arguments,
         model,
         list(studies["report"]),
         volume_ids=list(studies["volume_id"]),
-        scans=cache,
+        scans=scans,
         targets=targets.values if targets else None,
         pair_keys=pair_keys(studies),
     )
@@ -119,14 +132,11 @@ def _with_reports(
     return StudyDataset(**studies, text_features=features)
 
 
-def _load_tower(tower: type[PreTrainedModel], folder: str, **config: Any) -> Any:
-    """Load a trained tower, all of it: a partly random tower trains on and nobody notices."""
-    loaded: Any = tower.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **config)
-    model, report = loaded
-    if report["missing_keys"]:
-        raise ValueError(
-            f"{tower.__name__} must find all its weights, got {folder} without "
-            f"{len(report['missing_keys'])}, such as {sorted(report['missing_keys'])[0]}. "
-            "Point to the folder of a trained tower of this shape."
-        )
-    return model
+def _load_vision(run: ClipRun) -> tuple[PreTrainedModel, Any]:
+    return load_image_tower(run.vision, run.vision_pooling, should_reset=run.should_reset_vision)
+
+
+def _load_3d(run: ClipRun) -> CT3DVisionModel:
+    assert isinstance(run.vision, str)  # the run is checked
+    vision: Any = load_whole(CT3DVisionModel, run.vision)
+    return CT3DVisionModel(vision.config) if run.should_reset_vision else vision

@@ -1,0 +1,85 @@
+"""The text tower of a run: ours, an LLM that becomes one, or a text model of transformers."""
+
+from typing import Any, Literal
+
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+
+from radtower.modeling.llm_sources.modeling_llm_import import PUBLIC_ARCHITECTURE
+from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
+from radtower.training.runs import ClipRun
+from radtower.training.towers.load_weights import load_whole
+
+LLM_ENDINGS = ("ForCausalLM", PUBLIC_ARCHITECTURE)
+
+
+def load_text_tower(run: ClipRun) -> tuple[PreTrainedModel, Any]:
+    """Load a text tower with its tokenizer.
+
+    What names itself a causal language model, a ``.gguf`` file, a LoRA folder, or anything with
+    ``llm_pooling`` goes through :meth:`LLMBiEncoder.from_llm`; any other model that is not ours is taken as
+    transformers has it.
+
+    Raises:
+        ValueError: If settings of an LLM or a prompt are given for another kind of tower, weights are
+            missing, or texts would be longer than the tower has positions.
+    """
+    kind = _kind_of(run)
+    _require_settings_of(kind, run)
+    if kind == "transformers":
+        return _transformers_tower(run)
+    if kind == "llm":
+        settings = {
+            name: value
+            for name, value in (("pooling", run.llm_pooling), ("bidirectional", run.bidirectional))
+            if value is not None
+        }
+        tower = LLMBiEncoder.from_llm(
+            run.text, num_hidden_layers=run.num_llm_layers, max_length=run.max_length, **settings
+        )
+    else:
+        tower = load_whole(LLMBiEncoder, run.text, max_length=run.max_length)
+    if run.hard_prompt or run.soft_prompt:
+        tower.set_prompt(run.hard_prompt, run.soft_prompt)
+    return tower, tower.tokenizer
+
+
+def _kind_of(run: ClipRun) -> Literal["ours", "llm", "transformers"]:
+    if run.text.endswith(".gguf"):
+        return "llm"
+    try:
+        config = AutoConfig.from_pretrained(run.text)
+    except OSError:  # without config.json: LoRA and sentence-transformers folders, or an error that says more
+        return "llm"
+    if config.model_type == "llm_biencoder":
+        return "ours"
+    is_llm = run.llm_pooling is not None or any(
+        name.endswith(LLM_ENDINGS) for name in config.architectures or []
+    )
+    return "llm" if is_llm else "transformers"
+
+
+def _require_settings_of(kind: str, run: ClipRun) -> None:
+    given = {name: getattr(run, name) for name in ("llm_pooling", "num_llm_layers", "bidirectional")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if kind != "llm" and given:
+        raise ValueError(
+            f"{', '.join(given)} must be left out for a text tower that is no raw LLM, got {given} for "
+            f"{run.text}. Its own configuration says it."
+        )
+    prompts = {name: getattr(run, name) for name in ("hard_prompt", "soft_prompt") if getattr(run, name)}
+    if kind == "transformers" and prompts:
+        raise ValueError(
+            f"{', '.join(prompts)} must be left out for a text model of transformers, got {prompts} for "
+            f"{run.text}. Only our text tower reads a prompt."
+        )
+
+
+def _transformers_tower(run: ClipRun) -> tuple[PreTrainedModel, Any]:
+    tower = load_whole(AutoModel, run.text, run.text_pooling, use_safetensors=True)
+    num_positions = getattr(tower.config, "max_position_embeddings", None)
+    if num_positions is not None and run.max_length > num_positions:
+        raise ValueError(
+            f"max_length must be at most the {num_positions} positions of the text tower, got "
+            f"{run.max_length}. Make it smaller."
+        )
+    return tower.eval(), AutoTokenizer.from_pretrained(run.text)

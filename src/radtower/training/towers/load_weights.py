@@ -1,0 +1,31 @@
+"""Loading a trained tower, all of it."""
+
+from typing import Any
+
+import torch
+
+from radtower.modeling.modeling_towers import Pooling
+
+
+def load_whole(tower: Any, source: str, pooling: Pooling = "pooler", **settings: Any) -> Any:
+    """Load a trained tower in float32: a partly random one trains on and nobody notices.
+
+    Args:
+        tower: Model class or Auto class.
+        source: Folder or Hub id.
+        pooling: Of the dual tower. Weights of a pooler that is not read may be missing.
+        **settings: For ``from_pretrained``.
+
+    Raises:
+        ValueError: If weights are missing.
+    """
+    model, report = tower.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **settings)
+    unread = () if pooling == "pooler" else ("pooler.",)
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith(unread))
+    if missing:
+        raise ValueError(
+            f"{type(model).__name__} must find all its weights, got {source} without {len(missing)}, such as "
+            f"{missing[0]}. Point to the folder of a trained tower of this shape, or choose a pooling that "
+            "does not read them."
+        )
+    return model

@@ -1,0 +1,104 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
+
+from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
+from radtower.training.runs import ClipRun
+from radtower.training.towers.load_text_tower import load_text_tower
+
+TEXTS = ["There is no nodule", "small effusion"]
+
+
+@pytest.fixture
+def run(text_folder) -> ClipRun:
+    return ClipRun(manifest="m.csv", vision="v", text=str(text_folder), max_length=40)
+
+
+@pytest.fixture
+def bert_folder(tmp_path, tiny_tokenizer):
+    config = BertConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=48,
+    )
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    tiny_tokenizer.save_pretrained(tmp_path / "bert")
+    return tmp_path / "bert"
+
+
+def test_our_own_tower_comes_with_its_tokenizer_and_the_length_of_the_run(run, text_folder):
+    tower, tokenizer = load_text_tower(run)
+    expected = LLMBiEncoder.from_pretrained(text_folder)
+    assert (tower.config.max_length, tower.config.pooling) == (40, "mean")
+    assert tokenizer("no nodule").input_ids == expected.tokenizer("no nodule").input_ids
+    assert torch.equal(tower.encode_text(TEXTS), expected.encode_text(TEXTS))
+
+
+def test_an_llm_becomes_an_encoder_as_the_run_says(run, tiny_llm_folder):
+    llm = replace(
+        run,
+        text=str(tiny_llm_folder),
+        llm_pooling="last_token",
+        num_llm_layers=1,
+        bidirectional=False,
+        hard_prompt="Describe",
+        soft_prompt="nodule effusion",
+    )
+    tower, tokenizer = load_text_tower(llm)
+    expected = LLMBiEncoder.from_llm(
+        tiny_llm_folder, pooling="last_token", num_hidden_layers=1, bidirectional=False, max_length=40
+    )
+    plain, _ = load_text_tower(replace(llm, hard_prompt="", soft_prompt=""))
+    assert torch.equal(plain.encode_text(TEXTS), expected.encode_text(TEXTS))
+    expected.set_prompt("Describe", "nodule effusion")
+    assert torch.equal(tower.encode_text(TEXTS), expected.encode_text(TEXTS))
+    assert not torch.allclose(tower.encode_text(TEXTS), plain.encode_text(TEXTS), atol=1e-2)
+    assert (len(tower.model.layers), tower.config.bidirectional, tower.config.max_length) == (1, False, 40)
+    assert tokenizer is tower.tokenizer
+    # It names itself a causal language model, so its pooling need not be said.
+    assert load_text_tower(replace(run, text=str(tiny_llm_folder)))[0].config.pooling == "latent_attention"
+
+
+def test_a_text_model_of_transformers_is_taken_as_it_is(run, bert_folder):
+    tower, tokenizer = load_text_tower(replace(run, text=str(bert_folder)))
+    assert type(tower) is BertModel
+    ids = torch.tensor([tokenizer(TEXTS[0]).input_ids])
+    with torch.no_grad():
+        expected = BertModel.from_pretrained(bert_folder).eval()(ids).pooler_output
+        assert torch.equal(tower(ids).pooler_output, expected)
+
+
+def test_a_pooler_may_be_missing_where_it_is_not_read(run, bert_folder):
+    path = bert_folder / "model.safetensors"
+    weights = {name: value for name, value in load_file(path).items() if not name.startswith("pooler")}
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"BertModel must find .* without 2, such as pooler\.dense\.bias"):
+        load_text_tower(replace(run, text=str(bert_folder)))
+    tower, _ = load_text_tower(replace(run, text=str(bert_folder), text_pooling="mean"))
+    assert type(tower) is BertModel
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"llm_pooling": "mean"}, "llm_pooling must be left out for .* got {'llm_pooling': 'mean'}"),
+        ({"num_llm_layers": 1, "bidirectional": True}, "num_llm_layers, bidirectional must be left out"),
+    ],
+)
+def test_refuses_settings_of_an_llm_for_a_tower_that_is_none(run, settings, match):
+    with pytest.raises(ValueError, match=match):
+        load_text_tower(replace(run, **settings))
+
+
+def test_refuses_what_a_text_model_of_transformers_cannot_read(run, bert_folder):
+    bert = replace(run, text=str(bert_folder))
+    with pytest.raises(ValueError, match=r"soft_prompt must be left out .* got {'soft_prompt': 'nodule'}"):
+        load_text_tower(replace(bert, soft_prompt="nodule"))
+    with pytest.raises(ValueError, match=r"max_length must be at most the 48 positions .* got 49"):
+        load_text_tower(replace(bert, max_length=49))
