@@ -93,3 +93,22 @@ def test_a_fraction_that_is_none_is_exit_code_2(radtower, manifest, tmp_path, fr
     done = radtower("manifest", "split", manifest, "-o", tmp_path / "x.csv", "--validation", fraction)
     assert done.code == 2
     assert f"got {float(fraction)!r}" in done.err
+
+
+def test_medpix_becomes_a_manifest_and_names_images_that_are_not_there(radtower, tmp_path):
+    case = '{"image": "%s.png", "uid": "%s", "split": "%s", "caption": "c %s", "title": "t"}\n'
+    rows = [("a", "A", "train"), ("b", "B", "dev"), ("gone", "B", "dev")]
+    (tmp_path / "cases.jsonl").write_text("".join(case % (*row, row[0]) for row in rows))
+    (tmp_path / "images").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "images" / name).touch()
+    output = tmp_path / "manifest.csv"
+    done = radtower("manifest", "medpix", tmp_path / "cases.jsonl", "-o", output)
+    assert (done.code, done.err) == (0, "")
+    assert "0 images without text left out; 1 not there\n  not there: gone.png" in done.out
+    assert _cells(done.out, "validation ") == ["validation", "1", "1", "1"]
+    assert "images/a.png" in output.read_text()
+    assert read_manifest(output, check_images=True).frame["report"].tolist() == ["c a", "c b"]
+    both = ("--text", "title", "--text", "caption", "--images", tmp_path / "images")
+    assert radtower("manifest", "medpix", tmp_path / "cases.jsonl", "-o", output, *both).code == 0
+    assert read_manifest(output).frame["report"].tolist() == ["t\n\nc a", "t\n\nc b"]

@@ -24,6 +24,7 @@ def make_model_folder(
     tiny_text_config: LLMBiEncoderConfig,
     tiny_llm_folder: Path,
     tiny_medclip: MedCLIPModel,
+    tiny_image_clip: MedCLIPModel,
 ) -> Callable[[str], Path]:
     """Save a model of a kind as training does, beside what training leaves there and nobody may publish."""
 
@@ -32,6 +33,8 @@ def make_model_folder(
         if kind == "medclip":
             tiny_medclip.save_pretrained(folder)
             tiny_medclip.processor.save_pretrained(folder)
+        elif kind == "image_clip":
+            tiny_image_clip.save_pretrained(folder)
         elif kind.startswith("ct3d"):
             model_class = CT3DVisionModel if kind == "ct3d_bare" else CT3DVisionForImageClassification
             model_class(tiny_vision_config).save_pretrained(folder)

@@ -183,6 +183,7 @@ def test_ships_the_model_and_nothing_else(make_model_folder, make_results, tmp_p
         "configuration_ct3d.py",
         "configuration_llm_biencoder.py",
         "configuration_medclip.py",
+        "image_processing_2d.py",
         "image_processing_ct3d.py",
         "image_processing_resampling.py",
         "losses.py",

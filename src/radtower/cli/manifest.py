@@ -59,6 +59,31 @@ def rad_chestct(
     _write(read_rad_chestct(root), output, None, 0)
 
 
+@manifest_app.command("medpix")
+def medpix(
+    cases: Annotated[Path, typer.Argument(help="JSONL of MedPix 2.0, one image per line.")],
+    output: Output,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="caption (default), findings, title, history or diagnosis; repeat it to join several."
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images. Without: `images` beside the JSONL.")
+    ] = None,
+) -> None:
+    """Write the manifest of MedPix images; `dev` is the validation split, and a case is a patient."""
+    from radtower.data.layouts.medpix import read_medpix
+
+    found = read_medpix(cases, text or ("caption",), images)
+    _write_checked(found.manifest, output)
+    print(f"{found.num_excluded} images without text left out; {found.num_not_downloaded} not there")
+    for name in found.not_downloaded:
+        print(f"  not there: {name}")
+    _print_splits(output)
+
+
 @manifest_app.command("split")
 def split(
     manifest: Annotated[Path, typer.Argument(help="Manifest without a validation split.")],

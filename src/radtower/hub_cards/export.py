@@ -8,7 +8,7 @@ from typing import Any
 
 from radtower.hub_cards.card import NOTHING_MEASURED, target_rule, write_card
 from radtower.hub_cards.code import export_code
-from radtower.hub_cards.families import PACKAGE, Family, family_of
+from radtower.hub_cards.families import PACKAGE, Family, family_of_config
 from radtower.hub_cards.sentence_transformers_files import (
     ST_FILES,
     has_st_files,
@@ -64,7 +64,7 @@ def export_model(
     """
     model_folder, output = Path(model_folder), Path(output)
     config = _read_config(model_folder)
-    family = family_of(config["model_type"])
+    family = family_of_config(config)
     _refuse_adapter(model_folder)
     if output.exists() and not _is_export(output):
         raise FileExistsError(
@@ -192,12 +192,13 @@ def _map_processor(folder: Path, family: Family) -> None:
         if not path.exists():
             continue
         settings = json.loads(path.read_text(encoding="utf-8"))
-        image_map = {"AutoImageProcessor": family.processor_auto_map["AutoImageProcessor"]}
-        if "AutoProcessor" in family.processor_auto_map:
-            settings["auto_map"] = {"AutoProcessor": family.processor_auto_map["AutoProcessor"]}
-            settings["image_processor"]["auto_map"] = image_map
+        maps = {auto: {auto: reference} for auto, reference in family.processor_auto_map.items()}
+        if "AutoProcessor" not in maps:
+            settings["auto_map"] = maps["AutoImageProcessor"]
         else:
-            settings["auto_map"] = image_map
+            settings["auto_map"] = maps["AutoProcessor"]
+            if "AutoImageProcessor" in maps:  # else it is one of transformers
+                settings["image_processor"]["auto_map"] = maps["AutoImageProcessor"]
         _write_json(path, settings)
 
 

@@ -1,6 +1,6 @@
 """What each model family puts on the Hub: entry files, auto classes, card template, install line."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,27 @@ FAMILIES = {
         install="torch transformers pillow",
     ),
 }
+
+
+# The dual tower of 2D images: the image processor is one of transformers.
+IMAGE_CLIP = replace(
+    FAMILIES["medclip"],
+    model_files=("modeling/modeling_medclip.py", "processing/processing_medclip.py"),
+    processor_auto_map={"AutoProcessor": "processing_medclip.MedCLIPProcessor"},
+    template="medclip_images.md",
+)
+
+
+def family_of_config(config: dict[str, Any]) -> Family:
+    """Look up the family of a ``config.json``; of dual towers the image tower decides.
+
+    Raises:
+        KeyError: If the type is not one of ours.
+    """
+    family = family_of(config["model_type"])
+    vision = config.get("vision_config") or {}
+    is_2d = config["model_type"] == "medclip" and vision.get("model_type", "ct3d_vision") != "ct3d_vision"
+    return IMAGE_CLIP if is_2d else family
 
 
 def family_of(model_type: str) -> Family:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel
+from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.training.runs import ClipRun
@@ -72,6 +72,16 @@ def test_a_text_model_of_transformers_is_taken_as_it_is(run, bert_folder):
     with torch.no_grad():
         expected = BertModel.from_pretrained(bert_folder).eval()(ids).pooler_output
         assert torch.equal(tower(ids).pooler_output, expected)
+
+
+def test_a_tokenizer_of_bert_gives_no_token_types_even_when_saved(run, bert_folder, tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nno\nnodule\n")
+    BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(bert_folder)
+    _, tokenizer = load_text_tower(replace(run, text=str(bert_folder)))
+    tokenizer.save_pretrained(tmp_path / "saved")
+    expected = {"input_ids": [2, 5, 6, 3], "attention_mask": [1, 1, 1, 1]}
+    assert dict(tokenizer("no nodule")) == expected
+    assert dict(AutoTokenizer.from_pretrained(tmp_path / "saved")("no nodule")) == expected
 
 
 def test_a_pooler_may_be_missing_where_it_is_not_read(run, bert_folder):

@@ -19,12 +19,14 @@ class DownloadedSet:
         num_excluded: Scans on disk that an exclusion list names.
         num_not_downloaded: Scans of the tables that are not on disk.
         exclusion_lists: Names of the lists that were read.
+        not_downloaded: File names of the latter, where the tables say them.
     """
 
     manifest: Manifest
     num_excluded: int
     num_not_downloaded: int
     exclusion_lists: tuple[str, ...]
+    not_downloaded: tuple[str, ...] = ()
 
 
 def read_columns(path: Path, key: str, columns: Iterable[str]) -> pd.DataFrame:

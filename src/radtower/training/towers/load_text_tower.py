@@ -82,4 +82,6 @@ def _transformers_tower(run: ClipRun) -> tuple[PreTrainedModel, Any]:
             f"max_length must be at most the {num_positions} positions of the text tower, got "
             f"{run.max_length}. Make it smaller."
         )
-    return tower.eval(), AutoTokenizer.from_pretrained(run.text)
+    # A pipeline hands on whatever the tokenizer gives, and the dual tower takes no token types.
+    tokenizer = AutoTokenizer.from_pretrained(run.text, model_input_names=["input_ids", "attention_mask"])
+    return tower.eval(), tokenizer
