@@ -45,4 +45,4 @@ def register() -> None:
     AutoProcessor.register(MedCLIPConfig, MedCLIPProcessor, exist_ok=True)
     # The exported processors may not import an I/O library; inside the package they are handed one.
     CT3DImageProcessor.reader = staticmethod(read_volume)  # type: ignore[assignment]
-    MedCLIPProcessor.image_reader = staticmethod(read_image)  # type: ignore[assignment]
+    MedCLIPProcessor.image_reader = staticmethod(read_image)

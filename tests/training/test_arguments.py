@@ -66,6 +66,12 @@ def test_reads_a_recipe_and_numbers_with_an_exponent(tmp_path):
     }
 
 
+def test_the_configuration_of_a_fresh_tower_is_a_mapping(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("vision:\n  model_type: vit\n  image_size: [8, 16]\nseed: 3\n")
+    expected = {"vision": {"model_type": "vit", "image_size": [8, 16]}, "seed": 3}
+    assert read_recipe(tmp_path / "recipe.yaml") == expected
+
+
 @pytest.mark.parametrize("text", ["training:\n  learning_rate: 0.1\n", "- a\n- b\n", "just text\n", ""])
 def test_refuses_a_recipe_that_is_not_flat(tmp_path, text):
     (tmp_path / "recipe.yaml").write_text(text)

@@ -20,7 +20,9 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="What to write.")]
 
 def zero_shot(
     model: Annotated[str, typer.Argument(help="Folder or Hub id of a dual tower.")],
-    scan: Annotated[Path, typer.Argument(help="DICOM folder, NIfTI, NRRD or MetaImage.")],
+    scan: Annotated[
+        Path, typer.Argument(help="DICOM folder, NIfTI, NRRD or MetaImage; PNG, JPEG or TIFF for a 2D tower.")
+    ],
     findings: Annotated[str, typer.Option(help="Findings set, or a YAML file.")] = "ct_rate_18",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -51,7 +53,12 @@ def zero_shot(
 @embed_app.command()
 def images(
     model: Annotated[str, typer.Argument(help="Folder or Hub id of an image tower or a dual tower.")],
-    scans: Annotated[list[Path], typer.Argument(help="DICOM folders, NIfTI, NRRD or MetaImage files.")],
+    scans: Annotated[
+        list[Path],
+        typer.Argument(
+            help="DICOM folders, NIfTI, NRRD or MetaImage files; PNG, JPEG or TIFF for a 2D tower."
+        ),
+    ],
     output: Output,
 ) -> None:
     """Embed scans; those that cannot be read are listed at the end."""

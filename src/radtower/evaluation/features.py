@@ -57,7 +57,7 @@ def embed_scans(
     scans: Sequence[str | Path],
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[Features, dict[str, str]]:
-    """Embed scans one at a time with an image tower or a dual tower.
+    """Embed scans, or 2D images, one at a time with an image tower or a dual tower.
 
     Args:
         model_folder: Model folder or Hub id.
@@ -72,11 +72,14 @@ def embed_scans(
         ValueError: If no scan could be read.
     """
     model = _load(model_folder, (CT3DVisionModel, MedCLIPModel), "image")
-    processor = AutoImageProcessor.from_pretrained(model_folder)
+    image_processor = AutoImageProcessor.from_pretrained(model_folder)
+    # That of transformers would clip images of 16 bits; the dual tower's own spreads them first.
+    is_2d = isinstance(model, MedCLIPModel) and not model.processor.reads_volumes
+    prepare = model.processor if is_2d else image_processor
     vectors, ids, failures = [], [], {}
     for done, scan in enumerate(scans, start=1):
         try:
-            pixel_values = processor(scan)["pixel_values"]
+            pixel_values = prepare(scan)["pixel_values"]
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             failures[str(scan)] = str(error)
         else:
@@ -89,7 +92,7 @@ def embed_scans(
             f"at least one scan must be readable, got {len(failures)} failures. The first says: "
             f"{next(iter(failures.values()), 'there were no scans')}"
         )
-    source = _source(model, model_folder, "image", processor_hash(processor))
+    source = _source(model, model_folder, "image", processor_hash(image_processor))
     return Features(torch.cat(vectors), ids, source), failures
 
 

@@ -28,7 +28,7 @@ def load_text_tower(run: ClipRun) -> tuple[PreTrainedModel, Any]:
     if kind == "transformers":
         return _transformers_tower(run)
     if kind == "llm":
-        settings = {
+        settings: dict[str, Any] = {
             name: value
             for name, value in (("pooling", run.llm_pooling), ("bidirectional", run.bidirectional))
             if value is not None
