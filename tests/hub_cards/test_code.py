@@ -124,6 +124,7 @@ CODE_FILES = {
         "configuration_ct3d.py",
         "configuration_llm_biencoder.py",
         "configuration_medclip.py",
+        "image_processing_2d.py",
         "image_processing_ct3d.py",
         "image_processing_resampling.py",
         "losses.py",

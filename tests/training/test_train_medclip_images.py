@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import (
     AutoModel,
     AutoProcessor,
@@ -148,6 +149,19 @@ def test_an_llm_is_read_directly(run, make_arguments, tiny_llm_folder):
     model = AutoModel.from_pretrained(folder)
     config = model.config.text_config
     assert (config.pooling, config.hard_prompt, len(model.text_model.model.layers)) == ("mean", "Describe", 1)
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one(run, make_arguments):
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant"}
+    whole = train_medclip(run, make_arguments("whole", **settings), on_note=lambda _note: None)
+    train_medclip(run, make_arguments("half", **settings | {"max_steps": 2}), on_note=lambda _note: None)
+    resumed = train_medclip(
+        run, make_arguments("half", **settings, resume_from_checkpoint=True), on_note=lambda _note: None
+    )
+    expected = load_file(whole / "model.safetensors")
+    got = load_file(resumed / "model.safetensors")
+    assert got.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(got[name], expected[name])] == []
 
 
 def test_refuses_to_train_without_a_usable_image(run, make_arguments, image_folder):

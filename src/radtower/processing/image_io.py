@@ -1,7 +1,6 @@
 """PNG, JPEG and TIFF files -> one Pillow image, or a reason why not."""
 
 import os
-import warnings
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -22,23 +21,20 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"an image must be a file, got none at {path}. Correct the path.")
-    with warnings.catch_warnings():
-        # Pillow warns of large images from 89 million pixels on; ours is the limit here.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path, formats=FORMATS) as image:
-                _require_one_frame(image, path)
-                image.load()
-                return ImageOps.exif_transpose(image)
-        except Image.DecompressionBombError as error:
-            raise _too_large(path, "even more") from error
-        except Image.UnidentifiedImageError as error:
-            raise ValueError(
-                f"an image must be one of {', '.join(FORMATS)}, got another file at {path}. Convert it to "
-                "PNG, DICOM with its window."
-            ) from error
-        except (OSError, SyntaxError) as error:  # how Pillow says that chunks are damaged
-            raise ValueError(f"an image must be whole, got {path}: {error}. Copy the file again.") from error
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _require_one_frame(image, path)
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(path, "even more") from error
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(
+            f"an image must be one of {', '.join(FORMATS)}, got another file at {path}. Convert it to PNG, "
+            "DICOM with its window."
+        ) from error
+    except (OSError, SyntaxError) as error:  # how Pillow says that chunks are damaged
+        raise ValueError(f"an image must be whole, got {path}: {error}. Copy the file again.") from error
 
 
 def _require_one_frame(image: Image.Image, path: Path) -> None:
