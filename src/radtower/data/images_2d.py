@@ -3,13 +3,13 @@
 Axes: C channels, Y rows, X columns.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import torch
 
+from radtower.data.preprocessing.worker_pool import available_cores
 from radtower.processing.image_io import read_image
 from radtower.processing.image_processing_2d import to_8_bit
 from radtower.processing.processing_medclip import MedCLIPProcessor
@@ -40,7 +40,7 @@ class ImageFiles:
         Args:
             num_threads: None takes one per core that this process may use.
         """
-        workers = num_threads or len(os.sched_getaffinity(0))
+        workers = num_threads or available_cores()
         with ThreadPoolExecutor(workers) as pool:
             reasons = pool.map(_reason_against, self.paths.values())
             return {volume_id: why for volume_id, why in zip(self.paths, reasons, strict=True) if why}
