@@ -11,8 +11,8 @@ from radtower.modeling.modeling_ct3d import CT3DVisionModel
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.training.arguments import write_run_record
+from radtower.training.clip.clip_run import ClipRun
 from radtower.training.output_folder import require_same_run
-from radtower.training.runs import ClipRun
 from radtower.training.train_medclip import train_medclip
 
 

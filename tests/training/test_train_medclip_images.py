@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from radtower.modeling.modeling_medclip import MedCLIPModel
-from radtower.training.runs import ClipRun
+from radtower.training.clip.clip_run import ClipRun
 from radtower.training.train_medclip import train_medclip
 
 FRESH_VIT = {

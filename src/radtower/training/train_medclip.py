@@ -23,12 +23,12 @@ from radtower.modeling.modeling_ct3d import CT3DVisionModel
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.processing_medclip import MedCLIPProcessor
 from radtower.processing.report_text import normalize_report
+from radtower.training.clip.clip_run import ClipRun
 from radtower.training.clip.clip_trainer import ContrastiveTrainer
 from radtower.training.clip.feature_store import TextFeatureStore
 from radtower.training.clip.freezing import set_tower_modes
 from radtower.training.clip.pair_batches import PairSampler, balanced_weights
 from radtower.training.clip.report_tokens import ReportPadding, StudiesWithReports, tokenize_reports
-from radtower.training.runs import ClipRun
 from radtower.training.towers.load_image_tower import load_image_tower
 from radtower.training.towers.load_text_tower import load_text_tower
 from radtower.training.towers.load_weights import load_whole

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from radtower.training.clip.clip_run import ClipRun
 from radtower.training.clip.freezing import set_tower_mode, set_tower_modes
 from radtower.training.clip.tower_lora import LoraSettings
-from radtower.training.runs import ClipRun
 
 PLACES = {"manifest": "m", "cache": "c", "vision": "v", "text": "t"}
 

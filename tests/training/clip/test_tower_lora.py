@@ -9,10 +9,10 @@ from transformers import TrainingArguments
 
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.training.arguments import DEFAULTS
+from radtower.training.clip.clip_run import ClipRun
 from radtower.training.clip.clip_trainer import ContrastiveTrainer
 from radtower.training.clip.freezing import set_tower_mode
 from radtower.training.clip.tower_lora import LoraSettings, merge_tower_adapters
-from radtower.training.runs import ClipRun
 from radtower.training.text.lora import has_adapters
 
 LORA = LoraSettings(rank=4, alpha=6.0, dropout=0.1)

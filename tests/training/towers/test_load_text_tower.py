@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
-from radtower.training.runs import ClipRun
+from radtower.training.clip.clip_run import ClipRun
 from radtower.training.towers.load_text_tower import load_text_tower
 
 TEXTS = ["There is no nodule", "small effusion"]

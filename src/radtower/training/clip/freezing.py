@@ -13,9 +13,9 @@ from radtower.modeling.llm_biencoder.modeling_soft_prompt import SoftPrompt
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.modeling.modeling_towers import Pooling, freeze_unread_poolers
+from radtower.training.clip.clip_run import ClipRun
 from radtower.training.clip.tower_lora import LoraSettings, add_tower_lora
 from radtower.training.clip.tower_parts import find_layers
-from radtower.training.runs import ClipRun
 from radtower.training.text.lora import has_adapters
 
 logger = logging.getLogger(__name__)

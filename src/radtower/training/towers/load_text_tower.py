@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from radtower.modeling.llm_sources.modeling_llm_import import PUBLIC_ARCHITECTURE
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
-from radtower.training.runs import ClipRun
+from radtower.training.clip.clip_run import ClipRun
 from radtower.training.towers.load_weights import load_whole
 
 LLM_ENDINGS = ("ForCausalLM", PUBLIC_ARCHITECTURE)
