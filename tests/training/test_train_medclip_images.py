@@ -151,6 +151,22 @@ def test_an_llm_is_read_directly(run, make_arguments, tiny_llm_folder):
     assert (config.pooling, config.hard_prompt, len(model.text_model.model.layers)) == ("mean", "Describe", 1)
 
 
+def test_a_soft_prompt_of_an_llm_learns_from_images(run, make_arguments, tiny_llm_folder):
+    prompted = replace(
+        run, text=str(tiny_llm_folder), llm_pooling="mean", soft_prompt="nodule", text_mode="soft_prompt"
+    )
+    before, after = (
+        AutoModel.from_pretrained(
+            train_medclip(prompted, make_arguments(name, learning_rate=rate), on_note=lambda _note: None)
+        )
+        for name, rate in (("still", 0.0), ("model", 0.01))
+    )
+    values = dict(before.text_model.named_parameters())
+    moved = [n for n, p in after.text_model.named_parameters() if not torch.equal(p, values[n])]
+    assert len(moved) == 1
+    assert moved[0].startswith("soft_prompt.")
+
+
 def test_a_resumed_run_equals_the_uninterrupted_one(run, make_arguments):
     settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant"}
     whole = train_medclip(run, make_arguments("whole", **settings), on_note=lambda _note: None)

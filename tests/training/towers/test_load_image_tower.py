@@ -150,7 +150,7 @@ def test_a_fresh_tower_of_one_channel_reads_gray_images():
         (
             {"model_type": "resnet", "image_size": 16, "num_channels": 4},
             ValueError,
-            "tower, image processor and vision_pooling must fit, got a resnet",
+            r"num_channels must be 1 \(gray\) or 3 \(color\), got 4",
         ),
     ],
 )
