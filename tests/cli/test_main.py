@@ -100,7 +100,13 @@ def test_the_package_ships_its_data_files():
     assert package_data["radtower.hub_cards"] == "templates/*.md"
     assert package_data["radtower.labeling"] == "findings/*.yaml, findings/mappings/*.yaml"
     templates = {item.name for item in (resources.files("radtower.hub_cards") / "templates").iterdir()}
-    assert templates == {"ct3d_vision.md", "label_card.md", "llm_biencoder.md", "medclip.md"}
+    assert templates == {
+        "ct3d_vision.md",
+        "label_card.md",
+        "llm_biencoder.md",
+        "medclip.md",
+        "medclip_images.md",
+    }
     findings = (resources.files("radtower.labeling") / "findings" / "ct_rate_18.yaml").read_text()
     assert "name: ct_rate_18" in findings
     mappings = resources.files("radtower.labeling").joinpath("findings", "mappings")

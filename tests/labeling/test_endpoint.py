@@ -620,6 +620,15 @@ def test_what_is_interrupted_is_stored_with_the_most_it_can_have_cost(serve):
     assert sum(labels.cost_usd for labels in stored) == pytest.approx(labeler.spent_usd)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler: a suite that is started in the background of a shell ignores the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_between_a_reply_and_its_record_loses_no_cost(serve):
     server, labeler = serve(*[GOOD] * 5, HANG, price=PRICE, max_tokens=200, concurrency=3)
     stored = []
@@ -638,6 +647,7 @@ def test_ctrl_c_between_a_reply_and_its_record_loses_no_cost(serve):
     assert sum(labels.cost_usd for labels in stored) == pytest.approx(labeler.spent_usd)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_gives_what_was_spent_before_it_ends_the_answers(serve):
     def interrupt(_):
         os.kill(os.getpid(), signal.SIGINT)  # for the main thread, which waits for the answers

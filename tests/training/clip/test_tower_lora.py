@@ -110,8 +110,14 @@ def test_merged_is_a_plain_model_that_gives_the_same_after_reload(make_dual, vis
     again, report = MedCLIPModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
-    assert torch.equal(
-        again.eval()(**_inputs(vision)).logits_per_image, model(**_inputs(vision)).logits_per_image
+    weights = model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in again.state_dict().items())
+    # A loaded file is aligned otherwise in memory: equal weights give outputs that differ in the last bits.
+    torch.testing.assert_close(
+        again.eval()(**_inputs(vision)).logits_per_image,
+        model(**_inputs(vision)).logits_per_image,
+        rtol=1e-5,
+        atol=1e-5,
     )
     merge_tower_adapters(model)  # nothing to merge is nothing to do
 
@@ -194,7 +200,12 @@ def test_what_was_trained_is_in_the_saved_folder(make_dual, tmp_path):
         assert torch.equal(loaded[name], dict(model.named_parameters())[name]), name
         assert not torch.equal(loaded[name], initial[name]), name
     with torch.no_grad():
-        assert torch.equal(again(**_inputs("vit")).logits_per_image, model(**_inputs("vit")).logits_per_image)
+        torch.testing.assert_close(
+            again(**_inputs("vit")).logits_per_image,
+            model(**_inputs("vit")).logits_per_image,
+            rtol=1e-5,
+            atol=1e-5,
+        )
 
 
 @pytest.mark.parametrize(

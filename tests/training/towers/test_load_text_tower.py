@@ -37,7 +37,7 @@ def test_our_own_tower_comes_with_its_tokenizer_and_the_length_of_the_run(run, t
     expected = LLMBiEncoder.from_pretrained(text_folder)
     assert (tower.config.max_length, tower.config.pooling) == (40, "mean")
     assert tokenizer("no nodule").input_ids == expected.tokenizer("no nodule").input_ids
-    assert torch.equal(tower.encode_text(TEXTS), expected.encode_text(TEXTS))
+    torch.testing.assert_close(tower.encode_text(TEXTS), expected.encode_text(TEXTS), rtol=1e-5, atol=1e-5)
 
 
 def test_an_llm_becomes_an_encoder_as_the_run_says(run, tiny_llm_folder):
@@ -55,9 +55,9 @@ def test_an_llm_becomes_an_encoder_as_the_run_says(run, tiny_llm_folder):
         tiny_llm_folder, pooling="last_token", num_hidden_layers=1, bidirectional=False, max_length=40
     )
     plain, _ = load_text_tower(replace(llm, hard_prompt="", soft_prompt=""))
-    assert torch.equal(plain.encode_text(TEXTS), expected.encode_text(TEXTS))
+    torch.testing.assert_close(plain.encode_text(TEXTS), expected.encode_text(TEXTS), rtol=1e-5, atol=1e-5)
     expected.set_prompt("Describe", "nodule effusion")
-    assert torch.equal(tower.encode_text(TEXTS), expected.encode_text(TEXTS))
+    torch.testing.assert_close(tower.encode_text(TEXTS), expected.encode_text(TEXTS), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(tower.encode_text(TEXTS), plain.encode_text(TEXTS), atol=1e-2)
     assert (len(tower.model.layers), tower.config.bidirectional, tower.config.max_length) == (1, False, 40)
     assert tokenizer is tower.tokenizer
@@ -71,7 +71,7 @@ def test_a_text_model_of_transformers_is_taken_as_it_is(run, bert_folder):
     ids = torch.tensor([tokenizer(TEXTS[0]).input_ids])
     with torch.no_grad():
         expected = BertModel.from_pretrained(bert_folder).eval()(ids).pooler_output
-        assert torch.equal(tower(ids).pooler_output, expected)
+        torch.testing.assert_close(tower(ids).pooler_output, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_tokenizer_of_bert_gives_no_token_types_even_when_saved(run, bert_folder, tmp_path):
