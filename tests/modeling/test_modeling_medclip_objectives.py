@@ -219,6 +219,9 @@ def test_a_side_alone_and_stored_features_give_what_both_give():
     torch.testing.assert_close(scans.image_embeds, both.image_embeds)
     torch.testing.assert_close(scans.finding_logits_image, both.finding_logits_image)
     torch.testing.assert_close(reports.text_embeds, both.text_embeds)
+    bare = model(**_inputs(), return_logits=False)
+    assert bare.logits_per_image is bare.logits_per_text is None
+    torch.testing.assert_close(bare.loss, both.loss)
     stored = model(image_features=model.image_features(PIXELS), text_features=model.text_features(IDS, MASK))
     torch.testing.assert_close(stored.loss, both.loss)
 

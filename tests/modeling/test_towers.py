@@ -6,6 +6,14 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 from radtower.modeling.modeling_towers import build_tower, fill_tower, freeze_unread_poolers, pool_states
 
 STATES = torch.arange(12.0).reshape(2, 3, 2)
+TINY = {
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 4,
+    "patch_size": 2,
+}
 
 
 @pytest.mark.parametrize(
@@ -40,14 +48,7 @@ def test_refuses_a_tower_without_pooler():
 @torch.no_grad()
 @pytest.mark.parametrize("has_pooler", [False, True])
 def test_a_pooler_that_is_not_read_is_left_out(has_pooler):
-    config = ViTConfig(
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=4,
-        patch_size=2,
-    )
+    config = ViTConfig(**TINY)
     source = ViTModel(config, add_pooling_layer=has_pooler).eval()
     tower = build_tower(config, "cls").eval()
     fill_tower(tower, source)
@@ -57,14 +58,7 @@ def test_a_pooler_that_is_not_read_is_left_out(has_pooler):
 
 
 def test_a_pooler_that_is_read_must_be_there():
-    config = ViTConfig(
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=4,
-        patch_size=2,
-    )
+    config = ViTConfig(**TINY)
     with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "pooler'):
         fill_tower(build_tower(config, "pooler"), ViTModel(config, add_pooling_layer=False))
 
@@ -73,14 +67,7 @@ def test_a_pooler_that_is_read_must_be_there():
     ("config", "name"), [(SiglipVisionConfig, "head"), (CLIPVisionConfig, "post_layernorm")]
 )
 def test_what_only_the_pooler_reads_is_not_trained(config, name):
-    tiny = config(
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=4,
-        patch_size=2,
-    )
+    tiny = config(**TINY)
     for pooling, is_trained in (("mean", False), ("pooler", True)):
         tower = build_tower(tiny, pooling)
         freeze_unread_poolers(tower, pooling)

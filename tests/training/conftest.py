@@ -1,5 +1,9 @@
 """A data set of eight tiny studies, with everything that the three trainings read."""
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,3 +137,29 @@ def make_arguments(tmp_path: Path) -> Callable[..., TrainingArguments]:
         return TrainingArguments(output_dir=str(tmp_path / name), **DEFAULTS | given | settings)
 
     return make
+
+
+@pytest.fixture
+def run_workers() -> Callable[..., None]:
+    """Run a script as processes that find each other: ``script RANK WORLD_SIZE FOLDER [OPTION...]``."""
+
+    def run(script: Path, world_size: int, folder: Path, *options: object) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        arguments = [str(world_size), str(folder), *map(str, options)]
+        workers = [
+            subprocess.Popen(
+                [sys.executable, str(script), str(rank), *arguments],
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | meeting,
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                text=True,
+            )
+            for rank in range(world_size)
+        ]
+        for worker in workers:
+            _, errors = worker.communicate(timeout=300)
+            assert worker.returncode == 0, errors[-2000:]
+
+    return run

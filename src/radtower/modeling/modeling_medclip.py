@@ -212,6 +212,7 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
         return_loss: bool = True,
         image_features: torch.Tensor | None = None,
         pair_keys: torch.Tensor | None = None,
+        return_logits: bool = True,
     ) -> MedCLIPOutput:
         """Compare B scans with B reports; row i of both is one study.
 
@@ -231,6 +232,7 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
             image_features: ``(B, E)``, output of :meth:`image_features`, likewise.
             pair_keys: ``(B, K)`` int64, hashes of the report, of the study and so on, 0 for none: pairs that
                 share one are no negatives of each other. None takes all others as negatives.
+            return_logits: Whether to make the ``(B, B)`` logits, which the loss does not need.
 
         Returns:
             See :class:`MedCLIPOutput`.
@@ -252,19 +254,21 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
             text_features = self.text_features(input_ids, attention_mask, embed_mask)
         image = None if image_features is None else self._project_image(image_features)
         text = None if text_features is None else self._project_text(text_features)
-        output = self._describe(image, text)
+        output = self._describe(image, text, return_logits)
         if return_loss:
             assert image is not None  # checked above, as is the next
             assert text is not None
             output.loss = self._loss(output, image, text, labels, pair_keys)
         return output
 
-    def _describe(self, image: torch.Tensor | None, text: torch.Tensor | None) -> MedCLIPOutput:
+    def _describe(
+        self, image: torch.Tensor | None, text: torch.Tensor | None, has_logits: bool
+    ) -> MedCLIPOutput:
         """Everything but the loss, of projected scans and reports."""
         image_embeds, text_embeds = (None if x is None else self.objective.embed(x) for x in (image, text))
         scale, bias = self.logit_scale(), None if self.logit_bias is None else self.logit_bias()
         logits = None
-        if image_embeds is not None and text_embeds is not None:
+        if has_logits and image_embeds is not None and text_embeds is not None:
             logits = self.objective.logits(image_embeds, text_embeds, scale, bias)
         finding_logits = [
             None if x is None or self.finding_head is None else self.finding_head(x) for x in (image, text)

@@ -1,9 +1,6 @@
 """The trainer of dual towers, on the tiny model of pair_worker.py."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -167,6 +164,24 @@ def test_logs_what_the_batch_says(make_arguments, tmp_path):
     assert logs[0]["grad_norm"] > 0
 
 
+def test_a_log_between_says_nothing_of_the_batch_of_another_step(make_arguments, tmp_path):
+    settings = {"max_steps": 4, "logging_steps": 2, "save_strategy": "steps", "save_steps": 3}
+    _trainer(make_arguments, settings=settings).train()
+    logs = {entry["step"]: entry for entry in _log(tmp_path / "model") if "loss" in entry}
+    assert {step: "accuracy" in entry for step, entry in logs.items()} == {2: True, 3: False, 4: True}
+    assert all(entry["studies_per_second"] > 0 for entry in logs.values())
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_training_makes_no_matrix_of_the_batch(make_arguments, chunk_size):
+    outputs = []
+    model = make_model("infonce")
+    model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    _trainer(make_arguments, model=model, chunk_size=chunk_size, settings={"max_steps": 1}).train()
+    assert len(outputs) == (1 if chunk_size is None else 4)
+    assert all(output.logits_per_image is None for output in outputs)
+
+
 def test_a_loss_that_is_not_finite_names_the_volumes(make_arguments):
     class Damaged(StudiesOfWorker):
         def __getitem__(self, index):
@@ -215,25 +230,8 @@ def test_data_without_keys_labels_and_names_can_be_trained_on(make_arguments, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [0, 2])
-def test_training_in_two_processes_gives_the_model_of_one(tmp_path, chunk_size):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    worker = str(Path(__file__).parent / "pair_worker.py")
-    workers = [
-        subprocess.Popen(
-            [sys.executable, worker, str(rank), "2", str(tmp_path), str(chunk_size)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in workers:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors[-2000:]
+def test_training_in_two_processes_gives_the_model_of_one(run_workers, tmp_path, chunk_size):
+    run_workers(Path(__file__).parent / "pair_worker.py", 2, tmp_path, chunk_size)
     alone = MedCLIPModel.from_pretrained(train(tmp_path, 4, 0))
     together = MedCLIPModel.from_pretrained(tmp_path / "batch_2")
     assert (

@@ -1,7 +1,5 @@
 """Processes, losses, chunks and autocast: all give the loss and the gradients of the whole batch."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -49,33 +47,22 @@ def test_chunks_give_the_gradients_of_the_whole_batch(alone, case):
     _assert_close(alone, alone, case, 0.02 if case[2] else 1e-5)
 
 
-def _run(world_size, folder, *options):
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(rank), str(world_size), str(folder), *options],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    for worker in workers:
-        _, errors = worker.communicate(timeout=300)
-        assert worker.returncode == 0, errors[-2000:]
+def _gradients(folder, world_size):
     return [load_file(folder / f"rank_{rank}.safetensors") for rank in range(world_size)]
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_processes_give_the_gradients_of_one(alone, world_size, tmp_path):
-    for found in _run(world_size, tmp_path):
+def test_processes_give_the_gradients_of_one(alone, run_workers, world_size, tmp_path):
+    run_workers(WORKER, world_size, tmp_path)
+    for found in _gradients(tmp_path, world_size):
         for case in CASES:
             _assert_close(found, alone, case, 0.02 if case[2] else 1e-5)
 
 
-def test_weights_in_shards_give_the_gradients_of_whole_ones(tmp_path):
+def test_weights_in_shards_give_the_gradients_of_whole_ones(run_workers, tmp_path):
+    run_workers(WORKER, 2, tmp_path, "sharded")
     expected = sharded_gradients(0, 1)
-    for found in _run(2, tmp_path, "sharded"):
+    for found in _gradients(tmp_path, 2):
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             difference = (found[name] - value).abs().max() / value.abs().max().clamp_min(1e-3)

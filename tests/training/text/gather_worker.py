@@ -1,4 +1,4 @@
-"""One of several processes: ``gather_worker.py loss|train RANK WORLD_SIZE FOLDER``; see test_gather.py."""
+"""One of several processes: ``gather_worker.py RANK WORLD_SIZE FOLDER loss|train``; see test_gather.py."""
 
 import os
 import sys
@@ -96,7 +96,7 @@ def train(settings: dict[str, Any], folder: Path, num_per_process: int) -> Path:
 
 
 def main() -> None:
-    task, rank, world_size, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    rank, world_size, folder, task = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
     torch.set_num_threads(1)
     if task == "train":
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}

@@ -1,7 +1,4 @@
-import os
 import shutil
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,26 +15,6 @@ from gather_worker import PAIRS, loss_and_gradients, train
 WORKER = Path(__file__).parent / "gather_worker.py"
 
 
-def _run(task, world_size, folder):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), task, str(rank), str(world_size), str(folder)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    for worker in workers:
-        _, errors = worker.communicate(timeout=300)
-        assert worker.returncode == 0, errors[-2000:]
-
-
 def test_one_process_gathers_its_own_rows():
     rows = torch.rand(3, 2)
     assert gather_with_gradient(rows) is rows
@@ -48,10 +25,10 @@ def test_one_process_gathers_its_own_rows():
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_several_processes_have_loss_and_gradients_of_one_with_all_pairs(
-    tiny_llm_folder, tmp_path, world_size
+    tiny_llm_folder, run_workers, tmp_path, world_size
 ):
     shutil.copytree(tiny_llm_folder, tmp_path / "llm")
-    _run("loss", world_size, tmp_path)
+    run_workers(WORKER, world_size, tmp_path, "loss")
     whole = loss_and_gradients(tiny_llm_folder, PAIRS)
     together = [load_file(tmp_path / f"rank_{rank}.safetensors") for rank in range(world_size)]
     for name, value in whole.items():
@@ -69,11 +46,11 @@ def test_several_processes_have_loss_and_gradients_of_one_with_all_pairs(
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2])
 def test_training_in_several_processes_gives_the_model_of_one(
-    tiny_llm_folder, pairs_file, tmp_path, world_size
+    tiny_llm_folder, pairs_file, run_workers, tmp_path, world_size
 ):
     shutil.copytree(tiny_llm_folder, tmp_path / "llm")
     shutil.copy(pairs_file, tmp_path / "pairs.parquet")
-    _run("train", world_size, tmp_path)
+    run_workers(WORKER, world_size, tmp_path, "train")
     alone = LLMBiEncoder.from_pretrained(train({}, tmp_path, 6)).state_dict()
     together = LLMBiEncoder.from_pretrained(tmp_path / f"batch_{6 // world_size}").state_dict()
     start = LLMBiEncoder.from_llm(tiny_llm_folder, pooling="mean").state_dict()

@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 
 from radtower.data.datasets import StudyDataset
 from radtower.modeling.modeling_medclip import MedCLIPModel
-from radtower.training.clip.grad_cache import cached_backward
+from radtower.training.clip.grad_cache import VECTORS_ONLY, cached_backward
 from radtower.training.clip.pair_batches import PairSampler
 from radtower.training.clip.pair_loss import PairLoss
 from radtower.training.clip.pair_statistics import pair_statistics, require_spread
@@ -76,7 +76,7 @@ class ContrastiveTrainer(RadTowerTrainer):
     ) -> Any:
         """Return the loss of a batch over all processes."""
         towers, relations, rows = _split(inputs)
-        output = model(**self._with_frozen_features(towers), return_loss=False)
+        output = model(**self._with_frozen_features(towers), **VECTORS_ONLY)
         loss = self._pair_loss(output, relations, rows, is_training=model.training)
         return (loss, output) if return_outputs else loss
 
@@ -107,11 +107,12 @@ class ContrastiveTrainer(RadTowerTrainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the statistics of the last batch of this process."""
-        if "loss" in logs and self._last:
+        """Log, at every ``logging_steps`` with the statistics of the batch of this process."""
+        if "loss" in logs and self._num_seen:
             now = time.perf_counter()
             logs = {**logs, **self._last, "studies_per_second": self._num_seen / (now - self._since)}
-            self._num_seen, self._since = 0, now
+            # A log before a checkpoint may come between: what is said of one batch is not said of another.
+            self._last, self._num_seen, self._since = {}, 0, now
         super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any] | None:

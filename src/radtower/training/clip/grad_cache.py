@@ -18,6 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from radtower.training.clip.pair_loss import PAIR_FIELDS, SCALAR_FIELDS
 
 Inputs = Mapping[str, torch.Tensor]
+# The loss is made of the vectors of the whole batch; logits of a model's own would be a matrix of that size.
+VECTORS_ONLY = {"return_loss": False, "return_logits": False}
 
 
 def cached_backward(
@@ -56,7 +58,7 @@ def cached_backward(
         encoder = model.module if isinstance(model, DistributedDataParallel) else model
         for chunk in chunks:
             states.append(_RandomState())
-            outputs.append(encoder(**chunk, return_loss=False))
+            outputs.append(encoder(**chunk, **VECTORS_ONLY))
     leaves = _leaves(outputs)
     loss = loss_of(leaves)
     torch.autograd.backward(loss, inputs=[leaf for leaf in leaves.values() if leaf is not None])
@@ -66,7 +68,7 @@ def cached_backward(
         rows = slice(starts[number], starts[number + 1])
         with nullcontext() if is_last else without_sync():
             with states[number].replayed():
-                output = model(**chunk, return_loss=False)
+                output = model(**chunk, **VECTORS_ONLY)
             backward(_surrogate(output, leaves, rows, has_scalars=is_last))
     return loss.detach()
 
