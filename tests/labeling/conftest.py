@@ -56,7 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         step = self.server.next_step(json.loads(body), self.headers["Authorization"])
         if step == HANG:
-            self.server.release.wait(5)
+            self.server.release.wait(60)
             self.close_connection = True
         elif step == RESET:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -124,7 +124,7 @@ def test_a_server_that_is_busy_is_asked_again(serve, code):
     "fault", [HANG, RESET, (200, "<html>busy</html>"), (200, "[]"), (200, '{"choices": []}')]
 )
 def test_a_request_that_is_lost_is_sent_again(serve, fault):
-    server, labeler = serve(fault, GOOD, timeout_s=0.3)
+    server, labeler = serve(fault, GOOD, timeout_s=1)
     assert label_one(labeler).error is None
     assert server.requests[0] == server.requests[1]
 
@@ -181,7 +181,7 @@ def test_a_server_that_asks_for_a_longer_wait_than_allowed_is_named(serve):
     _, labeler = serve((429, "{}", {"Retry-After": "3600"}), GOOD, retry=policy)
     start = time.perf_counter()
     assert label_one(labeler).error is None
-    assert 0.2 <= time.perf_counter() - start < 2
+    assert 0.2 <= time.perf_counter() - start < 60
     (note,) = labeler.notes()
     assert "asked to wait up to 3600 s (Retry-After), and 0.2 s were waited at most" in note
 
@@ -338,7 +338,7 @@ def test_a_server_that_dies_on_the_way_ends_the_run_and_keeps_the_answers(serve)
 
 
 def test_answers_come_in_any_order_and_texts_are_taken_as_there_is_room(serve):
-    server, labeler = serve(GOOD, HANG, GOOD, timeout_s=0.5, concurrency=3)
+    server, labeler = serve(GOOD, HANG, GOOD, timeout_s=4, concurrency=3)  # seven answers take far less
     taken = []
 
     def reports():
@@ -429,7 +429,7 @@ def test_requests_per_minute_are_kept(serve):
     _, labeler = serve(GOOD, concurrency=4, requests_per_minute=600)
     start = time.perf_counter()
     assert len(list(labeler.label(f"report {number}" for number in range(5)))) == 5
-    assert 0.4 <= time.perf_counter() - start < 2
+    assert 0.4 <= time.perf_counter() - start < 60  # another unit would be minutes
 
 
 def test_scores_come_from_the_log_probabilities_when_asked_for(serve):
@@ -580,7 +580,7 @@ NO_USAGE = {"content": GOOD, "usage": None}
 
 @pytest.mark.parametrize("step", [NO_USAGE, HANG, RESET])
 def test_the_cap_holds_over_runs_with_a_server_that_does_not_say_what_it_used(serve, tmp_path, step):
-    options = {"price": PRICE, "max_cost_usd": 0.025, "max_tokens": 200, "timeout_s": 0.1, "concurrency": 2}
+    options = {"price": PRICE, "max_cost_usd": 0.025, "max_tokens": 200, "timeout_s": 0.5, "concurrency": 2}
     script = [NO_USAGE, step, step, NO_USAGE]
     reports = [(str(number), f"report {number}") for number in range(9)]
     output, sent = tmp_path / "labels.parquet", []
