@@ -67,13 +67,22 @@ def test_every_log_is_a_line_with_its_step(tmp_path):
     assert _lines(tmp_path / "new") == [{"step": 3, "loss": 0.5}, {"step": 6, "eval_loss": 0.25}]
 
 
-def test_a_resumed_run_appends_and_a_new_one_starts_over(tmp_path):
+def test_a_resumed_run_goes_on_behind_its_checkpoint_and_a_new_one_starts_over(tmp_path):
     arguments, log = SimpleNamespace(output_dir=str(tmp_path)), JsonLinesLog()
-    log.on_log(arguments, TrainerState(global_step=2), TrainerControl(), logs={"loss": 0.5})
+    for step in (1, 2, 3):
+        log.on_log(arguments, TrainerState(global_step=step), TrainerControl(), logs={"loss": 0.5})
+    with (tmp_path / "training_log.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')  # killed there
     log.on_train_begin(arguments, TrainerState(global_step=2), TrainerControl())
-    assert _lines(tmp_path) == [{"step": 2, "loss": 0.5}]
+    assert _lines(tmp_path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.5}]
     log.on_train_begin(arguments, TrainerState(global_step=0), TrainerControl())
     assert _lines(tmp_path) == []
+
+
+def test_a_resumed_run_in_another_folder_has_a_log_of_its_own(tmp_path):
+    arguments = SimpleNamespace(output_dir=str(tmp_path / "other"))
+    JsonLinesLog().on_train_begin(arguments, TrainerState(global_step=2), TrainerControl())
+    assert _lines(tmp_path / "other") == []
 
 
 def test_only_the_main_process_writes(tmp_path):

@@ -61,15 +61,19 @@ class StopOnNonFiniteLoss(TrainerCallback):
 
 
 class JsonLinesLog(TrainerCallback):
-    """Write every log as one line of ``training_log.jsonl`` in the output folder."""
+    """Write every log as one line of ``training_log.jsonl`` in the output folder.
+
+    A resumed run goes on behind the lines of its checkpoint: what a killed run logged beyond is done again.
+    """
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if state.is_world_process_zero and state.global_step == 0:  # a resumed run goes on appending
+        if state.is_world_process_zero:
             path = _log_file(args)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("", encoding="utf-8")
+            kept = _lines_up_to(state.global_step, path) if state.global_step else []
+            path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -108,6 +112,12 @@ class OnStep(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.on_progress(state.global_step, state.max_steps)
+
+
+def _lines_up_to(step: int, path: Path) -> list[str]:
+    """Lines of a log until a step; a last one that a kill has cut is none."""
+    whole = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    return [line for line in whole if json.loads(line)["step"] <= step]
 
 
 def _log_file(args: TrainingArguments) -> Path:
