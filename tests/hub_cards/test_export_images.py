@@ -54,7 +54,9 @@ def test_exported_dual_tower_of_images_runs_its_card_where_the_package_is_not_in
     make_model_folder, tmp_path
 ):
     trained = make_model_folder("image_clip")
+    _pad_between_prompt_and_text(trained)
     folder = export_model(trained, tmp_path / "dual-tower")
+    assert "**The vector of a text depends on its batch**" in (folder / "README.md").read_text()
     deep = (torch.arange(20 * 24).reshape(20, 24) % 97 * 40 + 300).to(torch.uint16).numpy()
     Image.fromarray(deep).save(tmp_path / "deep.png")
     Image.new("L", (9, 9), 90).save(tmp_path / "flat.png")
@@ -70,6 +72,7 @@ def test_exported_dual_tower_of_images_runs_its_card_where_the_package_is_not_in
     assert re.match(r"tensor\(\[-?\d\.\d+, -?\d\.\d+\]\)", lines[0])
     got = json.loads(next(line for line in lines if line.startswith("RESULT ")).removeprefix("RESULT "))
     model = MedCLIPModel.from_pretrained(trained).eval()
+    assert model.config.text_config.depends_on_batch
     texts = ["no nodule", "There is effusion"]
     opened = Image.open(tmp_path / "deep.png")
     with torch.no_grad():
@@ -81,6 +84,15 @@ def test_exported_dual_tower_of_images_runs_its_card_where_the_package_is_not_in
     scores = dict(zip(texts, logits.softmax(-1)[0].tolist(), strict=True))
     assert got["scores"] == pytest.approx(scores, abs=1e-4)
     assert got["refusal"].startswith("images must be Pillow images or arrays where radtower is not installed")
+
+
+def _pad_between_prompt_and_text(folder):
+    """As the published QwenCLIP does: the arithmetic is remote code, too."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    prompt = {"hard_prompt": "There is", "hard_prompt_ids": [5, 6], "prompt_padding": "legacy_middle"}
+    config["text_config"] |= prompt
+    path.write_text(json.dumps(config))
 
 
 def test_the_image_processor_of_transformers_needs_no_remote_code(make_model_folder, tmp_path):
@@ -96,6 +108,7 @@ def test_the_image_processor_of_transformers_needs_no_remote_code(make_model_fol
     assert "a vit reads the image" in card
     assert "size\n{'height': 16, 'width': 16}, mean" in card.replace(", size ", ", size\n")
     assert "Hounsfield" not in card
+    assert "depends on its batch" not in card
 
 
 def test_the_image_tower_decides_on_the_family():

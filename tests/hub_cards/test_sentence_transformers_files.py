@@ -148,6 +148,19 @@ def test_a_prefix_that_could_swallow_a_word_is_not_left_to_sentence_transformers
     assert not (folder / "modules.json").exists()
 
 
+def test_vectors_that_depend_on_the_batch_are_not_left_to_sentence_transformers(make_export, caplog):
+    legacy = {"pooling": "last_token", "prompt_padding": "legacy_middle"}
+    encoder, folder = make_export(**legacy, hard_prompt="There is")
+    assert not (folder / "modules.json").exists()
+    assert "sentence-transformers" not in (folder / "README.md").read_text()
+    assert "with which a vector depends on the batch" in caplog.text
+    reloaded = LLMBiEncoder.from_pretrained(folder)
+    _assert_same(reloaded.encode(TEXTS, batch_size=3), encoder.encode(TEXTS, batch_size=3))
+    assert '`""` before every text, padding in between' in (folder / "README.md").read_text()
+    _, without_prompt = make_export(**legacy)
+    assert (without_prompt / "modules.json").exists()
+
+
 @pytest.mark.parametrize("pooling", ["mean", "latent_attention"])
 def test_a_matryoshka_cut_is_kept(make_export, pooling):
     encoder, folder = make_export(pooling=pooling, embedding_dim=8, normalize=True)

@@ -38,6 +38,10 @@ class LLMBiEncoderConfig(PreTrainedConfig):
         hard_prompt_ids: Tokens of ``hard_prompt``. None without one.
         num_soft_tokens: Trained vectors between the hard prompt and the text (QwenCLIP, arXiv 2511.13876).
         soft_prompt: The sentence that the trained vectors started from; "" for random ones.
+        prompt_padding: Where padding stands: ``contiguous`` never lets it come between prompt and text.
+            ``legacy_middle`` is the published code of QwenCLIP: prompt, padding, text, and positions that
+            count the padding, so that a vector depends on the longest text of its batch. For comparisons
+            with it only; it changes nothing without a prompt, or for one text at a time.
         text_prefix: Words in front of every text, tokenized with it: whatever the tokenizer puts at the start
             comes before them. No part of the prompt is pooled, this one included.
         embedding_dim: Leading numbers of the pooled vector that are kept, for weights trained so (Matryoshka,
@@ -79,6 +83,7 @@ class LLMBiEncoderConfig(PreTrainedConfig):
     hard_prompt_ids: list[int] | None = None
     num_soft_tokens: int = 0
     soft_prompt: str = ""
+    prompt_padding: Literal["contiguous", "legacy_middle"] = "contiguous"
     text_prefix: str = ""
     embedding_dim: int | None = None
     normalize: bool = False
@@ -132,6 +137,11 @@ class LLMBiEncoderConfig(PreTrainedConfig):
     def num_prompt_tokens(self) -> int:
         """Hard and soft tokens in front of every text; ``max_length`` counts them."""
         return len(self.hard_prompt_ids or []) + self.num_soft_tokens
+
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether the vector of a text depends on the texts beside it, so that it must not be stored."""
+        return self.prompt_padding == "legacy_middle" and self.num_prompt_tokens > 0
 
     def validate_head(self) -> None:
         for name in ("num_latents", "num_latent_heads", "max_length"):

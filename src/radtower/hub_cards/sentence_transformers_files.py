@@ -31,6 +31,13 @@ def has_st_files(config: dict[str, Any]) -> bool:
     tokenizer glues its end to the first word of the text, that word would be lost, and it may be "no".
     """
     is_encoder = config.get("architectures") == ["LLMBiEncoder"]
+    if is_encoder and config.get("prompt_padding") == "legacy_middle" and _num_prompt_tokens(config):
+        logger.warning(
+            "prompt_padding is 'legacy_middle', with which a vector depends on the batch, and "
+            "sentence-transformers makes batches of its own: the export has no files for it. Save the model "
+            "with config.prompt_padding = 'contiguous' to have them."
+        )
+        return False
     return is_encoder and (not config.get("text_prefix") or config["pooling"] == "last_token")
 
 

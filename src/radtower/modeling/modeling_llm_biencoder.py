@@ -32,7 +32,13 @@ from .llm_biencoder.modeling_llm_biencoder_base import (
     check_built,
 )
 from .llm_biencoder.modeling_loaded_from import LoadedFrom
-from .llm_biencoder.modeling_soft_prompt import SoftPrompt, insert_prompt, take_tokens
+from .llm_biencoder.modeling_soft_prompt import (
+    SoftPrompt,
+    insert_prompt,
+    insert_prompt_legacy,
+    take_tokens,
+    warn_of_legacy_padding,
+)
 from .llm_biencoder.modeling_text_inputs import TokenRow, as_texts, bare_ids, pad_rows, token_rows
 from .llm_biencoder.modeling_vector_precision import Precision, check_precision, quantize_vectors, shorten
 from .llm_sources.modeling_llm_import import read_llm
@@ -189,6 +195,8 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # a check would end the graph
         if not is_traced:
             check_built(self.config, self._built)
+            if self.config.depends_on_batch:
+                warn_of_legacy_padding(attention_mask)
         hidden = self._token_states(input_ids, inputs_embeds, attention_mask)
         mask = attention_mask if embed_mask is None else embed_mask * attention_mask
         if self.should_pool and not is_traced:
@@ -227,7 +235,9 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
     ) -> torch.Tensor:
         """Run prompt and texts through the decoder; gives the states of the texts."""
         if not self.config.num_prompt_tokens:
-            return self._decode(attention_mask, input_ids=input_ids, inputs_embeds=inputs_embeds)
+            return self._decode(
+                attention_mask, attention_mask, input_ids=input_ids, inputs_embeds=inputs_embeds
+            )
         embed = self.get_input_embeddings()
         if inputs_embeds is None:
             inputs_embeds = embed(input_ids)
@@ -235,12 +245,21 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         prompt = embed(torch.tensor(ids, dtype=torch.long, device=attention_mask.device))
         if self.soft_prompt is not None:
             prompt = self.soft_prompt(prompt)
-        embeds, mask, places = insert_prompt(prompt, inputs_embeds, attention_mask)
-        return take_tokens(self._decode(mask, inputs_embeds=embeds), places)
+        is_legacy = self.config.prompt_padding == "legacy_middle"
+        insert = insert_prompt_legacy if is_legacy else insert_prompt
+        embeds, mask, places = insert(prompt, inputs_embeds, attention_mask)
+        counted = torch.ones_like(mask) if is_legacy else mask
+        return take_tokens(self._decode(mask, counted, inputs_embeds=embeds), places)
 
-    def _decode(self, attention_mask: torch.Tensor, **tokens: torch.Tensor | None) -> torch.Tensor:
+    def _decode(
+        self,
+        attention_mask: torch.Tensor,
+        counted: torch.Tensor | None = None,
+        **tokens: torch.Tensor | None,
+    ) -> torch.Tensor:
         # Counted over real tokens: a decoder with absolute positions must not see the side of the padding.
-        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        counted = attention_mask if counted is None else counted
+        positions = (counted.cumsum(dim=1) - 1).clamp(min=0)
         hidden: torch.Tensor = self.model(
             **tokens, attention_mask=attention_mask, position_ids=positions, use_cache=False, return_dict=True
         ).last_hidden_state
@@ -404,8 +423,9 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
 
         Runs in this thread and starts no other process; several threads may share the model. Dropout is off,
         whatever mode the model is in. With weights in float32, the vector of a text is the same to 1e-5
-        whatever else is encoded with it; in bfloat16 it differs by what eight bits of mantissa lose. Load so
-        with ``dtype=torch.bfloat16``: ``.bfloat16()`` would round the rotary table, too.
+        whatever else is encoded with it, unless ``config.depends_on_batch``; in bfloat16 it differs by what
+        eight bits of mantissa lose. Load so with ``dtype=torch.bfloat16``: ``.bfloat16()`` would round the
+        rotary table, too.
 
         Args:
             texts: One text or any number of them.

@@ -122,9 +122,9 @@ def _sampler(
 def _with_reports(
     run: ClipRun, arguments: TrainingArguments, model: MedCLIPModel, reports: Sequence[str], **studies: Any
 ) -> StudyDataset:
-    """Studies with the vectors of their reports, or with their tokens where the text tower is trained."""
+    """Studies with the vectors of their reports, or with their tokens where these vectors change."""
     normalized = [normalize_report(report) for report in reports]
-    if run.text_mode != "frozen":
+    if run.text_mode != "frozen" or getattr(model.text_model.config, "depends_on_batch", False):
         return StudiesWithReports(**studies, token_ids=tokenize_reports(model.processor, normalized))
     nn.Module.to(model, arguments.device)  # as the Trainer does later; a large text tower is slow elsewhere
     store = TextFeatureStore(model, model.processor, run.feature_cache)

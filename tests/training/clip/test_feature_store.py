@@ -256,6 +256,14 @@ def test_files_hold_hashes_and_vectors_and_no_text(llm, processor, tmp_path):
     assert not any(b"nodule" in file.read_bytes() for file in store.folder.iterdir())
 
 
+def test_refuses_a_tower_whose_vectors_depend_on_the_batch(llm, processor):
+    store = TextFeatureStore(llm, processor)
+    llm.text_model.config.prompt_padding = "legacy_middle"
+    for ask in (lambda: store.features(TEXTS), lambda: TextFeatureStore(llm, processor)):
+        with pytest.raises(ValueError, match=r"same vector in every batch .* got prompt_padding='legacy"):
+            ask()
+
+
 @pytest.mark.parametrize(
     ("mode", "settings", "name"),
     [

@@ -65,6 +65,28 @@ def test_an_llm_becomes_an_encoder_as_the_run_says(run, tiny_llm_folder):
     assert load_text_tower(replace(run, text=str(tiny_llm_folder)))[0].config.pooling == "latent_attention"
 
 
+def test_padding_between_prompt_and_text_is_as_the_run_says_or_else_the_tower(run, tiny_llm_folder, tmp_path):
+    prompt = {"text": str(tiny_llm_folder), "llm_pooling": "mean", "hard_prompt": "Describe"}
+    legacy, _ = load_text_tower(replace(run, **prompt, prompt_padding="legacy_middle"))
+    plain, _ = load_text_tower(replace(run, **prompt))
+    assert (legacy.config.prompt_padding, plain.config.prompt_padding) == ("legacy_middle", "contiguous")
+    assert not torch.allclose(legacy.encode_text(TEXTS)[1], plain.encode_text(TEXTS)[1], atol=1e-2)
+    legacy.save_pretrained(tmp_path / "legacy")
+    ours = replace(run, text=str(tmp_path / "legacy"))
+    assert load_text_tower(ours)[0].config.prompt_padding == "legacy_middle"
+    cured, _ = load_text_tower(replace(ours, prompt_padding="contiguous"))
+    torch.testing.assert_close(cured.encode_text(TEXTS), plain.encode_text(TEXTS), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"feature_cache must be None where .* legacy_middle, got 'kept'"):
+        load_text_tower(replace(ours, feature_cache="kept"))
+    assert load_text_tower(replace(ours, prompt_padding="contiguous", feature_cache="kept"))
+
+
+def test_padding_between_prompt_and_text_needs_a_prompt(run):
+    with pytest.raises(ValueError, match=r"prompt_padding must be contiguous for a text tower without"):
+        load_text_tower(replace(run, prompt_padding="legacy_middle"))
+    assert load_text_tower(replace(run, prompt_padding="contiguous"))
+
+
 def test_a_text_model_of_transformers_is_taken_as_it_is(run, bert_folder):
     tower, tokenizer = load_text_tower(replace(run, text=str(bert_folder)))
     assert type(tower) is BertModel
@@ -110,5 +132,7 @@ def test_refuses_what_a_text_model_of_transformers_cannot_read(run, bert_folder)
     bert = replace(run, text=str(bert_folder))
     with pytest.raises(ValueError, match=r"soft_prompt must be left out .* got {'soft_prompt': 'nodule'}"):
         load_text_tower(replace(bert, soft_prompt="nodule"))
+    with pytest.raises(ValueError, match=r"prompt_padding must be left out .* got {'prompt_padding': 'cont"):
+        load_text_tower(replace(bert, prompt_padding="contiguous"))
     with pytest.raises(ValueError, match=r"max_length must be at most the 48 positions .* got 49"):
         load_text_tower(replace(bert, max_length=49))

@@ -1,10 +1,15 @@
-"""Prompt in front of every text: fixed tokens, then trained vectors, with no padding in between.
+"""Prompt in front of every text: fixed tokens, then trained vectors, with no padding before the text.
+
+The published code of QwenCLIP (arXiv 2511.13876) has padding there; it is reproduced, to be compared with.
 
 Axes in this file: B texts, T tokens of the padded texts, P prompt tokens, S of them trained, E embedding.
 """
 
 import torch
 from torch import nn
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 
 class SoftPrompt(nn.Module):
@@ -38,9 +43,6 @@ def insert_prompt(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Put the prompt right before the first real token of every text.
 
-    Padding between prompt and text, as in the published QwenCLIP code, makes an embedding depend on the
-    longest text of its batch.
-
     Args:
         prompt: ``(P, E)``.
         embeds: ``(B, T, E)``, padded on either side.
@@ -61,6 +63,37 @@ def insert_prompt(
     positions = positions[:, : embeds.shape[1]]
     places = torch.where(positions < starts, positions, positions + size)
     return take_tokens(both, source), masks.gather(1, source), places
+
+
+def insert_prompt_legacy(
+    prompt: torch.Tensor, embeds: torch.Tensor, attention_mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Put the prompt in front and all padding between it and the text, whichever side it came on.
+
+    Args:
+        prompt: ``(P, E)``.
+        embeds: ``(B, T, E)``.
+        attention_mask: ``(B, T)``, 1 for real tokens.
+
+    Returns:
+        As :func:`insert_prompt`.
+    """
+    size, width = len(prompt), embeds.shape[1]
+    num_behind = (attention_mask != 0).to(torch.int8).flip(1).argmax(dim=1)[:, None]  # padding on the right
+    columns = torch.arange(width, device=embeds.device)[None]
+    source, places = (columns - num_behind) % width, (columns + num_behind) % width + size
+    both = torch.cat([prompt.expand(len(embeds), -1, -1), take_tokens(embeds, source)], dim=1)
+    mask = torch.cat([attention_mask.new_ones(len(embeds), size), attention_mask.gather(1, source)], dim=1)
+    return both, mask, places
+
+
+def warn_of_legacy_padding(attention_mask: torch.Tensor) -> None:
+    """Say once per process that vectors depend on the batch; without padding they do not."""
+    if not bool(attention_mask.all()):
+        logger.warning_once(
+            "prompt_padding is 'legacy_middle': the vector of a text depends on the longest text of its "
+            "batch. To use the model, set config.prompt_padding = 'contiguous', or encode with batch_size=1."
+        )
 
 
 def take_tokens(hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -42,7 +42,8 @@ class TextFeatureStore:
         folder: Shared by any number of runs. None keeps the vectors in memory.
 
     Raises:
-        ValueError: If something in the text tower is trained, or a file of the folder is damaged.
+        ValueError: If something in the text tower is trained, its vectors depend on the batch, or a file of
+            the folder is damaged.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class TextFeatureStore:
     ) -> None:
         self.model = model
         self.processor = processor
-        self._require_frozen()
+        self._require_constant()
         self._vectors = MemoryVectors()
         if folder is not None:
             about = describe(model, processor)
@@ -76,7 +77,7 @@ class TextFeatureStore:
             FloatingPointError: If the tower gives a number that is not finite; nothing of that is stored.
             ValueError: If a text is empty, or something in the text tower is trained by now.
         """
-        self._require_frozen()
+        self._require_constant()
         empty = [position for position, text in enumerate(texts) if not text.strip()]
         if empty:
             raise ValueError(
@@ -125,8 +126,13 @@ class TextFeatureStore:
                 vectors[torch.tensor(batch)] = embeds
         return vectors
 
-    def _require_frozen(self) -> None:
+    def _require_constant(self) -> None:
         tower = self.model.text_model
+        if getattr(tower.config, "depends_on_batch", False):
+            raise ValueError(
+                "a text tower must give a text the same vector in every batch for it to be kept, got "
+                "prompt_padding='legacy_middle'. Set it to contiguous, or read the reports in every step."
+            )
         trained = [name for name, parameter in tower.named_parameters() if parameter.requires_grad]
         if trained:
             raise ValueError(

@@ -9,6 +9,7 @@ from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.training.clip.clip_run import ClipRun
 from radtower.training.towers.load_weights import load_whole
 
+PROMPT_SETTINGS = ("hard_prompt", "soft_prompt", "prompt_padding")
 LLM_ENDINGS = ("ForCausalLM", PUBLIC_ARCHITECTURE)
 
 
@@ -21,7 +22,8 @@ def load_text_tower(run: ClipRun) -> tuple[PreTrainedModel, Any]:
 
     Raises:
         ValueError: If settings of an LLM or a prompt are given for another kind of tower, weights are
-            missing, or texts would be longer than the tower has positions.
+            missing, texts would be longer than the tower has positions, or the padding of a prompt has no
+            prompt, or a cache of features that depend on the batch.
     """
     kind = _kind_of(run)
     _require_settings_of(kind, run)
@@ -40,7 +42,23 @@ def load_text_tower(run: ClipRun) -> tuple[PreTrainedModel, Any]:
         tower = load_whole(LLMBiEncoder, run.text, max_length=run.max_length)
     if run.hard_prompt or run.soft_prompt:
         tower.set_prompt(run.hard_prompt, run.soft_prompt)
+    _set_padding(tower, run)
     return tower, tower.tokenizer
+
+
+def _set_padding(tower: LLMBiEncoder, run: ClipRun) -> None:
+    if run.prompt_padding is not None:
+        tower.config.prompt_padding = run.prompt_padding
+    if tower.config.prompt_padding == "legacy_middle" and not tower.config.depends_on_batch:
+        raise ValueError(
+            f"prompt_padding must be contiguous for a text tower without a prompt, got 'legacy_middle' for "
+            f"{run.text}. Give hard_prompt or soft_prompt, or leave it out."
+        )
+    if tower.config.depends_on_batch and run.feature_cache is not None:
+        raise ValueError(
+            f"feature_cache must be None where prompt_padding is legacy_middle, got {run.feature_cache!r}: "
+            "the vector of a report depends on its batch. Leave it out, or set prompt_padding to contiguous."
+        )
 
 
 def _kind_of(run: ClipRun) -> Literal["ours", "llm", "transformers"]:
@@ -66,7 +84,7 @@ def _require_settings_of(kind: str, run: ClipRun) -> None:
             f"{', '.join(given)} must be left out for a text tower that is no raw LLM, got {given} for "
             f"{run.text}. Its own configuration says it."
         )
-    prompts = {name: getattr(run, name) for name in ("hard_prompt", "soft_prompt") if getattr(run, name)}
+    prompts = {name: getattr(run, name) for name in PROMPT_SETTINGS if getattr(run, name)}
     if kind == "transformers" and prompts:
         raise ValueError(
             f"{', '.join(prompts)} must be left out for a text model of transformers, got {prompts} for "

@@ -28,6 +28,9 @@ class TowerSettings:
             training. None takes what the LLM says.
         hard_prompt: Words in front of every text, for our text tower and for an LLM.
         soft_prompt: Words behind them whose vectors can be trained.
+        prompt_padding: ``legacy_middle`` puts the padding between prompt and text, as the published code of
+            QwenCLIP does, so that a report's vector depends on its batch; ``contiguous`` does not. None takes
+            what our text tower says, and ``contiguous`` for an LLM.
     """
 
     cache: str | None = None
@@ -41,6 +44,7 @@ class TowerSettings:
     bidirectional: bool | None = None
     hard_prompt: str = ""
     soft_prompt: str = ""
+    prompt_padding: Literal["contiguous", "legacy_middle"] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.vision, dict) and (self.cache is not None or self.should_reset_vision):
