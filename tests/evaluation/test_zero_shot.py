@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
-import torch
 
 from radtower.evaluation.results import Provenance
-from radtower.evaluation.zero_shot import embed_studies, zero_shot_results
+from radtower.evaluation.zero_shot import zero_shot_results
 
 PROVENANCE = Provenance(dataset="d", class_set="three", label_source="truth", protocol="prompt ensemble")
 SCORES = np.array([[0.9, 0.2, 0.5], [0.1, 0.8, 0.4], [0.8, 0.6, 0.3], [0.3, 0.9, 0.2], [0.2, 0.1, 0.1]])
@@ -37,17 +36,3 @@ def test_no_finding_with_both_classes_is_undefined_and_not_one_half():
     macro = zero_shot_results(SCORES, np.ones((5, 3)), list("vwxyz"), ["a", "b", "c"], PROVENANCE, 50)[0]
     assert macro.value is None
     assert "no finding has both classes" in macro.note
-
-
-def test_studies_are_embedded_in_order_whatever_the_batch(tiny_medclip):
-    scans = {
-        name: torch.rand(1, 8, 8, 8, generator=torch.Generator().manual_seed(n))
-        for n, name in enumerate("abc")
-    }
-    done = []
-    embeds = embed_studies(tiny_medclip, ["c", "a", "b"], scans.__getitem__, 2, done.append)
-    assert done == [2, 3]
-    assert embeds.shape == (3, 12)
-    for row, name in enumerate("cab"):
-        torch.testing.assert_close(embeds[row], tiny_medclip.encode_image(scans[name][None])[0])
-    assert not torch.allclose(embeds[0], embeds[1], atol=1e-3)

@@ -6,8 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from radtower.cli.evaluate_labels import labels
+from radtower.cli.evaluate_retrieval import retrieval
 from radtower.cli.extras import register_models, require
-from radtower.cli.output import check_results_path, print_json, print_table, progress_bar
+from radtower.cli.output import (
+    check_results_path,
+    print_json,
+    print_table,
+    progress_bar,
+    value_with_interval,
+)
 
 if TYPE_CHECKING:
     from radtower.evaluation.results import MetricResult, Results
@@ -116,7 +123,7 @@ def _print_evaluation(done: "TextEvaluation") -> None:
             (
                 " ".join(filter(None, [i.metric, i.finding])).replace("_at_", "@").replace("_", " "),
                 str(i.n),
-                _value(i),
+                value_with_interval(i),
                 *(_against(i, results, done.model) for results in done.baselines.values()),
             )
             for i in items
@@ -136,16 +143,11 @@ def _against(item: "MetricResult", baseline: "Results", model: "Results") -> str
     where["protocol"] = f"{item.protocol}; model minus {baseline.model_id}"
     difference = model.get(f"{item.metric}_difference", item.finding, item.direction, **where)
     is_clear = difference.ci_low is not None and not difference.ci_low <= 0 <= (difference.ci_high or 0)
-    return _value(other) + ("*" if is_clear else "")
-
-
-def _value(item: "MetricResult") -> str:
-    if item.value is None:
-        return "undefined"
-    return f"{item.value:.2f} ({item.ci_low:.2f}-{item.ci_high:.2f})"
+    return value_with_interval(other) + ("*" if is_clear else "")
 
 
 def add_commands(app: typer.Typer) -> None:
     """Add this file's commands."""
     evaluate_app.command()(labels)
+    evaluate_app.command()(retrieval)
     app.add_typer(evaluate_app, name="evaluate")

@@ -4,12 +4,15 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from radtower.evaluation.results import MetricResult
 
 NOT_FOR_DIAGNOSIS = "Research use only, not for diagnosis."
 
@@ -37,6 +40,13 @@ def print_table(
     for row in rows:
         table.add_row(*map(Text, row))  # a string would be read as markup, and lose what is in brackets
     Console().print(table)
+
+
+def value_with_interval(item: "MetricResult") -> str:
+    """A measured number with two decimals, as tables show it."""
+    if item.value is None:
+        return "undefined"
+    return f"{item.value:.2f} ({item.ci_low:.2f}-{item.ci_high:.2f})"
 
 
 def print_failures(failures: Mapping[str, str]) -> None:

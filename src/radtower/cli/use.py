@@ -28,16 +28,10 @@ def zero_shot(
 ) -> None:
     """Score the findings of one scan."""
     register_models()
-    import torch
-    from transformers import AutoModel
-
+    from radtower.evaluation.pairs.embedded_pairs import load_dual_tower
     from radtower.labeling.findings import load_findings
-    from radtower.modeling.modeling_medclip import MedCLIPModel
 
-    # Not MedCLIPModel itself: it would build its missing half with random weights around a single tower.
-    tower = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
-    if not isinstance(tower, MedCLIPModel):
-        raise TypeError(f"model must be a dual tower, got {type(tower).__name__} in {model}. Align it first.")
+    tower = load_dual_tower(model)
     chosen = load_findings(findings).findings
     scores = tower.zero_shot(scan, [finding.prompts[0] for finding in chosen])[0].tolist()
     ranked = sorted(zip(scores, chosen, strict=True), key=lambda pair: -pair[0])

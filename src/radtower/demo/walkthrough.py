@@ -23,10 +23,11 @@ from radtower.demo.phantom_findings import PHANTOM_FINDINGS
 from radtower.demo.progress import Steps
 from radtower.demo.reload_check import reload_without_the_package
 from radtower.evaluation.agreement import compare_labels
+from radtower.evaluation.pairs.embedded_pairs import embed_pairs
+from radtower.evaluation.pairs.pair_retrieval import PAIRING, measure_pair_retrieval
 from radtower.evaluation.plots import plot_scan_with_findings
 from radtower.evaluation.results import MetricResult, Provenance, Results, write_results
-from radtower.evaluation.retrieval import measure_retrieval
-from radtower.evaluation.zero_shot import embed_studies, zero_shot_results
+from radtower.evaluation.zero_shot import zero_shot_results
 from radtower.hub_cards.export import export_model
 from radtower.labeling.encoder import EncoderLabeler
 from radtower.labeling.findings import FindingsSet, load_findings
@@ -34,7 +35,7 @@ from radtower.labeling.label_table import read_labels
 from radtower.labeling.labeler import label_reports
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
-from radtower.processing.report_text import normalize_report, report_sha256
+from radtower.processing.report_text import report_sha256
 from radtower.processing.volume_io import read_volume
 from radtower.training.arguments import DEFAULTS
 from radtower.training.callbacks import OnStep
@@ -267,12 +268,9 @@ class _Demo:
         model = MedCLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
         cache = open_volume_cache(self.output / "cache", model.processor.image_processor)
         with self.steps.step(f"Evaluate {folder.name}", len(frame)) as on_progress:
-            images = embed_studies(
-                model, list(frame["study_id"]), cache.__getitem__, on_progress=lambda done: on_progress(done)
-            )
-            texts = model.encode_text([normalize_report(report) for report in frame["report"]])
-            scores = self._scores(model, images)
-            truth = studies.truth(self.findings)
+            pairs = embed_pairs(model, frame, cache.__getitem__, on_progress=on_progress)
+            scores = self._scores(model, pairs.images)
+            truth = Manifest(pairs.studies).truth(self.findings)
         settings: dict[str, Any] = {
             "dataset": "phantom scans, test split",
             "class_set": f"{len(self.findings.keys)} phantom findings",
@@ -280,16 +278,13 @@ class _Demo:
         metrics = zero_shot_results(
             scores,
             truth,
-            list(frame["patient_id"]),
+            list(pairs.studies["patient_id"]),
             self.findings.keys,
             Provenance(**settings, label_source="truth of the phantom", protocol="prompt ensemble"),
             self.plan.num_resamples,
         )
-        metrics += measure_retrieval(
-            images,
-            texts,
-            frame["patient_id"].to_numpy(),
-            Provenance(**settings, label_source="pairing of scan and report", protocol="exact row"),
+        metrics += measure_pair_retrieval(
+            pairs, Provenance(**settings, label_source=PAIRING), protocols=["exact-row"]
         )
         results = Results(
             model_id=folder.name, model_revision=None, created=CREATED, phantom=True, metrics=tuple(metrics)

@@ -14,6 +14,7 @@ import torch
 
 from radtower.evaluation.bootstrap import Interval, count_bootstrap, percentile_interval
 from radtower.evaluation.results import Direction, MetricResult, Provenance, measured
+from radtower.evaluation.retrieval_chance import chance_levels
 
 Similarity = Literal["cosine", "dot"]
 Ties = Literal["pessimistic", "average"]
@@ -151,7 +152,7 @@ def measure_retrieval(
     ks: Sequence[int] = (1, 5, 10),
     options: RetrievalOptions = RetrievalOptions(),
 ) -> list[MetricResult]:
-    """Measure both directions on paired embeddings: recall@k, median rank and MRR with intervals.
+    """Measure both directions on paired embeddings: recall@k, median rank and MRR with intervals and chance.
 
     The intervals resample the patients of the queries; the gallery stays as it is.
 
@@ -174,13 +175,10 @@ def measure_retrieval(
             f"image_embeds, report_embeds, patient_ids and keys must pair up row by row, got {num_rows}, "
             f"{len(report_embeds)}, {len(patient_ids)} and {'none' if keys is None else len(keys)}."
         )
-    invalid = [k for k in ks if not 1 <= k < num_rows]
-    if invalid:
-        raise ValueError(
-            f"ks must be between 1 and {num_rows - 1}, got {invalid}. Recall@{num_rows} is always 1."
-        )
+    check_ks(ks, num_rows)
     row_keys = np.arange(num_rows) if keys is None else keys
     positives = positives_by_key(row_keys, row_keys)
+    chance = chance_levels([len(rows) for rows in positives], num_rows, ks)
     results = []
     directions: list[tuple[Direction, Embeddings, Embeddings]] = [
         ("image_to_report", image_embeds, report_embeds),
@@ -190,9 +188,32 @@ def measure_retrieval(
         ranks = retrieval_ranks(queries, gallery, positives, similarity=options.similarity, ties=options.ties)
         for metric, (value, interval) in summarize_ranks(ranks, patient_ids, ks, options).items():
             results.append(
-                measured(metric, value, interval, provenance, n=num_rows, direction=direction, note=_NOTE)
+                measured(
+                    metric,
+                    value,
+                    interval,
+                    provenance,
+                    n=num_rows,
+                    direction=direction,
+                    note=_NOTE,
+                    chance=chance[metric],
+                )
             )
     return results
+
+
+def check_ks(ks: Sequence[int], num_rows: int) -> None:
+    """Refuse numbers of items looked at that say nothing; ask before the vectors are made.
+
+    Raises:
+        ValueError: If there is none, or one is below 1 or not below the number of rows.
+    """
+    invalid = [k for k in ks if not 1 <= k < num_rows]
+    if invalid or not len(ks):
+        raise ValueError(
+            f"ks must be between 1 and {num_rows - 1}, got {invalid}. Recall@{num_rows} of {num_rows} rows "
+            "is always 1: name smaller ones."
+        )
 
 
 def summarize_ranks(

@@ -3,14 +3,12 @@
 Axes: N studies, F findings.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from radtower.evaluation.metrics import auroc_per_finding, bootstrap_auroc, macro_mean
 from radtower.evaluation.results import MetricResult, Provenance, measured
-from radtower.modeling.modeling_medclip import MedCLIPModel
 
 
 def zero_shot_results(
@@ -60,28 +58,3 @@ def zero_shot_results(
             for column, key in enumerate(keys)
         ),
     ]
-
-
-def embed_studies(
-    model: MedCLIPModel,
-    study_ids: Sequence[str],
-    load_scan: Callable[[str], torch.Tensor],
-    batch_size: int = 8,
-    on_progress: Callable[[int], None] | None = None,
-) -> torch.Tensor:
-    """Embed preprocessed scans: ``(N, P)``, unit vectors.
-
-    Args:
-        model: In evaluation mode.
-        study_ids: Studies in order.
-        load_scan: Study id -> ``(C, Z, Y, X)`` float32.
-        batch_size: Scans at a time.
-        on_progress: Called with the number of scans done.
-    """
-    embeds = []
-    for start in range(0, len(study_ids), batch_size):
-        batch = study_ids[start : start + batch_size]
-        embeds.append(model.encode_image(torch.stack([load_scan(study_id) for study_id in batch])))
-        if on_progress is not None:
-            on_progress(start + len(batch))
-    return torch.cat(embeds)

@@ -1,0 +1,118 @@
+"""Scans and reports of studies -> paired vectors of a dual tower; what cannot be read is left out and named.
+
+Axes: N volumes, P projected embedding.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from transformers import AutoModel
+
+from radtower.evaluation.retrieval import Similarity
+from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.processing.report_text import normalize_report
+
+NO_REPORT = "the report is empty"
+
+
+@dataclass(frozen=True)
+class EmbeddedPairs:
+    """Row i of vectors and table is one volume with its report.
+
+    Args:
+        images: ``(N, P)`` float32 on the CPU; unit vectors, unless the similarity is ``dot``.
+        reports: ``(N, P)``, likewise.
+        studies: N rows of the manifest.
+        similarity: How the model compares the two.
+        failures: Reason by volume id, of those that are left out.
+    """
+
+    images: torch.Tensor
+    reports: torch.Tensor
+    studies: pd.DataFrame
+    similarity: Similarity
+    failures: dict[str, str]
+
+
+def load_dual_tower(source: str | Path) -> MedCLIPModel:
+    """Load a dual tower in float32, in evaluation mode.
+
+    Raises:
+        TypeError: If the folder or Hub id holds another model.
+    """
+    # Not MedCLIPModel itself: it would build its missing half with random weights around a single tower.
+    model: Any = AutoModel.from_pretrained(source, dtype=torch.float32).eval()
+    if not isinstance(model, MedCLIPModel):
+        raise TypeError(
+            f"model must be a dual tower, got {type(model).__name__} in {source}. Align it first."
+        )
+    return model
+
+
+def embed_pairs(
+    model: MedCLIPModel,
+    studies: pd.DataFrame,
+    load_scan: Callable[[str], torch.Tensor],
+    batch_size: int = 8,
+    on_progress: Callable[[int], None] | None = None,
+) -> EmbeddedPairs:
+    """Embed every volume and its report, as the model compares them.
+
+    Args:
+        model: In evaluation mode.
+        studies: Rows of a manifest, with ``volume_id`` and ``report``.
+        load_scan: Volume id -> ``pixel_values`` ``(C, Z, Y, X)`` or ``(C, Y, X)``; whatever it raises becomes
+            the reason why the volume is left out.
+        batch_size: Scans at a time; reports are batched by their length.
+        on_progress: Called with the number of volumes done.
+
+    Raises:
+        ValueError: If nothing is left, or ``batch_size`` is below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}. Use 8.")
+    texts = [normalize_report(report) for report in studies["report"]]
+    failures: dict[str, str] = {}
+    waiting: list[torch.Tensor] = []
+    images: list[torch.Tensor] = []
+    kept: list[int] = []
+    is_cosine = model.config.similarity == "cosine"
+    for row, (volume_id, text) in enumerate(zip(studies["volume_id"], texts, strict=True)):
+        scan = _loaded(load_scan, volume_id) if text else NO_REPORT
+        if isinstance(scan, str):
+            failures[volume_id] = scan
+        else:
+            waiting.append(scan)
+            kept.append(row)
+        if len(waiting) == batch_size or (waiting and row == len(texts) - 1):
+            images.append(model.encode_image(torch.stack(waiting), normalize=is_cosine).cpu())
+            waiting.clear()
+        if on_progress is not None:
+            on_progress(row + 1)
+    if not kept:
+        raise ValueError(
+            f"at least one study must have a readable scan and a report, got {len(failures)} of "
+            f"{len(texts)} without. The first says: {next(iter(failures.values()), 'there were no studies')}"
+        )
+    reports = model.encode_text([texts[row] for row in kept], normalize=is_cosine).cpu()
+    return EmbeddedPairs(
+        torch.cat(images),
+        reports,
+        studies.iloc[kept].reset_index(drop=True),
+        "cosine" if is_cosine else "dot",
+        failures,
+    )
+
+
+def _loaded(load_scan: Callable[[str], torch.Tensor], volume_id: str) -> torch.Tensor | str:
+    """The scan, or why there is none."""
+    try:
+        return load_scan(volume_id)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        return str(error)
+    except Exception as error:  # damaged files raise what their decoder likes
+        return f"{type(error).__name__}: {error}"

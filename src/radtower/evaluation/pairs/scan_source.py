@@ -1,0 +1,54 @@
+"""Where a dual tower finds the scans of a manifest: a cache, scan files, or image files."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from radtower.data.images_2d import ImageFiles
+from radtower.data.manifest import Manifest
+from radtower.data.volume_cache import open_volume_cache
+from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.processing.volume_io import read_volume
+
+
+def scan_source(
+    model: MedCLIPModel, manifest: Manifest, cache: str | Path | None = None
+) -> Callable[[str], torch.Tensor]:
+    """Return a function of a volume id that gives its ``pixel_values``, prepared as the model wants them.
+
+    Args:
+        model: Its processor prepares the scans.
+        manifest: Says where they are.
+        cache: Folder of ``radtower preprocess`` for a 3D tower. None reads the scan files, each time.
+
+    Raises:
+        ValueError: If the tower is 2D and there is a cache, or the cache was made with other settings or does
+            not cover the manifest.
+    """
+    frame = manifest.frame
+    if not model.processor.reads_volumes:
+        if cache is not None:
+            raise ValueError(
+                f"cache must be left out for a dual tower of 2D images, got {cache}. "
+                "It reads the image files."
+            )
+        return ImageFiles(dict(zip(frame["volume_id"], frame["image_path"], strict=True)), model.processor)
+    image_processor = model.processor.image_processor
+    if cache is not None:
+        volumes = open_volume_cache(cache, image_processor)
+        volumes.is_readable(frame["volume_id"])
+
+        def from_cache(volume_id: str) -> torch.Tensor:
+            if volume_id in volumes.failures and volume_id not in volumes:
+                raise ValueError(volumes.failures[volume_id])
+            return volumes[volume_id]
+
+        return from_cache
+    references = manifest.scans()
+
+    def from_file(volume_id: str) -> torch.Tensor:
+        pixels: torch.Tensor = image_processor(read_volume(references[volume_id]))["pixel_values"][0]
+        return pixels
+
+    return from_file
