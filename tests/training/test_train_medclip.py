@@ -1,17 +1,22 @@
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor
 
+from radtower.data.manifest import read_manifest
+from radtower.data.pair_keys import pair_keys
 from radtower.data.volume_cache import open_volume_cache
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.training.arguments import write_run_record
 from radtower.training.clip.clip_run import ClipRun
+from radtower.training.clip.pair_batches import PairSampler
+from radtower.training.clip.report_tokens import ReportPadding
 from radtower.training.output_folder import require_same_run
 from radtower.training.train_medclip import train_medclip
 
@@ -197,3 +202,32 @@ def test_the_model_folder_does_not_say_where_the_towers_were(run, make_arguments
     config = (train_medclip(run, make_arguments()) / "config.json").read_text()
     assert run.vision not in config
     assert run.text not in config
+
+
+def test_batches_of_like_length_are_those_of_the_tokens_that_are_read(run, make_arguments, monkeypatch):
+    batches, pad = [], ReportPadding.__call__
+
+    def recorded(self, samples):
+        batches.append([len(sample["input_ids"]) for sample in samples])
+        return pad(self, samples)
+
+    monkeypatch.setattr(ReportPadding, "__call__", recorded)
+    run = replace(run, text_mode="full")
+    for name, is_sorted in (("sorted", True), ("mixed", False)):
+        arguments = make_arguments(name, per_device_train_batch_size=2, max_steps=2)
+        train_medclip(replace(run, has_length_batches=is_sorted), arguments)
+    studies = read_manifest(run.manifest).split("train").frame
+    studies = studies[studies["study_id"] != "study-2"]  # whose scan is damaged
+    tokenizer = LLMBiEncoder.from_pretrained(run.text).tokenizer
+    lengths = [len(tokenizer(report).input_ids) for report in studies["report"]]
+    sampler = PairSampler(SimpleNamespace(epoch=0), pair_keys(studies), 2, 42, lengths=lengths)
+    rows = list(sampler)
+    assert batches[:2] == [[lengths[row] for row in rows[at : at + 2]] for at in (0, 2)]
+    assert sum(max(batch) - min(batch) for batch in batches[:2]) < sum(
+        max(batch) - min(batch) for batch in batches[2:]
+    )
+
+
+def test_vectors_of_a_frozen_tower_have_no_length(run):
+    with pytest.raises(ValueError, match="has_length_batches must be false where text_mode is frozen, got T"):
+        replace(run, has_length_batches=True)

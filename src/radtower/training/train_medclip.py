@@ -116,7 +116,11 @@ def _sampler(
     if run.has_balanced_labels:
         assert dataset.targets is not None  # the run is checked
         weights = balanced_weights(dataset.targets.numpy())
-    return PairSampler(dataset, dataset.pair_keys, batch_size, arguments.seed, weights)
+    lengths = None
+    if run.has_length_batches:
+        assert isinstance(dataset, StudiesWithReports)  # the run is checked
+        lengths = [len(ids) for ids in dataset.token_ids]
+    return PairSampler(dataset, dataset.pair_keys, batch_size, arguments.seed, weights, lengths)
 
 
 def _with_reports(

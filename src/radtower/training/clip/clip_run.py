@@ -41,6 +41,8 @@ class ClipRun(TowerSettings):
         chunk_size: Studies whose activations are in memory at a time, for batches larger than memory. None
             takes the batch at once.
         has_balanced_labels: Whether studies with rare findings are drawn more often; needs ``labels``.
+        has_length_batches: Whether reports of like length share a batch, so that little of it is padding;
+            where the text tower reads tokens, which a frozen one does once.
         ema_decay: Of the average of the weights that is saved. None averages nothing.
         uncertain: Target of uncertain findings. None masks them.
         not_mentioned: Target of findings the report is silent about. None masks them.
@@ -71,6 +73,7 @@ class ClipRun(TowerSettings):
     logit_bias_init: float = -10.0
     chunk_size: int | None = None
     has_balanced_labels: bool = False
+    has_length_batches: bool = False
     ema_decay: float | None = None
     uncertain: float | None = None
     not_mentioned: float | None = 0.0
@@ -100,4 +103,9 @@ class ClipRun(TowerSettings):
             raise ValueError(
                 f"feature_cache must be None unless text_mode is frozen, got {self.feature_cache!r} with "
                 f"{self.text_mode}, whose training changes the features. Leave it out, or freeze the tower."
+            )
+        if self.has_length_batches and self.text_mode == "frozen":
+            raise ValueError(
+                f"has_length_batches must be false where text_mode is frozen, got {self.has_length_batches}: "
+                "vectors of reports are not padded. Leave it out, or train the tower."
             )
