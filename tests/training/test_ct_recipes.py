@@ -265,7 +265,7 @@ def test_ours_reads_three_windows_in_chunks_with_several_positives_and_saves_the
     )
     recipe = read_recipe(RECIPES / "clip_ctrate_best.yaml")
     assert recipe["per_device_train_batch_size"] > recipe["chunk_size"]
-    assert run.has_length_batches
+    assert (run.has_length_batches, run.should_augment) == (True, True)
     assert arguments.lr_scheduler_type == "cosine_with_min_lr"
     _check_windows(windows_cache, CT3DVisionModel.from_pretrained(vision))
     assert {"finding_head.weight", "logit_scale.log_value"} <= _moved(weights)

@@ -5,14 +5,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, TrainerCallback
 
+from radtower.data.augmentation import VolumeAugmentation
 from radtower.data.manifest import read_manifest
 from radtower.data.pair_keys import pair_keys
-from radtower.data.volume_cache import open_volume_cache
+from radtower.data.volume_cache import build_volume_cache, open_volume_cache
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.training.arguments import write_run_record
 from radtower.training.clip.clip_run import ClipRun
 from radtower.training.clip.pair_batches import PairSampler
@@ -231,3 +233,39 @@ def test_batches_of_like_length_are_those_of_the_tokens_that_are_read(run, make_
 def test_vectors_of_a_frozen_tower_have_no_length(run):
     with pytest.raises(ValueError, match="has_length_batches must be false where text_mode is frozen, got T"):
         replace(run, has_length_batches=True)
+
+
+class FirstScan(TrainerCallback):
+    """The first scan as it is read in each epoch."""
+
+    def __init__(self):
+        self.pixel_values = []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        dataset = kwargs["train_dataloader"].dataset
+        assert (dataset.volume_ids[0], dataset.epoch) == ("study-0", len(self.pixel_values))
+        self.pixel_values.append(dataset[0]["pixel_values"])
+
+
+def test_each_epoch_reads_another_crop_of_the_margin_that_the_cache_keeps(
+    run, make_arguments, study_folder, tmp_path
+):
+    processor = CT3DImageProcessor(spacing_mm=(3.0, 2.0, 2.0), size=(8, 8, 8), cache_size=(8, 12, 12))
+    scans = {f"study-{number}": study_folder / f"study-{number}.nii.gz" for number in range(6)}
+    cache = build_volume_cache(scans, processor, tmp_path / "cache")
+    run = replace(run, cache=str(tmp_path / "cache"))
+    arguments = {"per_device_train_batch_size": 3, "dataloader_drop_last": True, "max_steps": 2}
+    crops, middle = FirstScan(), FirstScan()
+    train_medclip(replace(run, should_augment=True), make_arguments("crops", **arguments), [crops])
+    train_medclip(run, make_arguments("middle", **arguments), [middle])
+    draw = VolumeAugmentation(image_processor=processor, seed=42)
+    for epoch, pixel_values in enumerate(crops.pixel_values):
+        torch.testing.assert_close(pixel_values, draw(cache.volume_hu("study-0"), epoch, 0))
+    assert not torch.equal(*crops.pixel_values)
+    for pixel_values in middle.pixel_values:
+        torch.testing.assert_close(pixel_values, cache["study-0"])
+
+
+def test_crops_need_a_cache(run):
+    with pytest.raises(ValueError, match="should_augment must be false where there is no cache, got True"):
+        replace(run, cache=None, should_augment=True)

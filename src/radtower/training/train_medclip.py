@@ -13,6 +13,7 @@ from torch.nn.utils import convert_conv3d_weight_memory_format
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 
 from radtower.configuration.configuration_medclip import MedCLIPConfig
+from radtower.data.augmentation import VolumeAugmentation
 from radtower.data.datasets import StudyDataset, study_targets
 from radtower.data.images_2d import usable_images
 from radtower.data.manifest import read_manifest
@@ -21,6 +22,7 @@ from radtower.data.targets import TargetPolicy
 from radtower.data.volume_cache import open_volume_cache
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
 from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.processing_medclip import MedCLIPProcessor
 from radtower.processing.report_text import normalize_report
 from radtower.training.clip.clip_run import ClipRun
@@ -85,6 +87,7 @@ def train_medclip(
         scans=scans,
         targets=targets.values if targets else None,
         pair_keys=pair_keys(studies),
+        augmentation=_crops(image_processor, arguments) if run.should_augment else None,
     )
     trainer = ContrastiveTrainer(
         model,
@@ -106,6 +109,11 @@ def _joint_space(run: ClipRun) -> dict[str, Any]:
     """The fields of a run that are those of the model."""
     names = {field.name for field in fields(MedCLIPConfig)} & {field.name for field in fields(run)}
     return {name: getattr(run, name) for name in sorted(names)}
+
+
+def _crops(image_processor: CT3DImageProcessor, arguments: TrainingArguments) -> VolumeAugmentation:
+    """A crop at random, and no more."""
+    return VolumeAugmentation(image_processor=image_processor, seed=arguments.seed)
 
 
 def _sampler(

@@ -43,6 +43,8 @@ class ClipRun(TowerSettings):
         has_balanced_labels: Whether studies with rare findings are drawn more often; needs ``labels``.
         has_length_batches: Whether reports of like length share a batch, so that little of it is padding;
             where the text tower reads tokens, which a frozen one does once.
+        should_augment: Whether each epoch reads another crop of a scan, drawn from what the cache keeps
+            around it. Otherwise it is the middle.
         ema_decay: Of the average of the weights that is saved. None averages nothing.
         uncertain: Target of uncertain findings. None masks them.
         not_mentioned: Target of findings the report is silent about. None masks them.
@@ -74,6 +76,7 @@ class ClipRun(TowerSettings):
     chunk_size: int | None = None
     has_balanced_labels: bool = False
     has_length_batches: bool = False
+    should_augment: bool = False
     ema_decay: float | None = None
     uncertain: float | None = None
     not_mentioned: float | None = 0.0
@@ -108,4 +111,9 @@ class ClipRun(TowerSettings):
             raise ValueError(
                 f"has_length_batches must be false where text_mode is frozen, got {self.has_length_batches}: "
                 "vectors of reports are not padded. Leave it out, or train the tower."
+            )
+        if self.should_augment and self.cache is None:
+            raise ValueError(
+                f"should_augment must be false where there is no cache, got {self.should_augment}: crops are "
+                "drawn from what a cache keeps around them. Leave it out, or name the cache."
             )
