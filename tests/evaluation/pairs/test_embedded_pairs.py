@@ -66,3 +66,16 @@ def test_one_tower_alone_is_refused(tiny_medclip, tmp_path):
     assert load_dual_tower(tmp_path / "dual").config.projection_dim == 12
     with pytest.raises(TypeError, match=r"model must be a dual tower, got LLMBiEncoder in .*text"):
         load_dual_tower(tmp_path / "text")
+
+
+def test_a_text_that_depends_on_its_batch_is_read_alone(tiny_medclip, tiny_tokenizer):
+    tower = tiny_medclip.text_model
+    tower.tokenizer = tiny_tokenizer
+    tower.set_prompt("Describe", "small nodule")
+    tower.config.prompt_padding = "legacy_middle"
+    studies = STUDIES.iloc[[0, 4]]
+    alone = embed_pairs(tiny_medclip, studies, SCANS.__getitem__).reports
+    together = embed_pairs(tiny_medclip, studies, SCANS.__getitem__, text_batch_size=2).reports
+    expected = torch.cat([tiny_medclip.encode_text(t) for t in ("There is no nodule.", "nodule present")])
+    torch.testing.assert_close(alone, expected)
+    assert (together - alone).abs().max() > 1e-3

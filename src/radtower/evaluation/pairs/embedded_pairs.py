@@ -6,7 +6,7 @@ Axes: N volumes, P projected embedding.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -59,6 +59,7 @@ def embed_pairs(
     load_scan: Callable[[str], torch.Tensor],
     batch_size: int = 8,
     on_progress: Callable[[int], None] | None = None,
+    text_batch_size: int | Literal["auto"] = "auto",
 ) -> EmbeddedPairs:
     """Embed every volume and its report, as the model compares them.
 
@@ -67,8 +68,10 @@ def embed_pairs(
         studies: Rows of a manifest, with ``volume_id`` and ``report``.
         load_scan: Volume id -> ``pixel_values`` ``(C, Z, Y, X)`` or ``(C, Y, X)``; whatever it raises becomes
             the reason why the volume is left out.
-        batch_size: Scans at a time; reports are batched by their length.
+        batch_size: Scans at a time.
         on_progress: Called with the number of volumes done.
+        text_batch_size: Reports at a time. ``auto`` batches them by their length, and reads them one by one
+            where the vector of a report depends on its batch (``prompt_padding: legacy_middle``).
 
     Raises:
         ValueError: If nothing is left, or ``batch_size`` is below 1.
@@ -98,7 +101,11 @@ def embed_pairs(
             f"at least one study must have a readable scan and a report, got {len(failures)} of "
             f"{len(texts)} without. The first says: {next(iter(failures.values()), 'there were no studies')}"
         )
-    reports = model.encode_text([texts[row] for row in kept], normalize=is_cosine).cpu()
+    if text_batch_size == "auto" and getattr(model.text_model.config, "depends_on_batch", False):
+        text_batch_size = 1
+    reports = model.encode_text(
+        [texts[row] for row in kept], normalize=is_cosine, batch_size=text_batch_size
+    ).cpu()
     return EmbeddedPairs(
         torch.cat(images),
         reports,
