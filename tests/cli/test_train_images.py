@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, pipeline
 
+from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "medpix_small.yaml"
@@ -62,7 +64,9 @@ def test_the_medpix_recipe_runs_end_to_end_in_miniature(radtower, tmp_path, tiny
     assert (record["cache"], record["llm_pooling"], record["bidirectional"]) == (None, "mean", False)
     loaded = AutoModel.from_pretrained(model)
     assert isinstance(loaded, MedCLIPModel)
-    assert len(loaded.text_model.model.layers) == 1
+    llm = LLMBiEncoder.from_llm(tiny_llm_folder, pooling="mean", num_hidden_layers=1).state_dict()
+    assert loaded.text_model.state_dict().keys() == llm.keys()
+    assert all(torch.equal(value, llm[name]) for name, value in loaded.text_model.state_dict().items())
     image = tmp_path / "images" / "c7.png"
     labels = ["effusion left", "effusion right"]
     found = pipeline("zero-shot-image-classification", model=str(model))(str(image), candidate_labels=labels)

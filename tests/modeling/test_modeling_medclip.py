@@ -181,6 +181,21 @@ def test_the_scale_starts_at_the_configured_logarithm_and_stops_at_100(model, ba
     )
 
 
+def test_the_scale_comes_down_from_its_cap(model):
+    scale = model.logit_scale
+    for start, value in ((math.log(7.0), 7.0), (5.0, 100.0), (200.0, 100.0)):
+        torch.nn.init.constant_(scale.log_value, start)
+        scale.log_value.grad = None
+        (3 * scale()).sum().backward()
+        assert scale().item() == pytest.approx(value, rel=1e-6)
+        assert scale.log_value.grad.item() == pytest.approx(3 * value, rel=1e-6)  # d exp(x) = exp(x) dx
+    scale.cap()
+    assert scale.log_value.item() == pytest.approx(math.log(100), rel=1e-6)
+    torch.nn.init.constant_(scale.log_value, 1.5)
+    scale.cap()
+    assert scale.log_value.item() == 1.5
+
+
 @torch.no_grad()
 def test_the_scale_stays_in_float32_where_everything_else_is_half(model, batch, tmp_path):
     model.logit_scale.log_value.fill_(1.2345678)

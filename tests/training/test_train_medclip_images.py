@@ -189,6 +189,28 @@ def test_refuses_to_train_without_a_usable_image(run, make_arguments, image_fold
         train_medclip(run, make_arguments())
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vision": FRESH_VIT}, r"unless vision is a dual encoder .* got {'model_type': 'vit'"),
+        ({"cache": "cache"}, r"got {'cache': 'cache'}"),
+        ({"should_reset_vision": True}, r"got {'should_reset_vision': True}"),
+        ({"vision_pooling": "mean"}, r"got {'vision_pooling': 'mean'}"),
+    ],
+)
+def test_the_projection_of_a_dual_encoder_needs_all_of_its_image_half(run, settings, message):
+    whole = {"vision": "clip", "vision_pooling": "pooler", "should_keep_projection": True}
+    assert replace(run, **whole).should_keep_projection
+    with pytest.raises(ValueError, match=f"should_keep_projection must be false .*{message}"):
+        replace(run, **whole | settings)
+
+
+def test_updates_are_alone_only_where_there_are_any(run):
+    assert replace(run, lora_only=True, text_mode="lora").lora_only
+    with pytest.raises(ValueError, match=r"lora_only must be false .* got true with full and frozen"):
+        replace(run, lora_only=True)
+
+
 @pytest.mark.parametrize("other", [{"cache": "cache"}, {"should_reset_vision": True}])
 def test_a_fresh_tower_is_for_2d_images_and_is_not_reset(run, other):
     name, value = next(iter(other.items()))

@@ -3,6 +3,8 @@
 Axes in this file: B samples, E width of a tower.
 """
 
+import math
+
 import torch
 from torch import nn
 
@@ -23,7 +25,15 @@ class LogitScale(nn.Module):
 
     def forward(self) -> torch.Tensor:
         """``(1,)``, after ``exp`` and capped."""
-        return self.log_value.float().exp().clamp(max=MAX_LOGIT_SCALE)
+        log_value = self.log_value.float()
+        capped = log_value.exp().clamp(max=MAX_LOGIT_SCALE).detach()
+        # A clamp has no gradient: a scale that once passed the cap, where OpenAI's models begin, would stay.
+        return capped * (1 + log_value - log_value.detach())
+
+    @torch.no_grad()
+    def cap(self) -> None:
+        """Bring the weight back to the cap; in training before each step, so that its way down is short."""
+        self.log_value.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
 
 class LogitBias(nn.Module):

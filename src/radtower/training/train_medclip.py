@@ -32,6 +32,7 @@ from radtower.training.clip.freezing import set_tower_modes
 from radtower.training.clip.pair_batches import PairSampler, balanced_weights
 from radtower.training.clip.report_tokens import ReportPadding, StudiesWithReports, tokenize_reports
 from radtower.training.towers.load_image_tower import load_image_tower
+from radtower.training.towers.load_projection import keep_projection
 from radtower.training.towers.load_text_tower import load_text_tower
 from radtower.training.towers.load_weights import load_whole
 
@@ -62,7 +63,9 @@ def train_medclip(
     cache = None if run.cache is None else open_volume_cache(run.cache)
     text, tokenizer = load_text_tower(run)
     vision, image_processor = _load_vision(run) if cache is None else (_load_3d(run), cache.image_processor)
-    processor = MedCLIPProcessor(image_processor, tokenizer, max_length=run.max_length)
+    processor = MedCLIPProcessor(
+        image_processor, tokenizer, max_length=run.max_length, instruction=run.instruction
+    )
     studies = read_manifest(run.manifest).split("train").frame
     scans: Any = cache
     if cache is None:
@@ -75,6 +78,8 @@ def train_medclip(
     model = MedCLIPModel.from_towers(
         vision, text, findings=list(targets.keys) if targets else [], **_joint_space(run)
     )
+    if run.should_keep_projection:
+        keep_projection(model, str(run.vision))
     convert_conv3d_weight_memory_format(model.vision_model, torch.channels_last_3d)
     set_tower_modes(model, run)
     model.processor = processor

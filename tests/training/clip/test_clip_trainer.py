@@ -1,6 +1,7 @@
 """The trainer of dual towers, on the tiny model of pair_worker.py."""
 
 import json
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,16 @@ def test_training_in_chunks_gives_the_model_of_whole_batches(make_arguments, set
     assert moved > 0.01
     tolerance = {"rtol": 0, "atol": 0.05 * moved.item()} if settings else {"rtol": 1e-5, "atol": 1e-6}
     _assert_same(whole.model, chunked.model, **tolerance)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_a_scale_above_its_cap_is_brought_back_and_learns(make_arguments, chunk_size):
+    model = make_model("infonce")
+    torch.nn.init.constant_(model.logit_scale.log_value, 9.0)
+    trainer = _trainer(make_arguments, model=model, chunk_size=chunk_size)
+    trainer.train()
+    # Vectors of a random model: a large scale makes its wrong answers cost more.
+    assert 2 < model.logit_scale.log_value.item() < math.log(100) - 1e-3
 
 
 def _loss_of(pair_loss, relations, output):

@@ -180,6 +180,16 @@ def test_merging_leaves_what_another_pooling_would_read_out_of_training(make_dua
     assert frozen == {f"vision_model.post_layernorm.{name}" for name in ("weight", "bias")}
 
 
+@pytest.mark.parametrize("is_alone", [False, True])
+def test_head_and_prompt_train_beside_the_updates_unless_they_are_alone(make_tower, is_alone):
+    tower = make_tower("llm")
+    set_tower_mode(tower, "lora", lora=LoraSettings(rank=2, is_alone=is_alone))
+    trained = {name for name, p in tower.named_parameters() if p.requires_grad}
+    others = {name for name, _ in tower.named_parameters() if name.startswith(("latent_attn", "soft_prompt"))}
+    assert {name for name in trained if ".lora_" not in name} == (set() if is_alone else others)
+    assert any(".lora_" in name for name in trained)
+
+
 def test_what_was_trained_is_in_the_saved_folder(make_dual, tmp_path):
     model = _set_modes(make_dual("vit", "llm"), "lora", "lora")
     start = copy.deepcopy(model)

@@ -65,6 +65,15 @@ def test_an_llm_becomes_an_encoder_as_the_run_says(run, tiny_llm_folder):
     assert load_text_tower(replace(run, text=str(tiny_llm_folder)))[0].config.pooling == "latent_attention"
 
 
+def test_vectors_of_an_llm_have_length_1_where_the_run_says_so(run, tiny_llm_folder):
+    llm = replace(run, text=str(tiny_llm_folder), llm_pooling="mean")
+    plain, scaled = (
+        load_text_tower(replace(llm, llm_normalize=n))[0].encode_text(TEXTS) for n in (None, True)
+    )
+    torch.testing.assert_close(scaled, torch.nn.functional.normalize(plain, dim=-1), atol=1e-6, rtol=0)
+    assert (plain.norm(dim=1) > 1.1).all()
+
+
 def test_padding_between_prompt_and_text_is_as_the_run_says_or_else_the_tower(run, tiny_llm_folder, tmp_path):
     prompt = {"text": str(tiny_llm_folder), "llm_pooling": "mean", "hard_prompt": "Describe"}
     legacy, _ = load_text_tower(replace(run, **prompt, prompt_padding="legacy_middle"))
@@ -120,6 +129,7 @@ def test_a_pooler_may_be_missing_where_it_is_not_read(run, bert_folder):
     ("settings", "match"),
     [
         ({"llm_pooling": "mean"}, "llm_pooling must be left out for .* got {'llm_pooling': 'mean'}"),
+        ({"llm_normalize": False}, "llm_normalize must be left out for .* got {'llm_normalize': False}"),
         ({"num_llm_layers": 1, "bidirectional": True}, "num_llm_layers, bidirectional must be left out"),
     ],
 )

@@ -23,6 +23,8 @@ class ClipRun(TowerSettings):
         lora_rank: Of the low-rank updates of a tower in mode ``lora``.
         lora_alpha: The updates are scaled by ``lora_alpha / lora_rank``.
         lora_dropout: On the input of the updates.
+        lora_only: Whether nothing but the updates trains in a tower in mode ``lora``; else the pooling head
+            and the soft prompt of our text tower train with them.
         vision_lora_targets: Last parts of the names of the linear layers that are updated. None takes query,
             key, value and output of attention.
         text_lora_targets: Likewise; None takes all linear layers of the decoder of our own text tower.
@@ -60,6 +62,7 @@ class ClipRun(TowerSettings):
     lora_rank: int = 16
     lora_alpha: float = 32.0
     lora_dropout: float = 0.05
+    lora_only: bool = False
     vision_lora_targets: tuple[str, ...] | None = None
     text_lora_targets: tuple[str, ...] | None = None
     feature_cache: str | None = None
@@ -102,6 +105,11 @@ class ClipRun(TowerSettings):
                     f"num_last_{side}_layers must be given with {side}_mode last_n, got None. "
                     "Say how many layers train."
                 )
+        if self.lora_only and "lora" not in (self.vision_mode, self.text_mode):
+            raise ValueError(
+                f"lora_only must be false where no tower is in mode lora, got true with {self.vision_mode} "
+                f"and {self.text_mode}. Leave it out, or set a mode to lora."
+            )
         if self.feature_cache is not None and self.text_mode != "frozen":
             raise ValueError(
                 f"feature_cache must be None unless text_mode is frozen, got {self.feature_cache!r} with "

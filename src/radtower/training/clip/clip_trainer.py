@@ -91,6 +91,7 @@ class ContrastiveTrainer(RadTowerTrainer):
         Raises:
             FloatingPointError: If the loss is not finite, or the model says the same of everything.
         """
+        self._dual_tower().logit_scale.cap()
         size = len(next(iter(inputs.values())))
         self._num_seen += size * self.args.world_size
         if self.chunk_size is None or self.chunk_size >= size:

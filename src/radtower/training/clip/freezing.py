@@ -43,6 +43,7 @@ def set_tower_modes(model: MedCLIPModel, run: ClipRun) -> list[str]:
             rank=run.lora_rank,
             alpha=run.lora_alpha,
             dropout=run.lora_dropout,
+            is_alone=run.lora_only,
             target_modules=getattr(run, f"{side}_lora_targets"),
         )
         line = set_tower_mode(

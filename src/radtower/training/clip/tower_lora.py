@@ -35,19 +35,21 @@ class LoraSettings:
         dropout: On the input of each update, in [0, 1).
         target_modules: Last parts of the names of the linear layers to adapt, such as ``q_proj``. None takes
             query, key, value and output of attention; in an :class:`LLMBiEncoder` all of the decoder.
+        is_alone: Whether pooling head and soft prompt of an :class:`LLMBiEncoder` are frozen.
     """
 
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
     target_modules: Sequence[str] | None = None
+    is_alone: bool = False
 
 
 def add_tower_lora(tower: PreTrainedModel, settings: LoraSettings) -> None:
     """Train low-rank updates of a tower instead of its weights; they start at zero.
 
-    The pooling head and the soft prompt of an :class:`LLMBiEncoder` train as well; of other towers nothing
-    but the updates.
+    The pooling head and the soft prompt of an :class:`LLMBiEncoder` train as well, unless the settings say
+    otherwise; of other towers nothing but the updates.
 
     Args:
         tower: Changed in place.
@@ -58,7 +60,7 @@ def add_tower_lora(tower: PreTrainedModel, settings: LoraSettings) -> None:
             layers that look like attention.
     """
     if isinstance(tower, LLMBiEncoder):
-        tower.requires_grad_(True)
+        tower.requires_grad_(not settings.is_alone)
         add_lora(tower, settings.rank, settings.alpha, settings.dropout, settings.target_modules)
         return
     require_lora_numbers(settings.rank, settings.alpha, settings.dropout)

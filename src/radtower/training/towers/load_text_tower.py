@@ -9,6 +9,7 @@ from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.training.clip.clip_run import ClipRun
 from radtower.training.towers.load_weights import load_whole
 
+LLM_SETTINGS = ("llm_pooling", "num_llm_layers", "bidirectional", "llm_normalize")
 PROMPT_SETTINGS = ("hard_prompt", "soft_prompt", "prompt_padding")
 LLM_ENDINGS = ("ForCausalLM", PUBLIC_ARCHITECTURE)
 
@@ -32,7 +33,11 @@ def load_text_tower(run: ClipRun) -> tuple[PreTrainedModel, Any]:
     if kind == "llm":
         settings: dict[str, Any] = {
             name: value
-            for name, value in (("pooling", run.llm_pooling), ("bidirectional", run.bidirectional))
+            for name, value in (
+                ("pooling", run.llm_pooling),
+                ("bidirectional", run.bidirectional),
+                ("normalize", run.llm_normalize),
+            )
             if value is not None
         }
         tower = LLMBiEncoder.from_llm(
@@ -77,7 +82,7 @@ def _kind_of(run: ClipRun) -> Literal["ours", "llm", "transformers"]:
 
 
 def _require_settings_of(kind: str, run: ClipRun) -> None:
-    given = {name: getattr(run, name) for name in ("llm_pooling", "num_llm_layers", "bidirectional")}
+    given = {name: getattr(run, name) for name in LLM_SETTINGS}
     given = {name: value for name, value in given.items() if value is not None}
     if kind != "llm" and given:
         raise ValueError(

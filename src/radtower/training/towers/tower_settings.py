@@ -17,6 +17,9 @@ class TowerSettings:
             transformers.
         should_reset_vision: Whether to keep only the shape of ``vision`` and draw new weights: the
             comparison without supervised pre-training.
+        should_keep_projection: Whether the image projection starts as that of the dual encoder ``vision``,
+            such as CLIP: images then begin where it puts them. Needs a ``linear`` projection to as many
+            dimensions.
         vision_pooling: How the states of a transformers vision model become one vector: its ``pooler``
             output, the first state (``cls``), their ``mean``, or the ``last`` one. Our towers pool
             themselves.
@@ -26,6 +29,10 @@ class TowerSettings:
         num_llm_layers: Keep only the lowest layers of the LLM. None keeps all.
         bidirectional: Whether tokens of the LLM see the whole text; false keeps the direction of its
             training. None takes what the LLM says.
+        llm_normalize: Whether vectors of an LLM are scaled to length 1 before their projection. None takes
+            what the LLM says.
+        instruction: Put around every report before it is tokenized, ``{text}`` marking its place. The model
+            keeps it. None reads reports as they are.
         hard_prompt: Words in front of every text, for our text tower and for an LLM.
         soft_prompt: Words behind them whose vectors can be trained.
         prompt_padding: ``legacy_middle`` puts the padding between prompt and text, as the published code of
@@ -37,11 +44,14 @@ class TowerSettings:
     vision: str | dict[str, Any]
     text: str
     should_reset_vision: bool = False
+    should_keep_projection: bool = False
     vision_pooling: Literal["pooler", "cls", "mean", "last"] = "pooler"
     text_pooling: Literal["pooler", "cls", "mean", "last"] = "pooler"
     llm_pooling: Literal["latent_attention", "mean", "last_token", "first_token"] | None = None
     num_llm_layers: int | None = None
     bidirectional: bool | None = None
+    llm_normalize: bool | None = None
+    instruction: str | None = None
     hard_prompt: str = ""
     soft_prompt: str = ""
     prompt_padding: Literal["contiguous", "legacy_middle"] | None = None
@@ -52,4 +62,15 @@ class TowerSettings:
                 "vision must be a model folder where there is a cache or it is to be reset, got a "
                 f"configuration with cache={self.cache!r} and "
                 f"should_reset_vision={self.should_reset_vision}. Leave the other out."
+            )
+        if self.should_keep_projection:
+            self._require_whole_dual_encoder()
+
+    def _require_whole_dual_encoder(self) -> None:
+        wanted = {"cache": None, "should_reset_vision": False, "vision_pooling": "pooler"}
+        other = {name: getattr(self, name) for name, value in wanted.items() if getattr(self, name) != value}
+        if other or not isinstance(self.vision, str):
+            raise ValueError(
+                "should_keep_projection must be false unless vision is a dual encoder of transformers with "
+                f"its weights and its pooler, got {other or self.vision}. Leave one of them out."
             )
