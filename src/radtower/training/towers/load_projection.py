@@ -31,7 +31,7 @@ def keep_projection(model: MedCLIPModel, source: str) -> None:
     if not isinstance(own, nn.Linear) or own.weight.shape != stored.weight.shape:
         raise ValueError(
             f"vision_projection must be linear from {shape[1]} to {shape[0]} numbers, as that of {source}, "
-            f"got {model.config.vision_projection!r} with projection_dim {model.config.projection_dim}. Set them "
-            "so, or should_keep_projection to false."
+            f"got {model.config.vision_projection!r} with projection_dim {model.config.projection_dim}. "
+            "Set them so, or should_keep_projection to false."
         )
     own.weight.copy_(stored.weight)
