@@ -34,6 +34,7 @@ from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.training.arguments import parse_recipe, read_recipe
 from radtower.training.runs import ClipRun
+from radtower.training.towers.load_text_tower import load_text_tower
 from radtower.training.train_medclip import train_medclip
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -324,6 +325,21 @@ def test_what_is_pooled_is_the_token_behind_the_text(fixed, tokenizer):
     # Where a text is cut, the token stays.
     cut = model.processor(text=REPORTS[1:2], max_length=5)["input_ids"][0]
     assert (len(cut), cut[-1].item()) == (5, tokenizer.pad_token_id)
+
+
+@torch.no_grad()
+def test_the_lowest_layers_alone_pool_that_token_too(qwen_folder, tokenizer):
+    settings = {"llm_pooling": "last_token", "num_llm_layers": 1, "bidirectional": False, "max_length": 60}
+    tower, _ = load_text_tower(ClipRun(manifest="m.csv", vision="v", text=str(qwen_folder), **settings))
+    assert len(tower.model.layers) == 1
+    decoder = Qwen3Model.from_pretrained(qwen_folder).eval()
+    decoder.layers = decoder.layers[:1]
+    for report in REPORTS:
+        ids = tokenizer(report, truncation=True, max_length=60).input_ids
+        assert ids[-1] == tokenizer.pad_token_id
+        last = decoder(torch.tensor([ids])).last_hidden_state[:, -1]
+        expected = F.normalize(last, dim=-1)  # as the folder says
+        torch.testing.assert_close(tower.encode_text(report), expected, atol=1e-5, rtol=0)
 
 
 def test_the_recipe_of_llm2clip4cxr_changes_attention_alone(llm2clip, images, llm2vec_folder):
