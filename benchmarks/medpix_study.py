@@ -6,11 +6,11 @@
 The lowest layers of the language model stand for Qwen3-Embedding; a small ViT from nothing stands for CLIP's.
 What is compared is how texts are read:
 
-- ``as_released``: the constant prompt of QwenCLIP (arXiv 2511.13876), padding between it and the text, last
-  token;
+- ``as_released``: as in ``recipes/qwenclip_as_released.yaml`` (QwenCLIP, arXiv 2511.13876): a constant
+  prompt, padding between it and the text, last token;
 - ``repaired``: the same, without padding in between, so that a text has one vector;
-- ``trained_prompt``: likewise, and the prompt gets its gradient;
-- ``mean``: no prompt, the mean over all tokens, as in ``recipes/medpix_small.yaml``.
+- ``trained_prompt``: as in ``recipes/qwenclip.yaml``: likewise, and the prompt gets its gradient;
+- ``mean``: as in ``recipes/medpix_small.yaml``: no prompt, the mean over all tokens.
 
 The arms of a seed share the first weights of the ViT, the order of the batches and the number of steps. They
 are trained on ``train`` and measured on ``dev``; ``--tune`` leaves dev alone, and measures on a quarter of
@@ -49,22 +49,35 @@ from radtower.evaluation.retrieval_chance import chance_levels
 from radtower.evaluation.text.task_scores import Metric, TaskScores, mean_scores
 from radtower.processing.image_io import read_image
 from radtower.processing.image_processing_2d import to_8_bit
-from radtower.training.arguments import DEFAULTS
+from radtower.training.arguments import DEFAULTS, read_recipe
 from radtower.training.clip.clip_run import ClipRun
 from radtower.training.train_medclip import train_medclip
 
-HARD_PROMPT = "Instruct: "
-SOFT_PROMPT = "Create a dense embedding that captures the medical findings for image retrieval"
-PROMPT: dict[str, Any] = {
-    "hard_prompt": HARD_PROMPT,
-    "soft_prompt": SOFT_PROMPT,
-    "llm_pooling": "last_token",
-}
+RECIPES = Path(__file__).parents[1] / "recipes"
+# Of a recipe: how a text is read. All else is the same in all arms.
+READING = (
+    "llm_pooling",
+    "llm_normalize",
+    "bidirectional",
+    "hard_prompt",
+    "soft_prompt",
+    "instruction",
+    "prompt_padding",
+    "text_mode",
+)
+
+
+def reading_of(recipe: str) -> dict[str, Any]:
+    """How a recipe reads texts."""
+    settings = read_recipe(RECIPES / recipe)
+    return {name: settings[name] for name in READING if name in settings}
+
+
 ARMS: dict[str, dict[str, Any]] = {
-    "as_released": {**PROMPT, "prompt_padding": "legacy_middle"},
-    "repaired": {**PROMPT, "prompt_padding": "contiguous"},
-    "trained_prompt": {**PROMPT, "prompt_padding": "contiguous", "text_mode": "soft_prompt"},
-    "mean": {"llm_pooling": "mean"},
+    "as_released": reading_of("qwenclip_as_released.yaml"),
+    "repaired": {**reading_of("qwenclip_as_released.yaml"), "prompt_padding": "contiguous"},
+    "trained_prompt": reading_of("qwenclip.yaml"),
+    "mean": reading_of("medpix_small.yaml"),
 }
 BASELINE = "as_released"
 ONE_BY_ONE = "as_released, texts one by one"
@@ -145,7 +158,6 @@ def train(arm: str, seed: int, table: Path, llm: str, folder: Path, settings: Se
         text=llm,
         vision_pooling="mean",
         num_llm_layers=settings.llm_layers,
-        bidirectional=False,
         projection_dim=settings.projection_dim,
         text_projection=settings.text_projection,  # type: ignore[arg-type]
         max_length=settings.max_length,

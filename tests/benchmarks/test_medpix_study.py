@@ -66,6 +66,15 @@ def settings(study):
     )
 
 
+def test_arms_differ_in_how_texts_are_read(study):
+    released, repaired, trained = (study.ARMS[name] for name in ("as_released", "repaired", "trained_prompt"))
+    assert {name for name in released if released[name] != repaired[name]} == {"prompt_padding"}
+    changed = {name for name in repaired if repaired[name] != trained.get(name, False)}
+    assert changed == {"text_mode"}
+    assert trained["instruction"] == "\nQuery:{text}"
+    assert study.ARMS["mean"] == {"llm_pooling": "mean", "bidirectional": False}
+
+
 def test_images_are_what_the_processor_would_make_of_them_and_test_is_not_touched(
     study, cases, settings, tmp_path
 ):
