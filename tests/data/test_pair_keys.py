@@ -1,6 +1,6 @@
 import pandas as pd
 
-from radtower.data.pair_keys import pair_keys
+from radtower.data.pair_keys import keys_of_study, pair_keys
 
 
 def test_one_report_and_one_study_have_one_key():
@@ -22,3 +22,9 @@ def test_one_report_and_one_study_have_one_key():
 
 def test_no_studies_have_no_keys():
     assert pair_keys(pd.DataFrame({"report": [], "study_id": []})).shape == (0, 2)
+
+
+def test_a_study_without_an_id_has_the_key_of_its_report_alone():
+    (keys,) = pair_keys(pd.DataFrame({"report": ["No nodule."], "study_id": ["a"]})).tolist()
+    assert keys_of_study("No nodule.", "a") == tuple(keys)
+    assert keys_of_study("No nodule.", None) == (keys[0], 0)

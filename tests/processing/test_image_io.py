@@ -16,6 +16,17 @@ def test_reads_the_depth_of_the_file(tmp_path):
     assert np.array_equal(np.array(read_image(str(tmp_path / "color.png"))), NOISE)
 
 
+def test_reads_a_row_of_a_data_set_by_its_bytes_or_by_its_path(tmp_path):
+    Image.fromarray(NOISE).save(tmp_path / "color.png")
+    content = (tmp_path / "color.png").read_bytes()
+    for row in ({"bytes": content, "path": "elsewhere.png"}, {"path": str(tmp_path / "color.png")}):
+        assert np.array_equal(np.array(read_image(row)), NOISE)
+    with pytest.raises(ValueError, match=r"must be whole, got the bytes of a row: "):
+        read_image({"bytes": content[:200], "path": None})
+    with pytest.raises(ValueError, match=r"must have bytes or a path, got neither in \['bytes', 'path'\]"):
+        read_image({"bytes": None, "path": None})
+
+
 def test_turns_an_image_upright(tmp_path):
     image = Image.fromarray(np.array([[0, 0, 255, 255]] * 4, dtype=np.uint8).repeat(8, 0).repeat(8, 1))
     exif = Image.Exif()

@@ -22,9 +22,15 @@ def pair_keys(studies: pd.DataFrame) -> torch.Tensor:
     Args:
         studies: Rows of a manifest, with ``report`` and ``study_id``.
     """
-    reports = [_number(report_sha256(report)) for report in studies["report"]]
-    ids = [_number(hashlib.sha256(str(study).encode()).hexdigest()) for study in studies["study_id"]]
-    return torch.tensor([reports, ids], dtype=torch.int64).T.reshape(-1, len(KEY_COLUMNS))
+    pairs = zip(studies["report"], studies["study_id"], strict=True)
+    keys = [keys_of_study(report, str(study)) for report, study in pairs]
+    return torch.tensor(keys, dtype=torch.int64).reshape(-1, len(KEY_COLUMNS))
+
+
+def keys_of_study(report: str, study_id: str | None) -> tuple[int, int]:
+    """Hash one report and one study; 0 for a study that is None: it is then like no other."""
+    study = 0 if study_id is None else _number(hashlib.sha256(study_id.encode()).hexdigest())
+    return _number(report_sha256(report)), study
 
 
 def _number(digest: str) -> int:

@@ -1,7 +1,10 @@
 """PNG, JPEG and TIFF files -> one Pillow image, or a reason why not."""
 
 import os
+from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
 
@@ -10,19 +13,20 @@ MAX_PIXELS = 80_000_000
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 
 
-def read_image(path: str | os.PathLike[str]) -> Image.Image:
+def read_image(path: str | os.PathLike[str] | Mapping[str, Any]) -> Image.Image:
     """Read all pixels of an image file, upright as its EXIF tag says, in the depth of the file.
+
+    Args:
+        path: Of the file; or ``{"path", "bytes"}`` of ``datasets.Image``, the path where there are no bytes.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no image of a known format, has several frames or more than 80 million pixels, or
-            ends too early.
+            ends too early; or if a mapping has neither bytes nor a path.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"an image must be a file, got none at {path}. Correct the path.")
+    path, source = _source_of(path)
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(source, formats=FORMATS) as image:
             _require_one_frame(image, path)
             image.load()
             return ImageOps.exif_transpose(image)
@@ -37,7 +41,24 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         raise ValueError(f"an image must be whole, got {path}: {error}. Copy the file again.") from error
 
 
-def _require_one_frame(image: Image.Image, path: Path) -> None:
+def _source_of(image: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[Path | str, Path | BytesIO]:
+    """What to call an image in a message, and what to open."""
+    if isinstance(image, Mapping):
+        if image.get("bytes") is not None:
+            return "the bytes of a row", BytesIO(image["bytes"])
+        if image.get("path") is None:
+            raise ValueError(
+                f"an image must have bytes or a path, got neither in {sorted(image)}. Fill in one of them."
+            )
+        path = Path(image["path"])
+    else:
+        path = Path(image)
+    if not path.is_file():
+        raise FileNotFoundError(f"an image must be a file, got none at {path}. Correct the path.")
+    return path, path
+
+
+def _require_one_frame(image: Image.Image, path: Path | str) -> None:
     num_frames = getattr(image, "n_frames", 1)
     if num_frames > 1:
         raise ValueError(
@@ -47,7 +68,7 @@ def _require_one_frame(image: Image.Image, path: Path) -> None:
         raise _too_large(path, f"{image.width} x {image.height}")
 
 
-def _too_large(path: Path, found: str) -> ValueError:
+def _too_large(path: Path | str, found: str) -> ValueError:
     return ValueError(
         f"an image must have at most {MAX_PIXELS:,} pixels, got {found} in {path}. Make it smaller."
     )

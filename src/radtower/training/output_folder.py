@@ -26,6 +26,8 @@ INCIDENTAL |= {"bos_token_id", "eos_token_id", "pad_token_id"}
 # Where things lie may differ: a cluster copies a cache to the disk of the node.
 PLACES = {
     "manifest",
+    "dataset",
+    "processor",
     "reports",
     "cache",
     "labels",

@@ -18,8 +18,10 @@ from radtower.data.datasets import StudyDataset, study_targets
 from radtower.data.images_2d import usable_images
 from radtower.data.manifest import read_manifest
 from radtower.data.pair_keys import pair_keys
+from radtower.data.streams.hub_rows import HubRows
+from radtower.data.streams.stream_labels import StreamLabels
 from radtower.data.targets import TargetPolicy
-from radtower.data.volume_cache import open_volume_cache
+from radtower.data.volume_cache import VolumeCache, open_volume_cache
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
@@ -31,10 +33,14 @@ from radtower.training.clip.feature_store import TextFeatureStore
 from radtower.training.clip.freezing import set_tower_modes
 from radtower.training.clip.pair_batches import PairSampler, balanced_weights
 from radtower.training.clip.report_tokens import ReportPadding, StudiesWithReports, tokenize_reports
+from radtower.training.clip.stream_batches import StreamBatches
+from radtower.training.clip.stream_data import open_rows, stream_batches, volume_processor
 from radtower.training.towers.load_image_tower import load_image_tower
 from radtower.training.towers.load_projection import keep_projection
 from radtower.training.towers.load_text_tower import load_text_tower
 from radtower.training.towers.load_weights import load_whole
+
+MakeDataset = Callable[[MedCLIPModel], StudyDataset | StreamBatches]
 
 logger = logging.getLogger(__name__)
 
@@ -57,43 +63,30 @@ def train_medclip(
         The model folder.
 
     Raises:
-        ValueError: If a tower lacks some of its weights or does not fit the run, or no image can be used.
+        ValueError: If a tower lacks some of its weights or does not fit the run, no image can be used, or a
+            data set that is streamed does not have the columns of the run.
     """
     set_seed(arguments.seed)
+    rows = None if run.dataset is None else open_rows(run, arguments)
     cache = None if run.cache is None else open_volume_cache(run.cache)
     text, tokenizer = load_text_tower(run)
-    vision, image_processor = _load_vision(run) if cache is None else (_load_3d(run), cache.image_processor)
+    vision, image_processor = _load_vision(run, cache, rows)
     processor = MedCLIPProcessor(
         image_processor, tokenizer, max_length=run.max_length, instruction=run.instruction
     )
-    studies = read_manifest(run.manifest).split("train").frame
-    scans: Any = cache
-    if cache is None:
-        scans, studies = usable_images(studies, processor, on_note)
-    else:
-        studies = studies[cache.is_readable(studies["volume_id"])]
     policy = TargetPolicy(uncertain=run.uncertain, not_mentioned=run.not_mentioned)
-    targets = None if run.labels is None else study_targets(studies, run.labels, policy)
-
-    model = MedCLIPModel.from_towers(
-        vision, text, findings=list(targets.keys) if targets else [], **_joint_space(run)
+    findings, make_dataset = (
+        _of_manifest(run, arguments, processor, cache, policy, on_note)
+        if rows is None
+        else _of_stream(run, arguments, processor, rows, policy, on_note)
     )
+    model = MedCLIPModel.from_towers(vision, text, findings=findings, **_joint_space(run))
     if run.should_keep_projection:
         keep_projection(model, str(run.vision))
     convert_conv3d_weight_memory_format(model.vision_model, torch.channels_last_3d)
     set_tower_modes(model, run)
     model.processor = processor
-    dataset = _with_reports(
-        run,
-        arguments,
-        model,
-        list(studies["report"]),
-        volume_ids=list(studies["volume_id"]),
-        scans=scans,
-        targets=targets.values if targets else None,
-        pair_keys=pair_keys(studies),
-        augmentation=_crops(image_processor, arguments) if run.should_augment else None,
-    )
+    dataset = make_dataset(model)
     trainer = ContrastiveTrainer(
         model,
         arguments,
@@ -107,7 +100,50 @@ def train_medclip(
         make_sampler=partial(_sampler, run, arguments),
     )
     trainer.train(arguments.resume_from_checkpoint)
+    if isinstance(dataset, StreamBatches):
+        dataset.tally.tell(is_main=trainer.is_world_process_zero())
     return trainer.save_model_folder(run)
+
+
+def _of_manifest(
+    run: ClipRun,
+    arguments: TrainingArguments,
+    processor: MedCLIPProcessor,
+    cache: VolumeCache | None,
+    policy: TargetPolicy,
+    on_note: Callable[[str], None],
+) -> tuple[list[str], MakeDataset]:
+    """Findings that are trained, and what makes the data once there is a model to encode reports."""
+    assert run.manifest is not None  # the run is checked
+    studies = read_manifest(run.manifest).split("train").frame
+    scans: Any = cache
+    if cache is None:
+        scans, studies = usable_images(studies, processor, on_note)
+    else:
+        studies = studies[cache.is_readable(studies["volume_id"])]
+    targets = None if run.labels is None else study_targets(studies, run.labels, policy)
+    columns = {
+        "volume_ids": list(studies["volume_id"]),
+        "scans": scans,
+        "targets": targets.values if targets else None,
+        "pair_keys": pair_keys(studies),
+        "augmentation": _crops(processor.image_processor, arguments) if run.should_augment else None,
+    }
+    findings = list(targets.keys) if targets else []
+    return findings, lambda model: _with_reports(run, arguments, model, list(studies["report"]), **columns)
+
+
+def _of_stream(
+    run: ClipRun,
+    arguments: TrainingArguments,
+    processor: MedCLIPProcessor,
+    rows: HubRows,
+    policy: TargetPolicy,
+    on_note: Callable[[str], None],
+) -> tuple[list[str], MakeDataset]:
+    labels = None if run.labels is None else StreamLabels(run.labels, policy)
+    batches = stream_batches(rows, processor, labels, arguments, on_note)
+    return list(labels.keys) if labels else [], lambda _model: batches
 
 
 def _joint_space(run: ClipRun) -> dict[str, Any]:
@@ -149,11 +185,28 @@ def _with_reports(
     return StudyDataset(**studies, text_features=features)
 
 
-def _load_vision(run: ClipRun) -> tuple[PreTrainedModel, Any]:
+def _load_vision(
+    run: ClipRun, cache: VolumeCache | None, rows: HubRows | None
+) -> tuple[PreTrainedModel, Any]:
+    """The image tower, and the image processor that its images go through."""
+    if cache is not None:
+        return _load_3d(run), cache.image_processor
+    if rows is not None and rows.kind == "volume":
+        tower = _load_3d(run)
+        return tower, volume_processor(run, tower)
+    if run.processor is not None:
+        raise ValueError(
+            f"processor must be left out for 2D images, got {run.processor!r}: the tower brings its own. "
+            "Leave it out."
+        )
     return load_image_tower(run.vision, run.vision_pooling, should_reset=run.should_reset_vision)
 
 
 def _load_3d(run: ClipRun) -> CT3DVisionModel:
-    assert isinstance(run.vision, str)  # the run is checked
+    if not isinstance(run.vision, str):
+        raise TypeError(
+            "vision must be the folder of a 3D tower where the images of a dataset are volumes, got the "
+            "configuration of a 2D one. Name a folder."
+        )
     vision: Any = load_whole(CT3DVisionModel, run.vision)
     return CT3DVisionModel(vision.config) if run.should_reset_vision else vision

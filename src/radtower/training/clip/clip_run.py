@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from radtower.training.towers.tower_settings import TowerSettings
+from radtower.training.clip.stream_settings import StudySettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipRun(TowerSettings):
-    """Align an image tower with a text tower; :class:`TowerSettings` says which.
+class ClipRun(StudySettings):
+    """Align an image tower with a text tower; :class:`StudySettings` says which, and on what.
 
-    Where the text tower is frozen, each report is encoded once before training.
+    Where the text tower is frozen, each report of a manifest is encoded once before training; those of a
+    stream are encoded with their batch.
 
     Args:
-        manifest: Table of studies with their reports.
         vision_mode: What trains in the image tower: nothing (``frozen``), low-rank updates (``lora``), its
             uppermost layers or stages (``last_n``), or all of it. Both projections, the temperature and the
             finding head always train.
@@ -54,7 +54,6 @@ class ClipRun(TowerSettings):
         should_overwrite: Whether checkpoints that an earlier run left in the output folder are deleted.
     """
 
-    manifest: str
     vision_mode: Literal["frozen", "lora", "last_n", "full"] = "full"
     text_mode: Literal["frozen", "soft_prompt", "lora", "last_n", "full"] = "frozen"
     num_last_vision_layers: int | None = None
@@ -88,6 +87,11 @@ class ClipRun(TowerSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.require_of_manifest(
+            feature_cache=self.feature_cache,
+            has_balanced_labels=self.has_balanced_labels,
+            has_length_batches=self.has_length_batches,
+        )
         if self.labels is None and (self.has_balanced_labels or self.loss == "soft_infonce"):
             raise ValueError(
                 "labels must be given for balanced batches and for soft_infonce, got None with "

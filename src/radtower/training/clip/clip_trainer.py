@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from radtower.data.datasets import StudyDataset
 from radtower.modeling.modeling_medclip import MedCLIPModel
@@ -18,6 +18,7 @@ from radtower.training.clip.grad_cache import VECTORS_ONLY, cached_backward
 from radtower.training.clip.pair_batches import PairSampler
 from radtower.training.clip.pair_loss import PairLoss
 from radtower.training.clip.pair_statistics import pair_statistics, require_spread
+from radtower.training.clip.stream_batches import StreamBatches
 from radtower.training.clip.tower_lora import merge_tower_adapters
 from radtower.training.runs import AnyRun
 from radtower.training.text.lora import has_adapters
@@ -115,6 +116,12 @@ class ContrastiveTrainer(RadTowerTrainer):
             # A log before a checkpoint may come between: what is said of one batch is not said of another.
             self._last, self._num_seen, self._since = {}, 0, now
         super().log(logs, start_time)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return batches; those of a stream are whole, and accelerate would deal out their rows once more."""
+        if not isinstance(self.train_dataset, StreamBatches):
+            return super().get_train_dataloader()
+        return DataLoader(self.train_dataset, batch_size=None, pin_memory=self.args.dataloader_pin_memory)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any] | None:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset

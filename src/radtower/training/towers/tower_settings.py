@@ -10,8 +10,8 @@ class TowerSettings:
 
     Args:
         cache: Folder of ``radtower preprocess``, whose processor settings are used. None reads the images of
-            the manifest themselves, which are then 2D.
-        vision: Model folder of the 3D tower; without a cache, folder or Hub id of a vision model of
+            the manifest themselves, which are then 2D, or those of a data set.
+        vision: Model folder of the 3D tower; for 2D images, folder or Hub id of a vision model of
             transformers, or the configuration of a fresh one, with ``model_type`` and ``image_size``.
         text: Model folder of our text tower; or an LLM, such as a ``.gguf`` file; or a text model of
             transformers.
