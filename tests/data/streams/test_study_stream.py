@@ -85,7 +85,7 @@ def test_an_image_that_is_not_there_is_left_out_and_a_network_that_is_down_ends_
     monkeypatch.setattr("datasets.config.STREAMING_OPEN_RETRY_INTERVAL", 0.01)
     refused = row._replace(image={"path": "http://127.0.0.1:9/a.png", "bytes": None})
     monkeypatch.setattr(rows, "read", lambda *_args: iter([refused]))
-    with pytest.raises(ConnectionError, match=r"no answer from http://127\.0\.0\.1:9/a\.png\. Resume"):
+    with pytest.raises(ConnectionError, match=r"no answer from 127\.0\.0\.1:9\. Resume"):
         list(StudyStream(rows, for_images, _length))
 
 

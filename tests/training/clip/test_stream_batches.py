@@ -51,10 +51,15 @@ def test_a_row_whose_like_is_in_the_batch_waits_for_the_next():
 
 def test_no_more_wait_than_fill_a_batch():
     keys = [(1, 0)] * 6 + [(2, 0), (3, 0), (4, 0)]
-    batches = _batches(keys, 2)
+    notes: list[str] = []
+    batches = _batches(keys, 2, notes)
     # Two of the copies wait, three are passed over.
     assert list(batches.one_pass(0)) == [[0, 6], [1, 7], [2, 8]]
     assert batches.tally.num_crowded_out == 3
+    batches.tally.tell()
+    assert notes == ["3 of 9 rows read met their like too often, and were passed over"]
+    batches.tally.tell(is_main=False)
+    assert len(notes) == 1
 
 
 def test_keys_that_are_none_meet_and_a_pass_begins_with_nobody_waiting():

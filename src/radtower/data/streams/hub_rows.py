@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from datasets import DownloadConfig, Image, IterableDataset, Nifti, Value, load_dataset
 from datasets.distributed import split_dataset_by_node
@@ -143,8 +144,8 @@ def with_bytes(image: Mapping[str, Any]) -> Mapping[str, Any]:
             raise
         # What fsspec says of a server that is down, too: rows must not be left out for that.
         raise ConnectionError(
-            f"an image must be where its row says, got no answer from {path.split('::')[-1]}. Resume when "
-            "the server is back, or correct the data set."
+            f"an image must be where its row says, got no answer from "
+            f"{urlsplit(path.split('::')[-1]).netloc}. Resume when the server is back, or correct the data set."
         ) from error
 
 
