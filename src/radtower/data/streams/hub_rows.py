@@ -143,9 +143,10 @@ def with_bytes(image: Mapping[str, Any]) -> Mapping[str, Any]:
         if "http" not in path:
             raise
         # What fsspec says of a server that is down, too: rows must not be left out for that.
+        server = urlsplit(path.split("::")[-1]).netloc
         raise ConnectionError(
-            f"an image must be where its row says, got no answer from "
-            f"{urlsplit(path.split('::')[-1]).netloc}. Resume when the server is back, or correct the data set."
+            f"an image must be where its row says, got no answer from {server}. Resume when the server is "
+            "back, or correct the data set."
         ) from error
 
 
