@@ -158,8 +158,13 @@ def run_workers() -> Callable[..., None]:
             )
             for rank in range(world_size)
         ]
-        for worker in workers:
-            _, errors = worker.communicate(timeout=300)
-            assert worker.returncode == 0, errors[-2000:]
+        try:
+            for worker in workers:
+                _, errors = worker.communicate(timeout=300)
+                assert worker.returncode == 0, errors[-2000:]
+        finally:
+            for worker in workers:  # those that wait for one that failed
+                worker.kill()
+                worker.communicate()
 
     return run
