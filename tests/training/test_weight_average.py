@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from transformers import TrainerControl, TrainerState
 
-from radtower.training.weight_average import AVERAGE_FILE, WeightAverage
+from radtower.training.weight_average import AVERAGE_FILE, WeightAverage, require_averageable
 
-ONE_PROCESS = SimpleNamespace(fsdp=[], deepspeed=None)
+ARGUMENTS = SimpleNamespace()
 
 
 @pytest.fixture
@@ -19,14 +19,14 @@ def model():
 
 
 def _begin(average, model, step=0):
-    average.on_train_begin(ONE_PROCESS, TrainerState(global_step=step), TrainerControl(), model=model)
+    average.on_train_begin(ARGUMENTS, TrainerState(global_step=step), TrainerControl(), model=model)
 
 
 def _step(average, model, step, weight):
     nn.init.constant_(model[0].weight, weight)
     model[1].running_mean.fill_(weight / 2)
     model[1].num_batches_tracked.fill_(step)
-    average.on_step_end(ONE_PROCESS, TrainerState(global_step=step), TrainerControl(), model=model)
+    average.on_step_end(ARGUMENTS, TrainerState(global_step=step), TrainerControl(), model=model)
 
 
 def test_the_average_moves_slowly_and_faster_at_the_start(model):
@@ -82,8 +82,19 @@ def test_a_decay_outside_zero_to_one_is_refused(decay):
         WeightAverage(decay)
 
 
-@pytest.mark.parametrize(("fsdp", "deepspeed"), [(["full_shard"], None), ([], "zero3.json")])
-def test_sharded_weights_are_refused(model, fsdp, deepspeed):
-    arguments = SimpleNamespace(fsdp=fsdp, deepspeed=deepspeed)
-    with pytest.raises(ValueError, match=r"None where weights are sharded, got 0.9"):
-        WeightAverage(0.9).on_train_begin(arguments, TrainerState(), TrainerControl(), model=model)
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        (SimpleNamespace(deepspeed_plugin=object()), "DeepSpeed"),
+        (SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=1)), "FSDP of version 1"),
+    ],
+)
+def test_weights_that_the_average_would_not_see_are_refused(state, kind):
+    require_averageable(state, None)
+    with pytest.raises(ValueError, match=rf"ema_decay must be None with {kind}, .* got 0\.9"):
+        require_averageable(state, 0.9)
+
+
+def test_whole_weights_and_those_in_shards_of_version_2_are_averaged():
+    require_averageable(SimpleNamespace(deepspeed_plugin=None), 0.9)
+    require_averageable(SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=2)), 0.9)

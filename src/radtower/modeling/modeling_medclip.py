@@ -177,6 +177,13 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
         output.pooler_output = self._project_text(_pooled(output))
         return output
 
+    def get_input_embeddings(self) -> nn.Module:
+        """Embedding of the tokens of a report; accelerate asks for it where weights lie in shards."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_input_embeddings(value)
+
     def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Vectors of the image tower before projection, ``(B, E)``: a frozen one gives them once."""
         return pool_states(self.vision_model(pixel_values), self.config.vision_pooling)

@@ -27,7 +27,8 @@ from radtower.training.output_folder import (
     require_same_run,
 )
 from radtower.training.runs import AnyRun
-from radtower.training.weight_average import WeightAverage
+from radtower.training.shards import State, is_sharded, prepare_for_shards, whole_state
+from radtower.training.weight_average import WeightAverage, require_averageable
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -58,6 +59,7 @@ class RadTowerTrainer(Trainer):
                 f"{self.args.label_smoothing_factor}. Leave it out."
             )
         self.run = run
+        require_averageable(self.accelerator.state, ema_decay)
         self.average = None if ema_decay is None else WeightAverage(ema_decay)
         if self.average is not None:
             self.add_callback(self.average)
@@ -87,6 +89,8 @@ class RadTowerTrainer(Trainer):
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, WeightAverage):
                 callback.resume_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        if self.is_fsdp_enabled:
+            prepare_for_shards(cast(nn.Module, self.model))
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         if self.state.global_step == 0:
             raise ValueError(
@@ -136,8 +140,8 @@ class RadTowerTrainer(Trainer):
         folder = output_dir or str(self.args.output_dir)
         if self.run is not None and self.args.should_save:
             write_run_record(folder, self.run, self.args, self._data_hash())
-        if self.average is not None and self.args.should_save:
-            self.average.save(folder)
+        if self.average is not None:
+            self.average.save(folder, is_written=self.args.should_save)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Measure the weights that would be saved: the average, if there is one."""
@@ -195,19 +199,24 @@ class RadTowerTrainer(Trainer):
     def _load_best_average(self) -> None:
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         if self.average is not None and best is not None:
-            self.average.load(best, self.args.device)
+            self.average.load(best, cast(nn.Module, self.model))
 
     def _save_folder(self, run: AnyRun) -> Path:
         folder = Path(str(self.args.output_dir))
+        model = self.accelerator.unwrap_model(self.model)
+        state = self._gathered_state(model) if is_sharded(model) else None
         if self.is_world_process_zero():
-            model = self.accelerator.unwrap_model(self.model)
             _forget_where_towers_came_from(model.config)
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, state_dict=state)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
             write_run_record(folder, run, self.args, self._data_hash())
         self.accelerator.wait_for_everyone()
         return folder
+
+    def _gathered_state(self, model: nn.Module) -> State:
+        """Weights to save of a model that lies in shards; in processes that do not write, nothing."""
+        return whole_state(model)
 
 
 class SupervisedTrainer(RadTowerTrainer):

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.training.clip.clip_trainer import ContrastiveTrainer
-from radtower.training.clip.grad_cache import cached_backward
+from radtower.training.clip.grad_cache import cached_backward, require_equal_shares
 from radtower.training.clip.pair_loss import PairLoss
 from radtower.training.clip.pair_statistics import pair_statistics
 
@@ -222,6 +222,12 @@ def test_refuses_to_accumulate(make_arguments):
 def test_refuses_chunks_of_nothing():
     with pytest.raises(ValueError, match=r"chunk_size must be at least 1, got 0\. Use what fits"):
         cached_backward(make_model("infonce"), make_batch(), 0, lambda output: output, torch.Tensor.backward)
+
+
+def test_refuses_shards_that_would_wait_for_each_other():
+    require_equal_shares([3, 3])
+    with pytest.raises(ValueError, match=r"equally many studies .*, got \[3, 2\]\. Set dataloader_drop"):
+        require_equal_shares([3, 2])
 
 
 class _Plain(Dataset):

@@ -4,7 +4,8 @@ Axes: B studies of this process.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from torch.utils.data import DataLoader, Sampler
 
 from radtower.data.datasets import StudyDataset
 from radtower.modeling.modeling_medclip import MedCLIPModel
-from radtower.training.clip.grad_cache import VECTORS_ONLY, cached_backward
+from radtower.training.clip.grad_cache import VECTORS_ONLY, cached_backward, require_equal_shares
 from radtower.training.clip.pair_batches import PairSampler
 from radtower.training.clip.pair_loss import PairLoss
 from radtower.training.clip.pair_statistics import pair_statistics, require_spread
 from radtower.training.clip.stream_batches import StreamBatches
 from radtower.training.clip.tower_lora import merge_tower_adapters
+from radtower.training.gather import row_counts
 from radtower.training.runs import AnyRun
+from radtower.training.shards import State, called_as_forward, is_sharded, merged_state
 from radtower.training.text.lora import has_adapters
 from radtower.training.trainer import RadTowerTrainer
 
@@ -91,12 +94,15 @@ class ContrastiveTrainer(RadTowerTrainer):
 
         Raises:
             FloatingPointError: If the loss is not finite, or the model says the same of everything.
+            ValueError: If processes with shards of the weights have different numbers of studies.
         """
         self._dual_tower().logit_scale.cap()
         size = len(next(iter(inputs.values())))
         self._num_seen += size * self.args.world_size
         if self.chunk_size is None or self.chunk_size >= size:
             return super().training_step(model, inputs, num_items_in_batch)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            require_equal_shares(row_counts(size, self.args.device))
         model.train()
         towers, relations, rows = _split(self._prepare_inputs(inputs))
         return cached_backward(
@@ -105,8 +111,24 @@ class ContrastiveTrainer(RadTowerTrainer):
             self.chunk_size,
             lambda output: self._pair_loss(output, relations, rows, is_training=True),
             self.accelerator.backward,
-            lambda: self.accelerator.no_sync(model),
+            lambda: self._unfinished(model),
         )
+
+    @contextmanager
+    def _unfinished(self, model: nn.Module) -> Iterator[None]:
+        """The gradients of the batch are not complete yet: they are not exchanged, and no step is taken."""
+        if not self.is_deepspeed_enabled:
+            with self.accelerator.no_sync(model):
+                yield
+            return
+        # Its engine steps after each backward pass unless it is told that there are more. It refuses not to
+        # exchange gradients that it keeps in shards: it adds up what it exchanged.
+        state = self.accelerator.gradient_state
+        state._set_sync_gradients(False)
+        try:
+            yield
+        finally:
+            state._set_sync_gradients(True)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, at every ``logging_steps`` with the statistics of the batch of this process."""
@@ -165,16 +187,21 @@ class ContrastiveTrainer(RadTowerTrainer):
     def save_model_folder(self, run: AnyRun) -> Path:
         """Save as every trainer does, with the adapters of both towers merged into their weights.
 
-        The model is then one that never had adapters, and this trainer cannot go on.
+        The model is then one that never had adapters, and this trainer cannot go on; where it lies in shards,
+        it stays as it is.
         """
         model = self._dual_tower()
-        if has_adapters(model):
+        if has_adapters(model) and not is_sharded(model):
             self._load_best_average()
             if self.average is not None and self.average.values:
                 model.load_state_dict(self.average.values)
                 self.average = None  # its names are those of the adapters
             merge_tower_adapters(model)
         return super().save_model_folder(run)
+
+    def _gathered_state(self, model: nn.Module) -> State:
+        state = super()._gathered_state(model)
+        return merged_state(model, state) if state else state
 
     def _dual_tower(self) -> MedCLIPModel:
         model = self.accelerator.unwrap_model(self.model)
@@ -190,13 +217,15 @@ class ContrastiveTrainer(RadTowerTrainer):
         if "pixel_values" in found and _is_frozen(model.vision_model):
             model.vision_model.eval()
             chunks = found.pop("pixel_values").split(size)
-            found["image_features"] = torch.cat([self._frozen(model.image_features, p) for p in chunks])
+            encode = called_as_forward(model, "image_features")
+            found["image_features"] = torch.cat([self._frozen(encode, p) for p in chunks])
         if "input_ids" in found and _is_frozen(model.text_model):
             model.text_model.eval()
             parts = {name: found.pop(name) for name in TEXT_INPUTS if name in found}
             starts = range(0, len(parts["input_ids"]), size)
             chunks = [{n: part[at : at + size] for n, part in parts.items()} for at in starts]
-            found["text_features"] = torch.cat([self._frozen(model.text_features, **c) for c in chunks])
+            encode = called_as_forward(model, "text_features")
+            found["text_features"] = torch.cat([self._frozen(encode, **c) for c in chunks])
         return found
 
     def _frozen(self, encode: Any, *args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ Source: Gao et al. 2021, arXiv 2101.06983.
 Axes: B studies of this process, E width of a tower.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -71,6 +71,24 @@ def cached_backward(
                 output = model(**chunk, **VECTORS_ONLY)
             backward(_surrogate(output, leaves, rows, has_scalars=is_last))
     return loss.detach()
+
+
+def require_equal_shares(counts: Sequence[int]) -> None:
+    """Refuse a batch for which processes with shards of the weights would wait for each other forever.
+
+    They exchange weights in every chunk; with whole weights they meet in the last one only.
+
+    Args:
+        counts: Studies of each process.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"processes with shards of the weights must have equally many studies of a batch, got {counts}. "
+            "Set dataloader_drop_last, or leave chunk_size out."
+        )
 
 
 def _chunks(inputs: Inputs, size: int) -> Iterator[dict[str, torch.Tensor]]:
