@@ -80,10 +80,12 @@ class HubRows:
         columns = [source.image_column, source.report_column]
         if source.study_column is not None:
             columns.append(source.study_column)
+        # Our readers decode: that of datasets needs nibabel, and takes the rescale of a header at its word.
+        # First of all: what is on the Hub comes with a pool of threads that decode, and only this removes it.
+        rows = rows.decode(False)
         if num_readers > 1 and rows.num_shards % num_readers:
             rows = rows.reshard()  # by parts of files, where the format has some
-        # Our readers decode: that of datasets needs nibabel, and takes the rescale of a header at its word.
-        rows = rows.decode(False).select_columns(columns)
+        rows = rows.select_columns(columns)
         # As plain rows: the shuffle buffer of tables overflows where it holds 2 GB of images.
         rows = rows.map(_as_it_is)
         self.num_shards = rows.num_shards
