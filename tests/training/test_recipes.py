@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DeepSpeedPlugin
 
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.training.arguments import parse_recipe, read_recipe
@@ -65,3 +66,30 @@ def test_configurations_of_accelerate_are_read_by_it(name, kind, settings):
     assert config.mixed_precision == "bf16"
     found = config.fsdp_config if kind == "FSDP" else config.deepspeed_config
     assert settings.items() <= found.items()
+
+
+def test_deepspeed_gets_what_the_configuration_says():
+    config = load_config_from_file(str(RECIPES / "accelerate" / "deepspeed_zero2.yaml"))
+    plugin = DeepSpeedPlugin(**config.deepspeed_config)
+    plugin.set_mixed_precision(config.mixed_precision)
+    settings = plugin.deepspeed_config
+    assert settings["zero_optimization"]["stage"] == 2
+    assert settings["zero_optimization"]["offload_optimizer"]["device"] == "none"
+    assert (settings["bf16"], settings["fp16"]) == ({"enabled": True}, {"enabled": False})
+    assert settings["gradient_accumulation_steps"] == 1
+    # What transformers fills in from the recipe.
+    assert {name for name, value in settings.items() if value == "auto"} == {
+        "gradient_clipping",
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+    }
+
+
+def test_deepspeed_itself_accepts_the_configuration():
+    runtime = pytest.importorskip("deepspeed.runtime.config")
+    config = load_config_from_file(str(RECIPES / "accelerate" / "deepspeed_zero2.yaml"))
+    plugin = DeepSpeedPlugin(**config.deepspeed_config)
+    plugin.set_mixed_precision(config.mixed_precision)
+    filled = {"gradient_clipping": 1.0, "train_batch_size": 2, "train_micro_batch_size_per_gpu": 2}
+    found = runtime.DeepSpeedConfig(plugin.deepspeed_config | filled)
+    assert (found.zero_optimization_stage, found.gradient_clipping) == (2, 1.0)

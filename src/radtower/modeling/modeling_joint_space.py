@@ -50,7 +50,8 @@ class LogitBias(nn.Module):
 
     def forward(self) -> torch.Tensor:
         """``(1,)`` float32."""
-        return self.value.float()
+        # A copy: distributed training counts a parameter that is an output twice, and stops.
+        return self.value.float().clone()
 
 
 class FirstDimensions(nn.Module):

@@ -6,16 +6,23 @@ Source: the local loss with gathered gradients of OpenCLIP; Chen et al. 2020, ar
 Axes: N rows of this process, W processes, E embedding.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+Item = TypeVar("Item")
 
 
 def is_distributed() -> bool:
     """Whether there are other processes."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def num_processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if is_distributed() else 1
 
 
 def row_counts(num_rows: int, device: torch.device) -> list[int]:
@@ -52,6 +59,36 @@ def gather_with_gradient(tensor: torch.Tensor, counts: Sequence[int] | None = No
     counts = row_counts(len(tensor), tensor.device) if counts is None else counts
     gathered: torch.Tensor = _Gather.apply(tensor, tuple(counts))
     return gathered
+
+
+@torch.no_grad()
+def divided(
+    items: Sequence[Item], compute: Callable[[list[Item]], torch.Tensor], device: torch.device
+) -> torch.Tensor:
+    """Compute a row per item; each process computes its share, and all get all.
+
+    All processes must call it with the same items. Neighbors go to different processes: where items are in
+    order of their size, the shares take about as long.
+
+    Args:
+        items: M of any kind, at least one.
+        compute: From some of the items to their rows ``(m, E)``.
+        device: Of tensors that can be exchanged.
+
+    Returns:
+        ``(M, E)`` on the CPU, in the order of ``items``; the same bits in every process.
+    """
+    if not is_distributed():
+        return compute(list(items)).cpu()
+    shares = [list(range(start, len(items), num_processes())) for start in range(num_processes())]
+    # One item at least, so that all know the width.
+    rows = compute([items[place] for place in shares[dist.get_rank()] or [0]])
+    counts = [max(1, len(share)) for share in shares]
+    parts = gather_with_gradient(rows.to(device), counts).cpu().split(counts)
+    table = torch.empty(len(items), *rows.shape[1:], dtype=rows.dtype)
+    for share, part in zip(shares, parts, strict=True):
+        table[torch.tensor(share, dtype=torch.long)] = part[: len(share)]
+    return table
 
 
 class _Gather(torch.autograd.Function):

@@ -180,7 +180,7 @@ def _with_reports(
     if run.text_mode != "frozen" or getattr(model.text_model.config, "depends_on_batch", False):
         return StudiesWithReports(**studies, token_ids=tokenize_reports(model.processor, normalized))
     nn.Module.to(model, arguments.device)  # as the Trainer does later; a large text tower is slow elsewhere
-    store = TextFeatureStore(model, model.processor, run.feature_cache)
+    store = TextFeatureStore(model, model.processor, run.feature_cache, is_divided=run.feature_cache is None)
     features = store.features(normalized, show_progress=not arguments.disable_tqdm)
     return StudyDataset(**studies, text_features=features)
 

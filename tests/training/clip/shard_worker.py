@@ -40,6 +40,7 @@ CASES = {
     "soft_prompt": ("soft_prompt", {}),
     "average": ("full", {"ema_decay": 0.6}),
     "ct3d": ("ct3d", {"chunk_size": 1}),
+    "bf16": ("frozen", {"chunk_size": 1}),
 }
 
 
@@ -119,6 +120,7 @@ def main() -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     shard()
     for case in sys.argv[4:]:
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if case == "bf16" else "no"
         train(folder, case, 4 // world_size)
         if "ema_decay" in CASES[case][1]:
             train(folder, case, 4 // world_size, folder / f"{case}_{world_size}" / "checkpoint-2")

@@ -34,10 +34,10 @@ def _losses(folder):
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def _assert_close(found, expected):
+def _assert_close(found, expected, absolute=1e-6):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=absolute, msg=name)
 
 
 def test_blocks_that_are_there_become_units_and_weights_contiguous():
@@ -108,7 +108,10 @@ def test_training_in_shards_gives_the_folder_of_one_process(run_workers, tmp_pat
         train(tmp_path, case, 4)
         expected = MedCLIPModel.from_pretrained(tmp_path / f"{case}_1").state_dict()
         name = "visual_projection.weight"
-        assert (expected[name] - start[name]).abs().max() > 1e-3
+        moved = (expected[name] - start[name]).abs().max().item()
+        assert moved > 1e-3
+        # What bf16 rounds is little against what three steps move.
+        tolerance = 0.1 * moved if case == "bf16" else 1e-6
         folders = ["_2", "_2_resumed"] if "ema_decay" in settings else ["_2"]
         for folder in folders:
             together, report = MedCLIPModel.from_pretrained(
@@ -116,8 +119,11 @@ def test_training_in_shards_gives_the_folder_of_one_process(run_workers, tmp_pat
             )
             assert not report["missing_keys"]
             assert not report["unexpected_keys"]
-            _assert_close(together.state_dict(), expected)
-        assert _losses(tmp_path / f"{case}_2") == pytest.approx(_losses(tmp_path / f"{case}_1"), rel=1e-4)
+            assert all(weight.dtype == torch.float32 for weight in together.parameters())
+            _assert_close(together.state_dict(), expected, tolerance)
+        relative = 0.02 if case == "bf16" else 1e-4
+        assert _losses(tmp_path / f"{case}_2") == pytest.approx(_losses(tmp_path / f"{case}_1"), rel=relative)
         for file in ["model.safetensors", *([AVERAGE_FILE] if "ema_decay" in settings else [])]:
             path = Path("checkpoint-2") / file
-            _assert_close(load_file(tmp_path / f"{case}_2" / path), load_file(tmp_path / f"{case}_1" / path))
+            found = load_file(tmp_path / f"{case}_2" / path)
+            _assert_close(found, load_file(tmp_path / f"{case}_1" / path), tolerance)

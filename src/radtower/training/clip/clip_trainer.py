@@ -18,7 +18,8 @@ from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.training.clip.grad_cache import VECTORS_ONLY, cached_backward, require_equal_shares
 from radtower.training.clip.pair_batches import PairSampler
 from radtower.training.clip.pair_loss import PairLoss
-from radtower.training.clip.pair_statistics import pair_statistics, require_spread
+from radtower.training.clip.pair_statistics import pair_statistics, problem_of_spread
+from radtower.training.clip.stop_together import problem_of_loss, stop_together
 from radtower.training.clip.stream_batches import StreamBatches
 from radtower.training.clip.tower_lora import merge_tower_adapters
 from radtower.training.gather import row_counts
@@ -93,7 +94,8 @@ class ContrastiveTrainer(RadTowerTrainer):
         """One batch, in chunks if there are several.
 
         Raises:
-            FloatingPointError: If the loss is not finite, or the model says the same of everything.
+            FloatingPointError: In all processes, if in one of them the loss is not finite, or the model says
+                the same of everything.
             ValueError: If processes with shards of the weights have different numbers of studies.
         """
         self._dual_tower().logit_scale.cap()
@@ -172,14 +174,10 @@ class ContrastiveTrainer(RadTowerTrainer):
         rows: torch.Tensor | None,
         loss: torch.Tensor,
     ) -> None:
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss must be finite, got {loss.item()} at step {self.state.global_step} for "
-                f"{_names(self.train_dataset, rows)}. Look at their scans and reports, or lower "
-                "learning_rate."
-            )
         images, texts = output["image_projection"], output["text_projection"]
-        require_spread(images, texts, self.state.global_step)
+        step = self.state.global_step
+        problem = problem_of_loss(loss, [images, texts], _names(self.train_dataset, rows), step)
+        stop_together(problem or problem_of_spread(images, texts, step), loss.device)
         if (self.state.global_step + 1) % max(1, int(self.args.logging_steps)) == 0:
             self._last = {"logit_scale": output["logit_scale"].item()}
             self._last |= pair_statistics(images, texts, relations.get("pair_keys"))
@@ -241,11 +239,9 @@ def _split(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], torc
     return {n: value for n, value in inputs.items() if n not in others}, relations, inputs.get("row")
 
 
-def _names(dataset: Any, rows: torch.Tensor | None) -> str:
+def _names(dataset: Any, rows: torch.Tensor | None) -> list[str] | None:
     names = getattr(dataset, "volume_ids", None)
-    if rows is None or names is None:
-        return "volumes that the data do not name"
-    return f"volumes {', '.join(str(names[row]) for row in rows.tolist())}"
+    return None if rows is None or names is None else [str(names[row]) for row in rows.tolist()]
 
 
 def _is_frozen(tower: nn.Module) -> bool:

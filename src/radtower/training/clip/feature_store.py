@@ -22,6 +22,7 @@ from radtower.modeling.llm_biencoder.modeling_text_inputs import TokenRow, pad_r
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.processing_medclip import MedCLIPProcessor
 from radtower.training.clip.feature_files import MemoryVectors, VectorFiles
+from radtower.training.gather import divided, num_processes
 from radtower.training.output_folder import without_incidentals
 
 FORMAT = 1  # of the files, and of what happens between a text and its vector outside of the tower
@@ -40,15 +41,28 @@ class TextFeatureStore:
         model: Its text tower is frozen, prompt included.
         processor: Instruction, length and tokenizer.
         folder: Shared by any number of runs. None keeps the vectors in memory.
+        is_divided: Whether the processes of a training compute a share each, and hand it to the others. All
+            must ask for the same texts; not with a folder, which they fill one after the other.
 
     Raises:
-        ValueError: If something in the text tower is trained, its vectors depend on the batch, or a file of
-            the folder is damaged.
+        ValueError: If something in the text tower is trained, its vectors depend on the batch, a file of the
+            folder is damaged, or processes shall divide the work of filling a folder.
     """
 
     def __init__(
-        self, model: MedCLIPModel, processor: MedCLIPProcessor, folder: str | Path | None = None
+        self,
+        model: MedCLIPModel,
+        processor: MedCLIPProcessor,
+        folder: str | Path | None = None,
+        *,
+        is_divided: bool = False,
     ) -> None:
+        if is_divided and folder is not None:
+            raise ValueError(
+                f"is_divided must be false where a folder keeps the vectors, got {is_divided} with {folder}: "
+                "one process would hold its lock and wait for the others. Leave one of the two out."
+            )
+        self.is_divided = is_divided
         self.model = model
         self.processor = processor
         self._require_constant()
@@ -93,10 +107,15 @@ class TextFeatureStore:
     def _fill(self, missing: dict[bytes, str], show_progress: bool) -> None:
         """The longest first: too large a batch shows at once."""
         order = sorted(missing, key=lambda key: -len(missing[key]))
+        size = TEXTS_PER_FILE * (num_processes() if self.is_divided else 1)
         with tqdm(total=len(order), desc="Encoding reports", unit="text", disable=not show_progress) as bar:
-            for start in range(0, len(order), TEXTS_PER_FILE):
-                keys = order[start : start + TEXTS_PER_FILE]
-                vectors = self._compute([missing[key] for key in keys])
+            for start in range(0, len(order), size):
+                keys = order[start : start + size]
+                texts = [missing[key] for key in keys]
+                if self.is_divided:
+                    vectors = divided(texts, self._compute, self.model.device)
+                else:
+                    vectors = self._compute(texts)
                 num_bad = int((~vectors.isfinite().all(dim=1)).sum())
                 if num_bad:
                     raise FloatingPointError(

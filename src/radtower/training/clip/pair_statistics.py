@@ -6,6 +6,8 @@ Axes: B studies of this process, P projected embedding.
 import torch
 import torch.nn.functional as F
 
+from radtower.training.clip.stop_together import Problem
+
 QUANTILES = (0.05, 0.5, 0.95)
 # Cosines of a trained model spread over tenths; of towers that say the same of everything, over nothing.
 COLLAPSED_SPREAD = 1e-5
@@ -40,24 +42,22 @@ def pair_statistics(
     return found
 
 
-def require_spread(images: torch.Tensor, texts: torch.Tensor, step: int) -> None:
-    """Stop a training whose towers say the same of everything.
+def problem_of_spread(images: torch.Tensor, texts: torch.Tensor, step: int) -> Problem | None:
+    """Describe towers that say the same of everything: all cosines of scans and reports are equal.
 
     Args:
         images: ``(B, P)``, projected.
         texts: ``(B, P)``, projected.
         step: For the message.
-
-    Raises:
-        FloatingPointError: If all cosines of scans and reports are equal.
     """
     similarity = _cosines(images, texts)
     spread = (similarity.max() - similarity.min()).item()
-    if similarity.numel() > 1 and spread < COLLAPSED_SPREAD:
-        raise FloatingPointError(
-            f"scans and reports must have different vectors, got cosines within {spread:.1e} of each other "
-            f"at step {step}. Lower learning_rate, and check that scans and reports differ."
-        )
+    if similarity.numel() == 1 or not spread < COLLAPSED_SPREAD:
+        return None
+    return Problem(
+        message=f"scans and reports must have different vectors, got cosines within {spread:.1e} of each "
+        f"other at step {step}. Lower learning_rate, and check that scans and reports differ."
+    )
 
 
 def _cosines(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
