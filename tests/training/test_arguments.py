@@ -1,3 +1,4 @@
+import re
 from dataclasses import fields
 from importlib.metadata import version
 
@@ -5,7 +6,7 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
-from radtower.training.arguments import parse_recipe, read_recipe, write_run_record
+from radtower.training.arguments import data_seed, parse_recipe, read_recipe, write_run_record
 from radtower.training.runs import ClipRun, LabelerRun, TextContrastiveRun, TextMNTPRun, VisionRun
 
 VISION = {"manifest": "m.csv", "labels": "l.parquet", "cache": "c"}
@@ -195,3 +196,40 @@ def test_refuses_one_number_where_several_are_meant(tmp_path):
     settings = {"pairs": ["p"], "llm": "l", "output_dir": str(tmp_path), "matryoshka_dims": 16}
     with pytest.raises(ValueError, match=r"matryoshka_dims must be of the type .*got 16.*valid tuple"):
         parse_recipe(settings, TextContrastiveRun)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("learning_rate", "fast", "valid number"),
+        ("per_device_train_batch_size", 1.5, "valid integer"),
+        ("bf16", "maybe", "valid boolean"),
+        ("eval_steps", [2], "valid number"),
+        ("seed", None, "valid integer"),
+    ],
+)
+def test_refuses_a_setting_of_training_of_another_type(tmp_path, field, value, reason):
+    settings = {**CLIP, "output_dir": str(tmp_path), field: value}
+    with pytest.raises(
+        ValueError, match=rf"{field} must be of the type .*got {re.escape(repr(value))}.*{reason}"
+    ):
+        parse_recipe(settings, ClipRun)
+
+
+def test_numbers_of_training_are_numbers_and_other_fields_stay_free(tmp_path):
+    settings = {"learning_rate": "0.25", "max_steps": 4.0, "resume_from_checkpoint": True, "eval_steps": None}
+    _, arguments = parse_recipe({**CLIP, "output_dir": str(tmp_path), **settings}, ClipRun)
+    found = (arguments.learning_rate, arguments.max_steps, arguments.resume_from_checkpoint)
+    assert found == (0.25, 4, True)
+
+
+@pytest.mark.parametrize("field", ["per_device_train_batch_size", "per_device_eval_batch_size"])
+def test_refuses_empty_batches(tmp_path, field):
+    with pytest.raises(ValueError, match=rf"{field} must be at least 1, got 0\."):
+        parse_recipe({**CLIP, "output_dir": str(tmp_path), field: 0}, ClipRun)
+
+
+def test_the_order_of_the_data_has_the_seed_of_all_or_its_own(tmp_path):
+    for own, expected in ((None, 7), (0, 0), (3, 3)):
+        arguments = TrainingArguments(output_dir=str(tmp_path), seed=7, data_seed=own, use_cpu=True)
+        assert data_seed(arguments) == expected

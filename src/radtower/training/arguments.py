@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 import yaml
@@ -22,6 +23,8 @@ from radtower.training.runs import AnyRun
 RECORD_FILE = "run.yaml"
 MAPPINGS = frozenset({"vision"})
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-4 as text
+SCALARS = {int, float, bool, NoneType}
+BATCH_SIZES = {"per_device_train_batch_size", "per_device_eval_batch_size"}
 RECORDED_PACKAGES = ("radtower", "torch", "transformers")
 
 # What differs from transformers' defaults: nothing is sent anywhere, samples keep their columns, and a
@@ -46,10 +49,10 @@ def parse_recipe(settings: Mapping[str, Any], run_class: type[Run]) -> tuple[Run
         run_class: Which kind of run it is.
 
     Raises:
-        ValueError: If a key belongs to neither, a required one is missing, or a field of the run has a value
-            of another type.
+        ValueError: If a key belongs to neither, a required one is missing, a field has a value of another
+            type, or batches are to be empty.
     """
-    merged = {**DEFAULTS, "dataloader_pin_memory": torch.cuda.is_available(), **settings}
+    merged = {**DEFAULTS, "dataloader_pin_memory": torch.cuda.is_available(), **_checked_scalars(settings)}
     for name in ("eval_strategy", "save_strategy", "logging_strategy"):
         if merged.get(name) is False:  # how YAML reads an unquoted no
             merged[name] = "no"
@@ -69,19 +72,40 @@ def switches_of(run_class: type[AnyRun]) -> frozenset[str]:
     return frozenset(name for name, hint in hints.items() if hint in (bool, bool | None))
 
 
+def data_seed(arguments: TrainingArguments) -> int:
+    """Return the seed of the order of the data: that of all, unless it has its own."""
+    return arguments.seed if arguments.data_seed is None else arguments.data_seed
+
+
 def _checked(run: Run) -> Run:
     """The run with every field of its declared type: a dataclass itself takes anything."""
     hints = get_type_hints(type(run))
-    values = {}
-    for field in fields(run):
-        value = getattr(run, field.name)
-        try:
-            values[field.name] = TypeAdapter(hints[field.name]).validate_python(value)
-        except ValidationError as error:
-            raise ValueError(
-                f"{field.name} must be of the type of its field, got {value!r}. {error.errors()[0]['msg']}."
-            ) from error
+    values = {
+        field.name: _of_type(field.name, hints[field.name], getattr(run, field.name)) for field in fields(run)
+    }
     return replace(run, **values)
+
+
+def _checked_scalars(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with numbers and switches of training as they are declared, before anything is loaded."""
+    hints = get_type_hints(TrainingArguments)
+    checked = dict(settings)
+    for name in settings.keys() & hints.keys():
+        if set(get_args(hints[name]) or (hints[name],)) <= SCALARS:
+            checked[name] = _of_type(name, hints[name], settings[name])
+    for name in BATCH_SIZES & checked.keys():
+        if checked[name] < 1:
+            raise ValueError(f"{name} must be at least 1, got {checked[name]}. Make it larger.")
+    return checked
+
+
+def _of_type(name: str, hint: Any, value: Any) -> Any:
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(
+            f"{name} must be of the type of its field, got {value!r}. {error.errors()[0]['msg']}."
+        ) from error
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.processing_medclip import MedCLIPProcessor
 from radtower.processing.report_text import normalize_report
+from radtower.training.arguments import data_seed
 from radtower.training.clip.clip_run import ClipRun
 from radtower.training.clip.clip_trainer import ContrastiveTrainer
 from radtower.training.clip.feature_store import TextFeatureStore
@@ -169,7 +170,7 @@ def _sampler(
     if run.has_length_batches:
         assert isinstance(dataset, StudiesWithReports)  # the run is checked
         lengths = [len(ids) for ids in dataset.token_ids]
-    return PairSampler(dataset, dataset.pair_keys, batch_size, arguments.seed, weights, lengths)
+    return PairSampler(dataset, dataset.pair_keys, batch_size, data_seed(arguments), weights, lengths)
 
 
 def _with_reports(

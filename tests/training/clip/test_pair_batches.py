@@ -66,6 +66,46 @@ def test_refuses_batches_that_cannot_be_filled():
         PairSampler(SimpleNamespace(epoch=0), torch.tensor([[1], [1], [2], [2]]), 3)
 
 
+@pytest.mark.parametrize("size", [0, -2])
+def test_refuses_empty_batches(size):
+    with pytest.raises(ValueError, match=rf"batch_size must be at least 1, got {size}\. Make per_device"):
+        PairSampler(SimpleNamespace(epoch=0), KEYS, size)
+
+
+class CountedKeys(list):
+    """How often keys of a row were looked up."""
+
+    count = 0
+
+    def __getitem__(self, row):
+        self.count += 1
+        return super().__getitem__(row)
+
+
+def test_a_report_that_many_share_costs_as_much_as_others():
+    number = 4000
+    keys = torch.arange(1, number + 1)[:, None].repeat(1, 2)
+    keys[: number // 5, 0] = 7
+    keys[number // 2 :, 1] //= 2  # studies of two volumes
+    sampler = PairSampler(SimpleNamespace(epoch=0), keys, 10)
+    sampler.keys = counted = CountedKeys(sampler.keys)
+    batches = _batches(sampler, 10)
+    # The last copies find no batch: each batch has one.
+    assert len(batches) > 320
+    assert counted.count < 3 * number  # about twice each; 20 times as many if all that wait are looked at
+    assert sum(any(row < number // 5 for row in batch) for batch in batches) == len(batches)
+    for batch in batches:
+        for column in (0, 1):
+            assert len(set(keys[batch, column].tolist())) == 10
+
+
+def test_what_waits_comes_first_and_a_key_that_is_met_on_the_way_does_not_lose_it():
+    sampler = PairSampler(SimpleNamespace(epoch=0), torch.tensor([[1, 1], [1, 2], [2, 2], [3, 3]]), 2)
+    sampler._order = lambda rng: [0, 1, 2, 3]
+    batches = sampler._batches(0)
+    assert sorted(map(sorted, batches)) == [[0, 2], [1, 3]]
+
+
 def test_rare_findings_and_normal_studies_weigh_more():
     targets = np.array([[1, 0], [1, 0], [1, 1], [0, 0], [-100, 0], [0.7, -100]])
     # Finding 0 in four studies, finding 1 in one, two have none.

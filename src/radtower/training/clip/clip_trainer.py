@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from radtower.data.datasets import StudyDataset
 from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.training.arguments import data_seed
 from radtower.training.clip.grad_cache import VECTORS_ONLY, cached_backward, require_equal_shares
 from radtower.training.clip.pair_batches import PairSampler
 from radtower.training.clip.pair_loss import PairLoss
@@ -154,7 +155,7 @@ class ContrastiveTrainer(RadTowerTrainer):
             return self.make_sampler(dataset, batch_size)
         if getattr(dataset, "pair_keys", None) is None:
             return super()._get_train_sampler(train_dataset)
-        return PairSampler(dataset, dataset.pair_keys, batch_size, self.args.data_seed or self.args.seed)
+        return PairSampler(dataset, dataset.pair_keys, batch_size, data_seed(self.args))
 
     def _pair_loss(
         self, output: Any, relations: dict[str, torch.Tensor], rows: torch.Tensor | None, *, is_training: bool

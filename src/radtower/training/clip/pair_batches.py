@@ -3,6 +3,7 @@
 Axes: N volumes, K keys, F findings.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -11,6 +12,8 @@ import torch
 from torch.utils.data import Sampler
 
 LENGTH_POOL = 16  # batches whose volumes are sorted by length together
+
+Key = tuple[int, int]  # column and value
 
 
 class HasEpoch(Protocol):
@@ -36,7 +39,7 @@ class PairSampler(Sampler[int]):
         lengths: ``(N,)`` tokens of the reports; batches are then of like length. None mixes them.
 
     Raises:
-        ValueError: If there are fewer volumes that may meet than fill a batch.
+        ValueError: If there are fewer volumes that may meet than fill a batch, or a batch is to have none.
     """
 
     def __init__(
@@ -48,6 +51,10 @@ class PairSampler(Sampler[int]):
         weights: np.ndarray | None = None,
         lengths: Sequence[int] | None = None,
     ) -> None:
+        if batch_size < 1:
+            raise ValueError(
+                f"batch_size must be at least 1, got {batch_size}. Make per_device_train_batch_size larger."
+            )
         self.dataset = dataset
         self.keys = [frozenset((place, key) for place, key in enumerate(row) if key) for row in keys.tolist()]
         self.batch_size = batch_size
@@ -77,28 +84,37 @@ class PairSampler(Sampler[int]):
 
     def _batches(self, epoch: int, draw: int = 0) -> list[list[int]]:
         rng = np.random.default_rng((self.seed, epoch, draw))
-        batches, waiting = [], self._order(rng)
-        while len(waiting) >= self.batch_size:
-            batch, waiting = self._fill(waiting)
-            if len(batch) < self.batch_size:
-                break
+        batches: list[list[int]] = []
+        fresh, waiting = iter(self._order(rng)), dict[Key, deque[int]]()
+        while len(batch := self._fill(fresh, waiting)) == self.batch_size:
             batches.append(batch)
         return [batches[place] for place in rng.permutation(len(batches))]
 
-    def _fill(self, waiting: list[int]) -> tuple[list[int], list[int]]:
-        """The first volumes in order that share no key, and the others in their order."""
+    def _fill(self, fresh: Iterator[int], waiting: dict[Key, deque[int]]) -> list[int]:
+        """The next volumes that share no key: those that wait first, then from the order.
+
+        What meets its like waits in the queue of their key. A queue gives a batch one volume at most, so that
+        a key of thousands costs as much as one of two.
+        """
         batch: list[int] = []
-        postponed: list[int] = []
-        seen: set[tuple[int, int]] = set()
-        for place, row in enumerate(waiting):
-            if len(batch) == self.batch_size:
-                return batch, postponed + waiting[place:]
-            if self.keys[row] & seen:
-                postponed.append(row)
-            else:
-                batch.append(row)
-                seen |= self.keys[row]
-        return batch, postponed
+        seen: set[Key] = set()
+        held = (row for key in tuple(waiting) for row in self._next_of(key, waiting, seen))
+        for source in (held, fresh):
+            while len(batch) < self.batch_size and (row := next(source, None)) is not None:
+                if shared := self.keys[row] & seen:
+                    waiting.setdefault(min(shared), deque()).append(row)
+                else:
+                    batch.append(row)
+                    seen |= self.keys[row]
+        return batch
+
+    def _next_of(self, key: Key, waiting: dict[Key, deque[int]], seen: set[Key]) -> Iterator[int]:
+        """Volumes of a queue until one of them is in the batch; the queue is gone when it is empty."""
+        while key in waiting and key not in seen:
+            row = waiting[key].popleft()
+            if not waiting[key]:
+                del waiting[key]
+            yield row
 
     def _order(self, rng: np.random.Generator) -> list[int]:
         number = len(self.keys)

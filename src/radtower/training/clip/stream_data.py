@@ -14,6 +14,7 @@ from radtower.data.streams.study_stream import StudyStream
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.processing_medclip import MedCLIPProcessor
+from radtower.training.arguments import data_seed
 from radtower.training.clip.clip_run import ClipRun
 from radtower.training.clip.report_tokens import ReportPadding, tokenize_reports
 from radtower.training.clip.stream_batches import StreamBatches
@@ -59,7 +60,7 @@ def open_rows(run: ClipRun, arguments: TrainingArguments) -> HubRows:
             "starts its own. Leave it out."
         )
     num_readers = arguments.world_size * max(1, arguments.dataloader_num_workers)
-    return HubRows(run.source, arguments.data_seed or arguments.seed, num_readers)
+    return HubRows(run.source, data_seed(arguments), num_readers)
 
 
 def volume_processor(run: ClipRun, tower: CT3DVisionModel) -> CT3DImageProcessor:
