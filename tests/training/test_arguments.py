@@ -6,7 +6,7 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
-from radtower.training.arguments import data_seed, parse_recipe, read_recipe, write_run_record
+from radtower.training.arguments import data_seed, parse_recipe, read_recipe, run_record, write_run_record
 from radtower.training.runs import ClipRun, LabelerRun, TextContrastiveRun, TextMNTPRun, VisionRun
 
 VISION = {"manifest": "m.csv", "labels": "l.parquet", "cache": "c"}
@@ -102,7 +102,15 @@ def test_a_recipe_that_is_no_yaml_is_refused_in_one_line(tmp_path):
 def test_the_record_has_every_setting_the_seed_the_versions_and_the_commit(tmp_path):
     run = VisionRun(**VISION, hidden_sizes=(8, 16), stem_stride=(1, 2, 2), uncertain=0.5)
     arguments = TrainingArguments(
-        output_dir=str(tmp_path), seed=11, learning_rate=0.003, max_steps=4, warmup_steps=2, use_cpu=True
+        output_dir=str(tmp_path),
+        seed=11,
+        learning_rate=0.003,
+        max_steps=4,
+        warmup_steps=2,
+        use_cpu=True,
+        optim="adafactor",
+        adam_beta1=0.8,
+        dataloader_num_workers=2,
     )
     write_run_record(tmp_path, run, arguments)
     record = yaml.safe_load((tmp_path / "run.yaml").read_text())
@@ -115,16 +123,26 @@ def test_the_record_has_every_setting_the_seed_the_versions_and_the_commit(tmp_p
         "weight_decay": 0.0,
         "num_train_epochs": 3.0,
         "max_steps": 4,
+        "optim": "adafactor",
+        "optim_args": None,
+        "adam_beta1": 0.8,
+        "adam_beta2": 0.999,
+        "adam_epsilon": 1e-8,
         "per_device_train_batch_size": 8,
+        "world_size": 1,
+        "dataloader_drop_last": False,
+        "dataloader_num_workers": None,
         "gradient_accumulation_steps": 1,
         "warmup_steps": 2,
         "lr_scheduler_type": "linear",
         "lr_scheduler_kwargs": None,
         "max_grad_norm": 1.0,
         "bf16": False,
+        "fp16": False,
         "load_best_model_at_end": False,
         "metric_for_best_model": None,
         "seed": 11,
+        "data_seed": None,
     }
     assert record["versions"] == {name: version(name) for name in ("radtower", "torch", "transformers")}
     assert record["git_commit"] is None or len(record["git_commit"]) == 40
@@ -233,3 +251,10 @@ def test_the_order_of_the_data_has_the_seed_of_all_or_its_own(tmp_path):
     for own, expected in ((None, 7), (0, 0), (3, 3)):
         arguments = TrainingArguments(output_dir=str(tmp_path), seed=7, data_seed=own, use_cpu=True)
         assert data_seed(arguments) == expected
+
+
+def test_the_number_of_readers_is_recorded_where_it_changes_the_order(tmp_path):
+    arguments = TrainingArguments(output_dir=str(tmp_path), dataloader_num_workers=2, use_cpu=True)
+    stream = {"dataset": "d", "image_column": "i", "report_column": "r", "vision": "v", "text": "t"}
+    for run, expected in ((ClipRun(**CLIP), None), (ClipRun(**stream), 2)):
+        assert run_record(run, arguments)["training"]["dataloader_num_workers"] == expected

@@ -1,5 +1,8 @@
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -7,9 +10,11 @@ import yaml
 from safetensors.torch import load_file
 
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
+from radtower.data.datasets import StudyDataset
 from radtower.labeling.label_table import LabelRow, write_labels
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
+from radtower.training.clip.report_tokens import StudiesWithReports
 from radtower.training.output_folder import require_same_model, require_same_run
 from radtower.training.runs import ClipRun, LabelerRun, VisionRun
 from radtower.training.train_medclip import train_medclip
@@ -60,6 +65,14 @@ def test_a_folder_without_checkpoints_is_trained_into_again(run, make_arguments)
     ("settings", "got"),
     [
         ({"seed": 1, "learning_rate": 0.1}, "learning_rate 0.01 there and 0.1 now; seed 42 there and 1 now"),
+        (
+            {"optim": "sgd", "adam_beta1": 0.5},
+            "adam_beta1 0.9 there and 0.5 now; optim 'adamw_torch.*' there and 'sgd' now",
+        ),
+        (
+            {"data_seed": 3, "dataloader_drop_last": True},
+            "data_seed None there and 3 now; dataloader_drop_last False there and True now",
+        ),
         ({"lr_scheduler_type": "cosine"}, "lr_scheduler_type 'linear' there and 'cosine' now"),
     ],
 )
@@ -168,3 +181,63 @@ def test_the_other_runs_go_on_from_their_last_checkpoint(request, make_arguments
     assert not torch.equal(first[name], right[name])
     with pytest.raises(ValueError, match="max_length 64 there and 32 now"):
         train(replace(run, max_length=32), make_arguments("killed", **SAVING, resume_from_checkpoint=True))
+
+
+def _changed_manifest(run, folder, change):
+    """The manifest as ``change`` makes it, in a folder of its own."""
+    frame = change(pd.read_csv(run.manifest))
+    frame["image_path"] = [str(Path(run.manifest).parent / name) for name in frame["image_path"]]
+    folder.mkdir(exist_ok=True)
+    frame.to_csv(folder / "manifest.csv", index=False)
+    return replace(run, manifest=str(folder / "manifest.csv"))
+
+
+def _rotated(frame):
+    return frame.assign(report=[*frame["report"][1:], frame["report"][0]])
+
+
+def test_only_the_data_of_a_checkpoint_resume_it(clip_run, make_arguments, tmp_path):
+    run = replace(clip_run, labels=None)
+    train_medclip(run, make_arguments(**SAVING | {"max_steps": 1}))
+    longer = SAVING | {"max_steps": 2, "resume_from_checkpoint": str(tmp_path / "model" / "checkpoint-1")}
+    rotated = _changed_manifest(run, tmp_path / "rotated", _rotated)
+    with pytest.raises(ValueError, match=r"got data '\w+\.\.\.\w+' there and '\w+\.\.\.\w+' now"):
+        train_medclip(rotated, make_arguments("b", **longer))
+    same = _changed_manifest(run, tmp_path / "same", lambda frame: frame)
+    assert (train_medclip(same, make_arguments("b", **longer)) / "model.safetensors").is_file()
+
+
+def test_the_hash_of_studies_changes_with_every_table_and_with_their_order():
+    ids = ["a", "b", "c"]
+    tables = {
+        "targets": np.eye(3, 2),
+        "pair_keys": torch.tensor([[1, 4], [2, 5], [3, 6]]),
+        "token_ids": [torch.tensor([7, 8]), torch.tensor([9]), torch.tensor([7])],
+    }
+
+    def hashed(ids=ids, **changes):
+        return StudiesWithReports(ids, str, **tables | changes).sha256()
+
+    found = [hashed(), hashed(["a", "c", "b"])]
+    found += [
+        hashed(**{name: [*table[1:], table[0]]}) for name, table in tables.items() if name == "token_ids"
+    ]
+    found += [hashed(targets=np.eye(3, 2)[::-1].copy()), hashed(targets=None)]
+    found += [hashed(pair_keys=tables["pair_keys"].flip(0)), hashed(pair_keys=None)]
+    found += [hashed(token_ids=[torch.tensor([7]), torch.tensor([8, 9]), torch.tensor([7])])]
+    found += [hashed(ids[:2], **{name: table[:2] for name, table in tables.items()})]
+    assert len(set(found)) == len(found) == 9
+    assert hashed() == found[0]
+
+
+def test_vectors_of_reports_are_hashed_where_no_keys_stand_for_them():
+    features, keys = torch.eye(2), torch.tensor([[1], [2]])
+    plain, keyed = (
+        [
+            StudyDataset(["a", "b"], str, text_features=values, pair_keys=kept).sha256()
+            for values in (features, features + 1e-6)
+        ]
+        for kept in (None, keys)
+    )
+    assert plain[0] != plain[1]
+    assert keyed[0] == keyed[1]

@@ -1,7 +1,10 @@
+import hashlib
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +23,7 @@ from radtower.training.clip.clip_run import ClipRun
 from radtower.training.clip.pair_batches import PairSampler
 from radtower.training.clip.report_tokens import ReportPadding
 from radtower.training.output_folder import require_same_run
-from radtower.training.train_medclip import train_medclip
+from radtower.training.train_medclip import _sampler, train_medclip
 
 
 @pytest.fixture
@@ -233,6 +236,48 @@ def test_batches_of_like_length_are_those_of_the_tokens_that_are_read(run, make_
 def test_vectors_of_a_frozen_tower_have_no_length(run):
     with pytest.raises(ValueError, match="has_length_batches must be false where text_mode is frozen, got T"):
         replace(run, has_length_batches=True)
+
+
+def _with_empty_reports(run, folder, ids):
+    frame = pd.read_csv(run.manifest)
+    frame.loc[frame["study_id"].isin(ids), "report"] = "Not given."
+    frame["image_path"] = [str(Path(run.manifest).parent / name) for name in frame["image_path"]]
+    frame.to_csv(folder / "emptied.csv", index=False)
+    return replace(run, manifest=str(folder / "emptied.csv"), labels=None)
+
+
+def test_studies_without_a_report_are_left_out_and_counted(run, make_arguments, tmp_path):
+    emptied, notes = (
+        _with_empty_reports(run, tmp_path, ["study-1", "study-2"]),
+        [],
+    )
+    rows = Rows()
+    train_medclip(emptied, make_arguments(max_steps=1), [rows], notes.append)
+    assert rows.volume_ids == ["study-0", "study-3", "study-4", "study-5"]
+    digest = hashlib.sha256(b"study-1").hexdigest()[:12]  # the scan of study 2 is damaged, too
+    assert notes == [
+        "1 of 5 studies are left out: their report is empty.",
+        f"  volume (sha256 {digest})",
+    ]
+
+
+def test_refuses_to_train_without_any_report(run, make_arguments, tmp_path):
+    emptied = _with_empty_reports(run, tmp_path, [f"study-{number}" for number in range(6)])
+    with pytest.raises(ValueError, match=r"one study must have a report, got 5 readable ones without\. Fill"):
+        train_medclip(emptied, make_arguments())
+
+
+class Rows(TrainerCallback):
+    """Which studies are trained on."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.volume_ids = kwargs["train_dataloader"].dataset.volume_ids
+
+
+@pytest.mark.parametrize(("seed", "expected"), [(None, 42), (0, 0)])
+def test_the_order_of_the_data_has_a_seed_of_its_own(run, make_arguments, seed, expected):
+    dataset = SimpleNamespace(epoch=0, pair_keys=torch.arange(1, 9)[:, None])
+    assert _sampler(run, make_arguments(data_seed=seed), dataset, 2).seed == expected
 
 
 class FirstScan(TrainerCallback):

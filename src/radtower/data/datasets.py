@@ -3,6 +3,8 @@
 Axes: N studies, F findings, E embedding of the text tower.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +82,21 @@ class StudyDataset(Dataset[dict[str, torch.Tensor]]):
         """Choose the variation of each volume, in this process and in those of the data loader."""
         self._epoch.fill_(epoch)
 
+    def sha256(self) -> str:
+        """Hash of all rows in order: what a resumed run must go on with, wherever it lies.
+
+        Keys stand for the reports, where there are some: vectors of the same reports differ in their last
+        digits from one machine to another.
+        """
+        digest = hashlib.sha256(json.dumps([str(volume_id) for volume_id in self.volume_ids]).encode())
+        vectors = self.text_features if self.pair_keys is None else None
+        tables = (("targets", self.targets), ("text_features", vectors), ("pair_keys", self.pair_keys))
+        for name, table in tables:
+            if table is not None:
+                digest.update(f"{name} {tuple(table.shape)} {table.dtype}".encode())
+                digest.update(as_bytes(table))
+        return digest.hexdigest()
+
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         sample = {"pixel_values": self._pixel_values(index)}
         if self.targets is not None:
@@ -97,6 +114,11 @@ class StudyDataset(Dataset[dict[str, torch.Tensor]]):
         if self.augmentation is None:
             return self.scans[volume_id]
         return self.augmentation(self.scans.volume_hu(volume_id), self.epoch, index)
+
+
+def as_bytes(values: torch.Tensor) -> bytes:
+    """Return the memory of a tensor of any type, for a hash of it."""
+    return values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 @dataclass(frozen=True)

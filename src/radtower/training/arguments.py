@@ -17,6 +17,7 @@ import torch
 import yaml
 from pydantic import TypeAdapter, ValidationError
 from transformers import HfArgumentParser, SchedulerType, TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from radtower.training.runs import AnyRun
 
@@ -26,6 +27,29 @@ EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 reads 1e-4 as
 SCALARS = {int, float, bool, NoneType}
 BATCH_SIZES = {"per_device_train_batch_size", "per_device_eval_batch_size"}
 RECORDED_PACKAGES = ("radtower", "torch", "transformers")
+RECORDED_SETTINGS = (
+    "learning_rate",
+    "weight_decay",
+    "optim_args",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "world_size",
+    "gradient_accumulation_steps",
+    "dataloader_drop_last",
+    "warmup_steps",
+    "lr_scheduler_kwargs",
+    "max_grad_norm",
+    "bf16",
+    "fp16",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "seed",
+    "data_seed",
+)
 
 # What differs from transformers' defaults: nothing is sent anywhere, samples keep their columns, and a
 # diverged loss is logged as it is.
@@ -150,25 +174,15 @@ def run_record(run: AnyRun, arguments: TrainingArguments, data: str | None = Non
         "kind": type(run).__name__,
         "data": data,
         "run": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(run).items()},
-        "training": {
-            name: getattr(arguments, name)
-            for name in (
-                "learning_rate",
-                "weight_decay",
-                "num_train_epochs",
-                "max_steps",
-                "per_device_train_batch_size",
-                "gradient_accumulation_steps",
-                "warmup_steps",
-                "lr_scheduler_kwargs",
-                "max_grad_norm",
-                "bf16",
-                "load_best_model_at_end",
-                "metric_for_best_model",
-                "seed",
-            )
-        }
-        | {"lr_scheduler_type": SchedulerType(arguments.lr_scheduler_type).value},
+        "training": {name: getattr(arguments, name) for name in RECORDED_SETTINGS}
+        | {
+            "lr_scheduler_type": SchedulerType(arguments.lr_scheduler_type).value,
+            "optim": OptimizerNames(arguments.optim).value,
+            # Workers read a manifest in one order, however many they are, and a stream in another.
+            "dataloader_num_workers": (
+                None if getattr(run, "dataset", None) is None else arguments.dataloader_num_workers
+            ),
+        },
     }
 
 

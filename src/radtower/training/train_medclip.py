@@ -18,6 +18,7 @@ from radtower.data.datasets import StudyDataset, study_targets
 from radtower.data.images_2d import usable_images
 from radtower.data.manifest import read_manifest
 from radtower.data.pair_keys import pair_keys
+from radtower.data.reports.report_cells import with_reports
 from radtower.data.streams.hub_rows import HubRows
 from radtower.data.streams.stream_labels import StreamLabels
 from radtower.data.targets import TargetPolicy
@@ -64,8 +65,8 @@ def train_medclip(
         The model folder.
 
     Raises:
-        ValueError: If a tower lacks some of its weights or does not fit the run, no image can be used, or a
-            data set that is streamed does not have the columns of the run.
+        ValueError: If a tower lacks some of its weights or does not fit the run, no image can be used or no
+            study has a report, or a data set that is streamed does not have the columns of the run.
     """
     set_seed(arguments.seed)
     rows = None if run.dataset is None else open_rows(run, arguments)
@@ -122,6 +123,7 @@ def _of_manifest(
         scans, studies = usable_images(studies, processor, on_note)
     else:
         studies = studies[cache.is_readable(studies["volume_id"])]
+    studies = with_reports(studies, on_note)
     targets = None if run.labels is None else study_targets(studies, run.labels, policy)
     columns = {
         "volume_ids": list(studies["volume_id"]),

@@ -276,3 +276,24 @@ def test_the_best_checkpoint_is_loaded_with_all_of_its_weights(make_arguments, t
     assert trainer.state.best_global_step < 3
     best = MedCLIPModel.from_pretrained(trainer.state.best_model_checkpoint)
     _assert_same(trainer.model, best, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("left_out", [(), ("labels",), ("pair_keys", "row"), ("labels", "pair_keys", "row")])
+def test_evaluation_gives_the_loss_with_and_without_labels_and_keys(make_arguments, left_out):
+    class Some(StudiesOfWorker):
+        def __getitem__(self, index):
+            return {name: value for name, value in super().__getitem__(index).items() if name not in left_out}
+
+    trainer = _trainer(make_arguments, settings={"per_device_eval_batch_size": 6}, eval_dataset=Some())
+    found = trainer.evaluate()
+    model = trainer.model.eval()
+    batch = {name: value for name, value in make_batch().items() if name not in left_out}
+    expected = 0.0
+    for rows in (slice(0, 6), slice(6, 9)):
+        part = {name: value[rows] for name, value in batch.items()}
+        relations = {name: part.pop(name) for name in ("labels", "pair_keys") if name in part}
+        with torch.no_grad():
+            loss = PairLoss(objective=model.objective)(model(**part, return_loss=False), **relations)
+        expected += loss.item() * len(part["input_ids"]) / 9
+    assert found["eval_loss"] == pytest.approx(expected, rel=1e-5)
+    assert trainer.predict(Some()).predictions is None

@@ -42,6 +42,9 @@ class ContrastiveTrainer(RadTowerTrainer):
     often the own report comes first, and studies per second. Stops when the loss is not finite, and says with
     which volumes, or when all cosines are equal.
 
+    Evaluation gives ``eval_loss`` and keeps no vectors. A contrastive loss depends on the batch: those of
+    evaluation are of ``per_device_eval_batch_size``, in order, and the last one is as small as it is.
+
     Args:
         chunk_size: Studies of a process whose activations are in memory at a time (GradCache); the gradients
             are those of the whole batch. None takes the batch at once.
@@ -85,6 +88,19 @@ class ContrastiveTrainer(RadTowerTrainer):
         output = model(**self._with_frozen_features(towers), **VECTORS_ONLY)
         loss = self._pair_loss(output, relations, rows, is_training=model.training)
         return (loss, output) if return_outputs else loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor, None, None]:
+        """Return the loss of a batch, with labels and keys or without, and nothing to collect."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs)
+        return loss.detach(), None, None
 
     def training_step(
         self,

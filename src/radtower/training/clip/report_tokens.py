@@ -3,13 +3,14 @@
 Axes: N studies, B studies of a batch, T tokens.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase, default_data_collator
 
-from radtower.data.datasets import StudyDataset
+from radtower.data.datasets import StudyDataset, as_bytes
 from radtower.modeling.llm_biencoder.modeling_text_inputs import TokenRow, pad_rows
 from radtower.processing.processing_medclip import MedCLIPProcessor
 
@@ -35,6 +36,14 @@ class StudiesWithReports(StudyDataset):
                 "Select both from the same manifest."
             )
         self.token_ids = list(token_ids)
+
+    def sha256(self) -> str:
+        """Hash of all rows in order, with the tokens that are read of their reports."""
+        digest = hashlib.sha256(super().sha256().encode())
+        for ids in self.token_ids:
+            digest.update(f"{len(ids)} {ids.dtype}".encode())
+            digest.update(as_bytes(ids))
+        return digest.hexdigest()
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {**super().__getitem__(index), "input_ids": self.token_ids[index]}
