@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -202,7 +203,7 @@ def test_the_scale_stays_in_float32_where_everything_else_is_half(model, batch, 
     model.save_pretrained(tmp_path)
     half = MedCLIPModel.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
     kept = {name for name, p in half.named_parameters() if p.dtype == torch.float32}
-    assert kept == {"logit_scale.log_value"}
+    assert kept == {"logit_scale.log_value", "finding_head.weight", "finding_head.bias"}
     assert torch.equal(half.logit_scale.log_value, model.logit_scale.log_value)
     output = half(**batch, labels=LABELS)
     assert output.loss.dtype == output.image_embeds.dtype == output.logits_per_image.dtype == torch.float32
@@ -306,9 +307,27 @@ def test_zero_shot_with_the_ensemble_is_the_sigmoid_of_the_mean_margin(model, ba
     assert len(PROMPT_PAIRS) == 4
 
 
-def test_refuses_to_encode_no_text(model):
-    with pytest.raises(ValueError, match=r"nothing to read at positions \[\]"):
+@pytest.mark.parametrize("nothing", [[], (), torch.zeros(0, 1, 8, 8, 8), np.zeros((0, 8, 8, 8))])
+def test_refuses_to_encode_nothing(model, nothing):
+    with pytest.raises(ValueError, match="images must be at least one, got none"):
+        model.encode_image(nothing)
+    with pytest.raises(ValueError, match="text must be at least one report, got none"):
         model.encode_text([])
+
+
+@torch.no_grad()
+def test_encoding_while_training_is_that_of_evaluation(model, batch):
+    volumes = batch["pixel_values"]
+    expected = [model.encode_image(volumes), model.zero_shot(volumes, "nodule")]
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    model.train()
+    alone = torch.cat([model.encode_image(volume[None]) for volume in volumes])
+    torch.testing.assert_close(alone, expected[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.encode_image(volumes), expected[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.zero_shot(volumes, "nodule"), expected[1], atol=1e-4, rtol=0)
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    assert all(module.training for module in model.modules())
 
 
 def test_zero_shot_refuses_an_unknown_prompt(model):

@@ -5,10 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from transformers import (
     AutoModel,
     BertConfig,
     CLIPVisionConfig,
+    ConvNextConfig,
     Dinov2Config,
     Qwen3Config,
     ResNetConfig,
@@ -16,8 +19,12 @@ from transformers import (
     ViTConfig,
 )
 
+from radtower.configuration.configuration_ct3d import CT3DVisionConfig
+from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
+from radtower.configuration.configuration_medclip import MedCLIPConfig
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.modeling.modeling_pair_losses import matryoshka, sigmoid_loss, symmetric_info_nce
+from radtower.modeling.modeling_pair_objective import PairObjective
 from radtower.modeling.modeling_pair_relation import PairRelation
 
 SMALL = {
@@ -203,6 +210,17 @@ def test_cuts_of_the_vectors_are_trained_together():
     torch.testing.assert_close(output.loss, expected)
 
 
+def test_cuts_of_half_precision_are_compared_in_float32():
+    objective = PairObjective(matryoshka_dims=[2, 6])
+    half = torch.randn(2, 8, 6).to(torch.bfloat16)
+    relation = PairRelation(own=torch.arange(8))
+    found, expected = (
+        objective(*sides, torch.tensor(50.0), None, relation) for sides in (half, half.float())
+    )
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+
+
 @torch.no_grad()
 def test_a_side_alone_and_stored_features_give_what_both_give():
     model = _model(findings=["nodule"])
@@ -227,10 +245,102 @@ def test_a_side_alone_and_stored_features_give_what_both_give():
 
 
 def test_soft_targets_need_labels():
-    with pytest.raises(ValueError, match=r"labels must be given where the loss is soft_infonce, got None"):
-        _model(loss="soft_infonce")(**_inputs())
+    with pytest.raises(ValueError, match=r"labels must be given where soft_infonce trains, got None"):
+        _model(loss="soft_infonce").train()(**_inputs())
+
+
+@torch.no_grad()
+def test_soft_targets_need_no_labels_where_nothing_is_trained():
+    model = _model(loss="soft_infonce")
+    for rows in (1, 2, 3):
+        inputs = _inputs() | {"pixel_values": PIXELS[:rows]}
+        output = model(**inputs)
+        assert output.loss is None
+        expected = model.logit_scale() * model.encode_image(PIXELS[:rows]) @ output.text_embeds.T
+        torch.testing.assert_close(output.logits_per_image, expected, atol=1e-4, rtol=1e-5)
+    assert model(**_inputs(), labels=LABELS).loss.isfinite()
 
 
 def test_refuses_neither_side():
     with pytest.raises(ValueError, match=r"got \[\] and \[\]\. Use return_loss=False for a single tower"):
         _model()(return_loss=False)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "config",
+    [
+        ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic"),
+        ConvNextConfig(num_stages=2, hidden_sizes=[8, 12], depths=[1, 1], patch_size=2),
+        ViTConfig(**PATCHES),
+    ],
+)
+def test_pixels_come_to_the_precision_of_the_tower(config, tmp_path):
+    model = MedCLIPModel.from_towers(_vision(config), _text(), projection_dim=6, text_pooling="cls").eval()
+    model.save_pretrained(tmp_path)
+    half = MedCLIPModel.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    expected = model.encode_image(PIXELS)
+    torch.testing.assert_close(half.encode_image(PIXELS), expected, atol=0.05, rtol=0)
+    torch.testing.assert_close(half(**_inputs()).image_embeds, expected, atol=0.05, rtol=0)
+    assert half.image_features(PIXELS).dtype == torch.bfloat16
+
+
+@torch.no_grad()
+def test_prompt_and_head_stay_in_float32_and_reload_equal(tiny_medclip, tmp_path):
+    text = tiny_medclip.text_model
+    text.tokenizer = tiny_medclip.processor.tokenizer
+    text.set_prompt("", "nodule effusion")
+    tiny_medclip.save_pretrained(tmp_path / "whole")
+    half = MedCLIPModel.from_pretrained(tmp_path / "whole", dtype=torch.bfloat16)
+    kept = {name for name, value in half.named_parameters() if value.dtype == torch.float32}
+    assert kept == {
+        "logit_scale.log_value",
+        "finding_head.weight",
+        "finding_head.bias",
+        "text_model.soft_prompt.weight",
+    }
+    batch = {"pixel_values": torch.randn(3, 1, 8, 8, 8), "input_ids": IDS, "attention_mask": MASK}
+    with torch.enable_grad():
+        output = half.train()(**batch, labels=LABELS)
+        output.loss.backward()
+    assert output.loss.isfinite()
+    assert half.finding_head.weight.grad.abs().sum() > 0
+    half.save_pretrained(tmp_path / "half")
+    again = MedCLIPModel.from_pretrained(tmp_path / "half", dtype="auto")
+    values = half.state_dict()
+    assert all(
+        value.dtype == values[name].dtype and torch.equal(value, values[name])
+        for name, value in again.state_dict().items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("vision", "text", "blocks"),
+    [
+        (
+            CT3DVisionConfig(hidden_sizes=[8, 16], layers=[1, 1]),
+            LLMBiEncoderConfig(
+                text_config=Qwen3Config(vocab_size=32, **SMALL, head_dim=8, num_key_value_heads=2).to_dict()
+            ),
+            {"CT3DBasicBlock", "Qwen3DecoderLayer"},
+        ),
+        (ViTConfig(**PATCHES), BertConfig(vocab_size=32, **SMALL), {"ViTLayer", "BertLayer"}),
+        (
+            CLIPVisionConfig(**PATCHES),
+            Qwen3Config(vocab_size=32, **SMALL, head_dim=8, num_key_value_heads=2),
+            {"CLIPEncoderLayer", "Qwen3DecoderLayer"},
+        ),
+    ],
+    ids=["ct3d-llm", "vit-bert", "clip-qwen3"],
+)
+def test_accelerate_finds_the_blocks_that_it_wraps(vision, text, blocks):
+    pooling = "last" if text.model_type == "qwen3" else "pooler"
+    config = MedCLIPConfig(
+        vision_config=vision.to_dict(), text_config=text.to_dict(), projection_dim=6, text_pooling=pooling
+    )
+    model = MedCLIPModel(config)
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+    policy = fsdp2_prepare_auto_wrap_policy(plugin, model)
+    wrapped = {type(module).__name__ for module in model.modules() if policy(module)}
+    assert blocks <= wrapped
+    assert wrapped == set(model._no_split_modules)

@@ -100,12 +100,15 @@ def test_refuses_to_prepare_nothing(processor):
         processor()
 
 
-@pytest.mark.parametrize(
-    ("text", "positions"), [(["no", "", "is", "\n "], r"\[1, 3\]"), ([], r"\[\]"), ("", r"\[0\]")]
-)
+@pytest.mark.parametrize(("text", "positions"), [(["no", "", "is", "\n "], r"\[1, 3\]"), ("", r"\[0\]")])
 def test_refuses_empty_reports(processor, text, positions):
     with pytest.raises(ValueError, match=f"nothing to read at positions {positions}"):
         processor(text=text)
+
+
+def test_refuses_no_report(processor):
+    with pytest.raises(ValueError, match="text must be at least one report, got none"):
+        processor(text=[])
 
 
 def test_returns_numpy_when_asked(tiny_medclip):

@@ -8,6 +8,7 @@ import torch
 from transformers import EvalPrediction, PrinterCallback
 
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
+from radtower.configuration.configuration_medclip import MedCLIPConfig
 from radtower.data.augmentation import VolumeAugmentation
 from radtower.data.collation import ReportCollator
 from radtower.data.datasets import StudyDataset
@@ -16,6 +17,7 @@ from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEn
 from radtower.modeling.losses import asymmetric_loss, masked_binary_cross_entropy
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
+from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.training.callbacks import JsonLinesLog, StopOnNonFiniteLoss
 from radtower.training.clip.clip_trainer import ContrastiveTrainer
 from radtower.training.output_folder import last_complete_checkpoint
@@ -429,3 +431,29 @@ def test_macro_auroc_leaves_out_unknown_and_soft_labels():
     for predictions in (logits, (logits, "token weights")):
         got = macro_auroc_of_predictions(EvalPrediction(predictions=predictions, label_ids=labels))
         assert got == {"macro_auroc": pytest.approx(0.75), "num_findings": 2.0}
+
+
+def test_weight_decay_spares_norms_prompts_latents_and_the_scale(tiny_medclip, make_arguments):
+    text = tiny_medclip.config.text_config.to_dict() | {
+        "pooling": "latent_attention",
+        "soft_prompt": "nodule",
+    }
+    vision = tiny_medclip.config.vision_config.to_dict()
+    model = MedCLIPModel(
+        MedCLIPConfig(
+            vision_config=vision,
+            text_config=text | {"num_soft_tokens": 2},
+            loss="siglip",
+            findings=["nodule"],
+        )
+    )
+    trainer = SupervisedTrainer(model=_image_classifier(), args=make_arguments(), train_dataset=_image_data())
+    decayed = set(trainer.get_decay_parameter_names(model)) & {name for name, _ in model.named_parameters()}
+    spared = {name for name, _ in model.named_parameters()} - decayed
+    matrices = {name for name, value in model.named_parameters() if value.ndim > 1}
+    assert decayed == {name for name in matrices if not name.endswith((".latents", "soft_prompt.weight"))}
+    assert {"logit_scale.log_value", "logit_bias.value", "text_model.soft_prompt.weight"} <= spared
+    assert len(matrices - decayed) == 2
+    norms = {name for name, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm3d)}
+    assert {f"{name}.weight" for name in norms} <= spared
+    assert norms

@@ -77,7 +77,7 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the loss is a mean over the batch: Trainer must scale it when accumulating
     _no_split_modules = ["CT3DBasicBlock"]
-    _keep_in_fp32_modules_strict = ["logit_scale", "logit_bias"]
+    _keep_in_fp32_modules_strict = ["logit_scale", "logit_bias", "finding_head"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -105,6 +105,9 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
         self._loaded_from: LoadedFrom | None = None
         self._freeze_the_unread()
         self.post_init()
+        # A family names the blocks of all its variants, and accelerate refuses those that are not there.
+        kinds = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = sorted(kinds.intersection(self._no_split_modules))
 
     def _freeze_the_unread(self) -> None:
         """Distributed training waits for the gradient of whatever may have one; loading makes that all."""
@@ -156,7 +159,7 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
 
     def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
         """Encode and project scans; ``pooler_output`` is ``(B, P)``, not normalized."""
-        output = self.vision_model(pixel_values)
+        output = self._read_pixels(pixel_values)
         output.pooler_output = self._project_image(pool_states(output, self.config.vision_pooling))
         return output
 
@@ -186,7 +189,7 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
 
     def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Vectors of the image tower before projection, ``(B, E)``: a frozen one gives them once."""
-        return pool_states(self.vision_model(pixel_values), self.config.vision_pooling)
+        return pool_states(self._read_pixels(pixel_values), self.config.vision_pooling)
 
     def text_features(
         self,
@@ -196,6 +199,10 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
     ) -> torch.Tensor:
         """Vectors of the text tower before projection, ``(B, E)``."""
         return _pooled(self._encode_tokens(input_ids, attention_mask, embed_mask))
+
+    def _read_pixels(self, pixel_values: torch.Tensor) -> Any:
+        # Processors give float32, and not every family brings them to the precision of its weights.
+        return self.vision_model(pixel_values.to(self.vision_model.dtype))
 
     def _encode_tokens(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, embed_mask: torch.Tensor | None
@@ -235,7 +242,8 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
                 ``TrainingArguments(label_names=[])``.
             return_loss: Whether to compute the contrastive loss, plus half the finding loss of each modality
                 with ``labels`` and a finding head. False also takes scans or reports alone. One scan with
-                several texts has no loss: they are candidates, as in the zero-shot pipeline of transformers.
+                several texts has no loss: they are candidates, as in the zero-shot pipeline of transformers;
+                nor has ``soft_infonce`` without labels in evaluation mode.
             image_features: ``(B, E)``, output of :meth:`image_features`, likewise.
             pair_keys: ``(B, K)`` int64, hashes of the report, of the study and so on, 0 for none: pairs that
                 share one are no negatives of each other. None takes all others as negatives.
@@ -246,11 +254,13 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
 
         Raises:
             ValueError: If a side is given twice, or not at all where both are needed, or ``labels`` come
-                without a use, or are needed and missing.
+                without a use, or are needed for training and missing.
         """
         self._require_sides(pixel_values, image_features, input_ids, text_features, return_loss)
         if return_loss and labels is None:
-            return_loss = not _are_candidates(
+            # Soft targets go by the labels, which nobody has who only scores.
+            is_scoring = self.objective.needs_labels and not self.training
+            return_loss = not is_scoring and not _are_candidates(
                 pixel_values if image_features is None else image_features,
                 input_ids if text_features is None else text_features,
             )
@@ -277,9 +287,7 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
         logits = None
         if has_logits and image_embeds is not None and text_embeds is not None:
             logits = self.objective.logits(image_embeds, text_embeds, scale, bias)
-        finding_logits = [
-            None if x is None or self.finding_head is None else self.finding_head(x) for x in (image, text)
-        ]
+        finding_logits = [None if x is None else self._finding_logits(x) for x in (image, text)]
         return MedCLIPOutput(
             logits_per_image=logits,
             logits_per_text=None if logits is None else logits.T,
@@ -292,6 +300,10 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
             logit_scale=scale,
             logit_bias=bias,
         )
+
+    def _finding_logits(self, projected: torch.Tensor) -> torch.Tensor | None:
+        head = self.finding_head
+        return None if head is None else head(like_weights(projected, head))
 
     def _loss(
         self,
@@ -343,7 +355,7 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
             )
         if return_loss and labels is None and self.objective.needs_labels:
             raise ValueError(
-                "labels must be given where the loss is soft_infonce, got None. Give the findings, or train "
+                "labels must be given where soft_infonce trains, got None. Give the findings, or train "
                 "with loss='infonce'."
             )
 
@@ -384,14 +396,20 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
             **kwargs: For the image processor, such as ``spacings_mm`` of arrays.
 
         Returns:
-            ``(N, P)``.
+            ``(N, P)``, as in evaluation mode.
+
+        Raises:
+            ValueError: If there is no image.
         """
+        if 0 in getattr(images, "shape", (len(images),) if isinstance(images, (list, tuple)) else ()):
+            raise ValueError("images must be at least one, got none. Leave the call out.")
         is_3d = self.config.vision_config.model_type == "ct3d_vision"
         num_axes = 5 if is_3d else 4
         if not (isinstance(images, torch.Tensor) and images.ndim == num_axes and images.is_floating_point()):
             prepare = self.processor.image_processor if is_3d else self.processor
             images = prepare(images, **kwargs)["pixel_values"]
-        embeds = _pooled(self.get_image_features(images.to(self.device))).float()
+        with in_eval_mode(self):
+            embeds = _pooled(self.get_image_features(images.to(self.device))).float()
         return F.normalize(embeds, dim=-1) if normalize else embeds
 
     @torch.no_grad()

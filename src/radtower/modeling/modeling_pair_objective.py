@@ -30,7 +30,7 @@ class PairObjective:
 
     def embed(self, projected: torch.Tensor) -> torch.Tensor:
         """Projected vectors ``(B, P)`` as they are compared: float32, of length 1 for cosines."""
-        projected = projected.float() if projected.dtype != torch.float64 else projected
+        projected = _precise(projected)
         return F.normalize(projected, dim=-1) if self.similarity == "cosine" else projected
 
     def logits(
@@ -74,5 +74,9 @@ class PairObjective:
             return symmetric_info_nce(images, texts, factor, relation, group)
 
         if self.matryoshka_dims:
-            return matryoshka(of_cut, images, texts, self.matryoshka_dims)
+            return matryoshka(of_cut, _precise(images), _precise(texts), self.matryoshka_dims)
         return of_cut(self.embed(images), self.embed(texts))
+
+
+def _precise(vectors: torch.Tensor) -> torch.Tensor:
+    return vectors if vectors.dtype == torch.float64 else vectors.float()

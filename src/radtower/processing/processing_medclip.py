@@ -111,6 +111,8 @@ class MedCLIPProcessor(ProcessorMixin):
     def _tokenize(self, texts: list[str], max_length: int, return_tensors: str) -> dict[str, Any]:
         if max_length < 1:
             raise ValueError(f"max_length must be positive, got {max_length}. Leave it out for the default.")
+        if not texts:
+            raise ValueError("text must be at least one report, got none. Leave the call out.")
         for position, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(
@@ -118,7 +120,7 @@ class MedCLIPProcessor(ProcessorMixin):
                     "Decode bytes, and leave out missing reports."
                 )
         empty = [row for row, text in enumerate(texts) if not text.strip()]
-        if empty or not texts:
+        if empty:
             raise ValueError(
                 f"text must not be empty, got nothing to read at positions {empty}. Remove them."
             )

@@ -31,10 +31,11 @@ from radtower.training.shards import State, is_sharded, prepare_for_shards, whol
 from radtower.training.weight_average import WeightAverage, require_averageable
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+NOT_DECAYED = frozenset({"logit_scale", "logit_bias", "soft_prompt", "latents"})  # parts of names
 
 
 class RadTowerTrainer(Trainer):
-    """Logs to a file, stops on a diverged loss, and leaves the temperature out of weight decay.
+    """Logs to a file, stops on a diverged loss, and decays no weight that only scales or is an input.
 
     Args:
         run: Settings that are recorded in every checkpoint, and compared when it is resumed. None records and
@@ -183,8 +184,22 @@ class RadTowerTrainer(Trainer):
             self.args.dataloader_drop_last = drop_last
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Return what weight decay applies to; it would pull the logarithm of the temperature toward 1."""
-        return [name for name in super().get_decay_parameter_names(model) if "logit_scale" not in name]
+        """Return what weight decay applies to: weights that multiply, and no norm by whatever name.
+
+        It would pull the logarithm of the temperature toward 1, and prompts and latents, which are inputs,
+        toward the origin.
+        """
+        spared = {
+            f"{prefix}.{name}" if prefix else name
+            for prefix, module in model.named_modules()
+            if "norm" in type(module).__name__.lower()
+            for name, _ in module.named_parameters(recurse=False)
+        }
+        return [
+            name
+            for name in super().get_decay_parameter_names(model)
+            if name not in spared and NOT_DECAYED.isdisjoint(name.split("."))
+        ]
 
     def save_model_folder(self, run: AnyRun) -> Path:
         """Save model, processor and ``run.yaml`` to ``output_dir``, the weights averaged if asked for.

@@ -45,7 +45,7 @@ def test_blocks_that_are_there_become_units_and_weights_contiguous():
     weight = model.vision_model.stages[0][0].conv1.weight
     assert not weight.is_contiguous()
     before = weight.clone()
-    assert {"CT3DBottleneckBlock", "BertEmbeddings"} <= model._no_split_modules
+    assert "BertEmbeddings" in model._no_split_modules
     prepare_for_shards(model)
     # accelerate cuts the embedding of tokens itself, so that what holds it cannot be a unit.
     assert model._no_split_modules == {"CT3DBasicBlock", "CT3DGatedPooling", "BertLayer"}
