@@ -17,11 +17,11 @@ State = dict[str, torch.Tensor]
 
 
 def prepare_for_shards(model: nn.Module) -> None:
-    """Make of a model what accelerate can cut into shards.
+    """Make of a model what accelerate and DeepSpeed can cut into shards.
 
     transformers collects the classes of blocks of all parts of a model, and a part names all that its family
     may have: accelerate refuses those that are not there, and cannot cut what holds the embedding of tokens,
-    which it cuts itself. PyTorch cuts contiguous weights only.
+    which it cuts itself. PyTorch and DeepSpeed cut contiguous weights only.
     """
     embedding = _input_embedding(model)
     kinds = {type(module).__name__ for module in model.modules()}
@@ -30,7 +30,9 @@ def prepare_for_shards(model: nn.Module) -> None:
     if named is not None:
         cast(Any, model)._no_split_modules = (set(named) & kinds) - holders
     for parameter in model.parameters():
-        parameter.data = parameter.data.contiguous()
+        # Not contiguous(): a kernel of one voxel is that whatever its strides, and DeepSpeed reads them.
+        if parameter.stride() != torch.empty(parameter.shape, device="meta").stride():
+            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
 
 
 def _input_embedding(model: nn.Module) -> nn.Module | None:

@@ -90,7 +90,7 @@ class RadTowerTrainer(Trainer):
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, WeightAverage):
                 callback.resume_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
-        if self.is_fsdp_enabled:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             prepare_for_shards(cast(nn.Module, self.model))
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         if self.state.global_step == 0:
