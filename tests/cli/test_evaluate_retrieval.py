@@ -103,6 +103,25 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_measured(radtower, image_t
     assert "2 more pairs could not be read" in results.metrics[0].note
 
 
+def test_a_k_that_failures_make_too_large_is_named_and_the_others_are_measured(
+    radtower, image_tower, images, tmp_path
+):
+    (tmp_path / images[1]).write_bytes(b"damaged")
+    manifest, output = write_manifest(tmp_path, images), tmp_path / "r.json"
+    arguments = ("evaluate", "retrieval", image_tower, manifest, "-o", output, "--protocol", "exact-row")
+    done = radtower(*arguments, *QUICK, "--k", 5)
+    assert done.code == 1
+    assert "1 of 6 studies are left out." in done.err
+    assert "recall@5 is left out: 5 studies remain." in done.err
+    names = [item.metric for item in read_results(output).metrics]
+    assert names[:4] == ["recall_at_1", "recall_at_2", "median_rank", "mrr"]
+    output.unlink()
+    done = radtower(*arguments, "--k", 5)
+    assert (done.code, output.exists()) == (2, False)
+    assert "failed: v1: an image must be one of PNG" in done.err
+    assert "ks must be between 1 and 4, got [5]" in " ".join(done.err.split())
+
+
 def test_a_3d_tower_is_measured_on_files_and_on_a_cache(radtower, dual_tower, volumes, tmp_path):
     manifest = write_manifest(tmp_path, volumes, ["no nodule"] * 2 + REPORTS[1:3], ["a", "a", "b", "c"])
     scans = {f"v{n}": tmp_path / name for n, name in enumerate(volumes)}

@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor, TrainerCallback
 
 from radtower.data.augmentation import VolumeAugmentation
+from radtower.data.datasets import study_targets
 from radtower.data.manifest import read_manifest
 from radtower.data.pair_keys import pair_keys
+from radtower.data.targets import TargetPolicy
 from radtower.data.volume_cache import build_volume_cache, open_volume_cache
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
@@ -236,6 +238,70 @@ def test_batches_of_like_length_are_those_of_the_tokens_that_are_read(run, make_
 def test_vectors_of_a_frozen_tower_have_no_length(run):
     with pytest.raises(ValueError, match="has_length_batches must be false where text_mode is frozen, got T"):
         replace(run, has_length_batches=True)
+
+
+def _with_validation(run, folder):
+    """The run with its last three studies held out."""
+    frame = pd.read_csv(run.manifest)
+    frame.loc[frame["study_id"].isin(["study-5", "study-6", "study-7"]), "split"] = "validation"
+    frame["image_path"] = [str(Path(run.manifest).parent / name) for name in frame["image_path"]]
+    frame.to_csv(folder / "held_out.csv", index=False)
+    return replace(run, manifest=str(folder / "held_out.csv"))
+
+
+class Losses(TrainerCallback):
+    """The losses of evaluation, and what is evaluated."""
+
+    def __init__(self):
+        self.values, self.volume_ids = [], None
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.values.append(kwargs["metrics"]["eval_loss"])
+        dataset = kwargs["eval_dataloader"].dataset
+        self.volume_ids, self.augmentation = dataset.volume_ids, dataset.augmentation
+
+
+def test_the_validation_split_chooses_the_best_average(run, make_arguments, tmp_path):
+    settings = {
+        "max_steps": 2,
+        "learning_rate": 0.05,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": True,  # so that the best is not the last one
+    }
+    run, losses = replace(_with_validation(run, tmp_path), should_augment=True, ema_decay=0.5), Losses()
+    folder = train_medclip(run, make_arguments(**settings), [losses])
+    assert losses.volume_ids == ["study-5", "study-6", "study-7"]
+    assert losses.augmentation is None
+    assert losses.values[0] > losses.values[1]
+    model = _load(folder)
+    cache = open_volume_cache(run.cache)
+    studies = read_manifest(run.manifest).split("validation").frame
+    tokens = model.processor(text=list(studies["report"]), return_tensors="pt")
+    pixels = torch.stack([cache[volume_id] for volume_id in studies["volume_id"]])
+    labels = study_targets(studies, run.labels, TargetPolicy()).values
+    with torch.no_grad():
+        loss = model(
+            pixel_values=pixels,
+            input_ids=tokens["input_ids"],
+            attention_mask=tokens["attention_mask"],
+            labels=torch.from_numpy(labels),
+            pair_keys=pair_keys(studies),
+        ).loss
+    assert loss.item() == pytest.approx(max(losses.values), rel=1e-4)
+
+
+def test_refuses_to_evaluate_without_a_validation_split(run, make_arguments):
+    run = replace(run, vision="nowhere")  # towers are not looked for
+    with pytest.raises(ValueError, match=r"no split validation, got steps with test, train\. Leave it out"):
+        train_medclip(run, make_arguments(eval_strategy="steps"))
+    stream = ClipRun(dataset="d", image_column="i", report_column="r", vision="nowhere", text="nowhere")
+    with pytest.raises(ValueError, match=r"must be no where a dataset is streamed, got epoch: only a man"):
+        train_medclip(stream, make_arguments(eval_strategy="epoch"))
 
 
 def _with_empty_reports(run, folder, ids):

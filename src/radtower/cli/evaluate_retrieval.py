@@ -66,12 +66,17 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
     load_scan = scan_source(tower, studies, cache)
     with progress_bar("Embedding scans", len(studies)) as on_progress:
         pairs = embed_pairs(tower, studies.frame, load_scan, batch_size, on_progress)
+    too_large = [value for value in ks if value >= len(pairs.studies)]
+    possible = tuple(value for value in ks if value not in too_large)
+    if not possible:
+        print_failures(pairs.failures)
+        check_ks(ks, len(pairs.studies))
     results = retrieval_results(
         tower,
         pairs,
         dataset or f"{manifest.name}, {split} split",
         protocols,
-        ks,
+        possible,
         RetrievalOptions(num_resamples=resamples),
         is_phantom=phantom,
     )
@@ -84,6 +89,11 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
     print_failures(pairs.failures)
     if pairs.failures:
         typer.echo(f"{len(pairs.failures)} of {len(studies)} studies are left out.", err=True)
+        if too_large:
+            typer.echo(
+                f"recall@{', @'.join(map(str, too_large))} is left out: {len(pairs.studies)} studies remain.",
+                err=True,
+            )
         raise typer.Exit(1)
 
 

@@ -1,6 +1,7 @@
 """Hooks for ``transformers.Trainer``. A callback reads state; it never runs the model."""
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,30 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 LOG_FILE = "training_log.jsonl"
+
+
+logger = logging.getLogger(__name__)
+
+
+class NoteLongWarmup(TrainerCallback):
+    """Says before the first step that the learning rate will never be what the settings say."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Compare the warm-up with all steps, which are known by now."""
+        if args.lr_scheduler_type == "constant" or not state.is_world_process_zero:
+            return
+        warmup = args.get_warmup_steps(state.max_steps)
+        if warmup and warmup >= state.max_steps:
+            logger.warning(
+                "warmup_steps should be below the %d steps of the training, got %d: the learning rate "
+                "ends at %.2g of %.2g. Lower it.",
+                state.max_steps,
+                warmup,
+                args.learning_rate * state.max_steps / warmup,
+                args.learning_rate,
+            )
 
 
 class StopOnNonFiniteLoss(TrainerCallback):

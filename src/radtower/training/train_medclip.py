@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 from torch.nn.utils import convert_conv3d_weight_memory_format
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import IntervalStrategy
 
 from radtower.configuration.configuration_medclip import MedCLIPConfig
 from radtower.data.augmentation import VolumeAugmentation
@@ -42,7 +44,8 @@ from radtower.training.towers.load_projection import keep_projection
 from radtower.training.towers.load_text_tower import load_text_tower
 from radtower.training.towers.load_weights import load_whole
 
-MakeDataset = Callable[[MedCLIPModel], StudyDataset | StreamBatches]
+Data = StudyDataset | StreamBatches
+MakeData = Callable[[MedCLIPModel], dict[str, Data]]  # by split
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,10 @@ def train_medclip(
 ) -> Path:
     """Train on the ``train`` split and save model, processor and tokenizer as one folder.
 
+    With an ``eval_strategy``, the contrastive loss of the ``validation`` split of a manifest is measured. It
+    depends on the batch: evaluation takes ``per_device_eval_batch_size`` studies in the order of the
+    manifest, the last batch as small as it is. With ``load_best_model_at_end`` the best model is saved.
+
     Args:
         run: Data and towers.
         arguments: Optimization; ``output_dir`` is the model folder.
@@ -66,8 +73,10 @@ def train_medclip(
 
     Raises:
         ValueError: If a tower lacks some of its weights or does not fit the run, no image can be used or no
-            study has a report, or a data set that is streamed does not have the columns of the run.
+            study has a report, a data set that is streamed does not have the columns of the run, or there is
+            no validation split to evaluate.
     """
+    _require_validation(run, arguments)
     set_seed(arguments.seed)
     rows = None if run.dataset is None else open_rows(run, arguments)
     cache = None if run.cache is None else open_volume_cache(run.cache)
@@ -77,7 +86,7 @@ def train_medclip(
         image_processor, tokenizer, max_length=run.max_length, instruction=run.instruction
     )
     policy = TargetPolicy(uncertain=run.uncertain, not_mentioned=run.not_mentioned)
-    findings, make_dataset = (
+    findings, make_data = (
         _of_manifest(run, arguments, processor, cache, policy, on_note)
         if rows is None
         else _of_stream(run, arguments, processor, rows, policy, on_note)
@@ -88,11 +97,12 @@ def train_medclip(
     convert_conv3d_weight_memory_format(model.vision_model, torch.channels_last_3d)
     set_tower_modes(model, run)
     model.processor = processor
-    dataset = make_dataset(model)
+    data = make_data(model)
     trainer = ContrastiveTrainer(
         model,
         arguments,
-        train_dataset=dataset,
+        train_dataset=data["train"],
+        eval_dataset=data.get("validation"),
         data_collator=ReportPadding(model.processor.tokenizer),
         processing_class=model.processor,
         callbacks=list(callbacks),
@@ -102,8 +112,8 @@ def train_medclip(
         make_sampler=partial(_sampler, run, arguments),
     )
     trainer.train(arguments.resume_from_checkpoint)
-    if isinstance(dataset, StreamBatches):
-        dataset.tally.tell(is_main=trainer.is_world_process_zero())
+    if isinstance(data["train"], StreamBatches):
+        data["train"].tally.tell(is_main=trainer.is_world_process_zero())
     return trainer.save_model_folder(run)
 
 
@@ -114,26 +124,68 @@ def _of_manifest(
     cache: VolumeCache | None,
     policy: TargetPolicy,
     on_note: Callable[[str], None],
-) -> tuple[list[str], MakeDataset]:
+) -> tuple[list[str], MakeData]:
     """Findings that are trained, and what makes the data once there is a model to encode reports."""
     assert run.manifest is not None  # the run is checked
-    studies = read_manifest(run.manifest).split("train").frame
+    manifest = read_manifest(run.manifest)
+    findings: list[str] = []
+    splits: dict[str, tuple[list[str], dict[str, Any]]] = {}
+    for split in ("train", "validation") if arguments.eval_strategy != "no" else ("train",):
+        studies, scans = _usable(manifest.split(split).frame, cache, processor, on_note)
+        targets = None if run.labels is None else study_targets(studies, run.labels, policy)
+        findings = list(targets.keys) if targets else []
+        is_varied = run.should_augment and split == "train"
+        splits[split] = (
+            list(studies["report"]),
+            {
+                "volume_ids": list(studies["volume_id"]),
+                "scans": scans,
+                "targets": targets.values if targets else None,
+                "pair_keys": pair_keys(studies),
+                "augmentation": _crops(processor.image_processor, arguments) if is_varied else None,
+            },
+        )
+
+    def make(model: MedCLIPModel) -> dict[str, Data]:
+        return {
+            split: _with_reports(run, arguments, model, reports, **columns)
+            for split, (reports, columns) in splits.items()
+        }
+
+    return findings, make
+
+
+def _usable(
+    studies: pd.DataFrame,
+    cache: VolumeCache | None,
+    processor: MedCLIPProcessor,
+    on_note: Callable[[str], None],
+) -> tuple[pd.DataFrame, Any]:
+    """Studies with a scan that can be read and a report, and their scans."""
     scans: Any = cache
     if cache is None:
         scans, studies = usable_images(studies, processor, on_note)
     else:
         studies = studies[cache.is_readable(studies["volume_id"])]
-    studies = with_reports(studies, on_note)
-    targets = None if run.labels is None else study_targets(studies, run.labels, policy)
-    columns = {
-        "volume_ids": list(studies["volume_id"]),
-        "scans": scans,
-        "targets": targets.values if targets else None,
-        "pair_keys": pair_keys(studies),
-        "augmentation": _crops(processor.image_processor, arguments) if run.should_augment else None,
-    }
-    findings = list(targets.keys) if targets else []
-    return findings, lambda model: _with_reports(run, arguments, model, list(studies["report"]), **columns)
+    return with_reports(studies, on_note), scans
+
+
+def _require_validation(run: ClipRun, arguments: TrainingArguments) -> None:
+    """Refuse to measure what is not there, before towers are loaded."""
+    strategy = IntervalStrategy(arguments.eval_strategy).value
+    if strategy == "no":
+        return
+    if run.manifest is None:
+        raise ValueError(
+            f"eval_strategy must be no where a dataset is streamed, got {strategy}: "
+            "only a manifest has a split validation. Leave it out."
+        )
+    splits = sorted(read_manifest(run.manifest).frame["split"].unique())
+    if "validation" not in splits:
+        raise ValueError(
+            f"eval_strategy must be no where the manifest has no split validation, got "
+            f"{strategy} with {', '.join(splits)}. Leave it out, or hold studies out."
+        )
 
 
 def _of_stream(
@@ -143,10 +195,10 @@ def _of_stream(
     rows: HubRows,
     policy: TargetPolicy,
     on_note: Callable[[str], None],
-) -> tuple[list[str], MakeDataset]:
+) -> tuple[list[str], MakeData]:
     labels = None if run.labels is None else StreamLabels(run.labels, policy)
     batches = stream_batches(rows, processor, labels, arguments, on_note)
-    return list(labels.keys) if labels else [], lambda _model: batches
+    return list(labels.keys) if labels else [], lambda _model: {"train": batches}
 
 
 def _joint_space(run: ClipRun) -> dict[str, Any]:

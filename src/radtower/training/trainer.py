@@ -16,7 +16,7 @@ from transformers.trainer_utils import PredictionOutput, TrainOutput
 from radtower.evaluation.metrics import macro_auroc
 from radtower.modeling.losses import UNKNOWN_LABEL
 from radtower.training.arguments import write_run_record
-from radtower.training.callbacks import JsonLinesLog, SetDatasetEpoch, StopOnNonFiniteLoss
+from radtower.training.callbacks import JsonLinesLog, NoteLongWarmup, SetDatasetEpoch, StopOnNonFiniteLoss
 from radtower.training.checkpoint_weights import load_renamed_weights
 from radtower.training.layer_rates import layer_groups
 from radtower.training.output_folder import (
@@ -64,6 +64,7 @@ class RadTowerTrainer(Trainer):
         self.average = None if ema_decay is None else WeightAverage(ema_decay)
         if self.average is not None:
             self.add_callback(self.average)
+        self.add_callback(NoteLongWarmup)
         self.add_callback(StopOnNonFiniteLoss)
         self.add_callback(JsonLinesLog)
         self.add_callback(SetDatasetEpoch)

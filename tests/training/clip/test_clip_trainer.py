@@ -297,3 +297,32 @@ def test_evaluation_gives_the_loss_with_and_without_labels_and_keys(make_argumen
         expected += loss.item() * len(part["input_ids"]) / 9
     assert found["eval_loss"] == pytest.approx(expected, rel=1e-5)
     assert trainer.predict(Some()).predictions is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_told"),
+    [
+        ({"warmup_steps": 3}, True),
+        ({"warmup_steps": 2}, False),
+        ({"warmup_steps": 0}, False),
+        ({"warmup_steps": 3, "lr_scheduler_type": "constant"}, False),
+    ],
+)
+def test_a_warm_up_that_lasts_longer_than_the_training_is_told(make_arguments, caplog, settings, is_told):
+    _trainer(make_arguments, settings=settings | {"max_steps": 3}).train()
+    told = [record.getMessage() for record in caplog.records if "warmup_steps" in record.getMessage()]
+    expected = (
+        "warmup_steps should be below the 3 steps of the training, got 3: the learning rate ends at 0.5 of "
+        "0.5. Lower it."
+    )
+    assert told == ([expected] if is_told else [])
+
+
+def test_a_frozen_tower_is_run_in_the_precision_of_the_training(make_arguments):
+    model = make_model("infonce")
+    model.vision_model.requires_grad_(False)
+    dtypes = []
+    layer = next(module for module in model.vision_model.modules() if isinstance(module, torch.nn.Linear))
+    layer.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+    _trainer(make_arguments, model=model, settings={"max_steps": 1, "bf16": True}).train()
+    assert dtypes == [torch.bfloat16]
