@@ -128,14 +128,24 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
     ) -> Any:
-        """Load as transformers does, and remember where the processor is."""
+        """Load as transformers does, and remember where the processor is.
+
+        Raises:
+            ValueError: If the folder is a checkpoint with adapters, whose layers have other names.
+        """
         path = pretrained_model_name_or_path
         source = None if path is None else LoadedFrom.of(path, kwargs)
-        loaded: Any = super().from_pretrained(path, *args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        has_report = kwargs.pop("output_loading_info", False)
+        loaded: Any = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        model, report = loaded
+        if any("lora_" in name for name in report["unexpected_keys"]):
+            raise ValueError(
+                f"{path} must be a model folder, got a checkpoint with LoRA adapters, which are not merged. "
+                "Resume its training, or load the folder that the training saves at its end."
+            )
         model._loaded_from = source
         model._freeze_the_unread()
-        return loaded
+        return (model, report) if has_report else model
 
     @classmethod
     def from_towers(cls, vision: PreTrainedModel, text: PreTrainedModel, **config: Any) -> "MedCLIPModel":

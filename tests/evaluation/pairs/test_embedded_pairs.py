@@ -1,8 +1,11 @@
 import pandas as pd
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
+from safetensors.torch import load_file, save_file
 
 from radtower.evaluation.pairs.embedded_pairs import embed_pairs, load_dual_tower
+from radtower.modeling.modeling_medclip import MedCLIPModel
 
 REPORTS = ["There is  no nodule.", "small effusion", "  ", "There is no nodule.", "nodule present"]
 STUDIES = pd.DataFrame({"volume_id": list("vwxyz"), "study_id": list("abcde"), "report": REPORTS})
@@ -79,3 +82,20 @@ def test_a_text_that_depends_on_its_batch_is_read_alone(tiny_medclip, tiny_token
     expected = torch.cat([tiny_medclip.encode_text(t) for t in ("There is no nodule.", "nodule present")])
     torch.testing.assert_close(alone, expected)
     assert (together - alone).abs().max() > 1e-3
+
+
+def test_refuses_a_checkpoint_with_adapters_and_one_without_all_weights(tiny_medclip, tmp_path):
+    tiny_medclip.save_pretrained(tmp_path)
+    assert isinstance(load_dual_tower(tmp_path), MedCLIPModel)
+    weights = load_file(tmp_path / "model.safetensors")
+    lost = next(name for name in weights if name.endswith("q_proj.weight"))
+    kept = {name: value for name, value in weights.items() if name != lost}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"must find all its weights, got .* without 1, such as {lost}"):
+        load_dual_tower(tmp_path)
+    assert isinstance(MedCLIPModel.from_pretrained(tmp_path), MedCLIPModel)
+    inject_adapter_in_model(LoraConfig(target_modules=["q_proj"], r=2), tiny_medclip.text_model)
+    tiny_medclip.save_pretrained(tmp_path)
+    for load in (load_dual_tower, MedCLIPModel.from_pretrained):
+        with pytest.raises(ValueError, match=r"got a checkpoint with LoRA adapters, .* Resume its training"):
+            load(tmp_path)

@@ -43,14 +43,22 @@ def load_dual_tower(source: str | Path) -> MedCLIPModel:
 
     Raises:
         TypeError: If the folder or Hub id holds another model.
+        ValueError: If weights are missing: a partly random tower embeds, too, and nobody notices.
     """
     # Not MedCLIPModel itself: it would build its missing half with random weights around a single tower.
-    model: Any = AutoModel.from_pretrained(source, dtype=torch.float32).eval()
+    loaded: Any = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    model, report = loaded
     if not isinstance(model, MedCLIPModel):
         raise TypeError(
             f"model must be a dual tower, got {type(model).__name__} in {source}. Align it first."
         )
-    return model
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"a dual tower must find all its weights, got {source} without {len(missing)}, such as "
+            f"{missing[0]}. Point to the folder that its training saved at its end."
+        )
+    return model.eval()
 
 
 def embed_pairs(
