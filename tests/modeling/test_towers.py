@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import CLIPVisionConfig, SiglipVisionConfig, ViTConfig, ViTModel
+from transformers import CLIPVisionConfig, ResNetConfig, SiglipVisionConfig, ViTConfig, ViTModel
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
 from radtower.modeling.modeling_towers import build_tower, fill_tower, freeze_unread_poolers, pool_states
@@ -73,3 +73,11 @@ def test_what_only_the_pooler_reads_is_not_trained(config, name):
         freeze_unread_poolers(tower, pooling)
         part = getattr(tower, name)
         assert {parameter.requires_grad for parameter in part.parameters()} == {is_trained}
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
+def test_refuses_maps_where_a_row_of_states_is_pooled(pooling):
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
+    output = build_tower(config, pooling).eval()(torch.zeros(2, 3, 16, 16))
+    with pytest.raises(ValueError, match=rf"must be 'pooler' .* maps, got '{pooling}' for \(2, 12, 2, 2\)"):
+        pool_states(output, pooling)

@@ -134,9 +134,21 @@ class MedCLIPConfig(PreTrainedConfig):
 
 
 def tower_width(config: Any) -> int:
-    """Size of the vector that a tower gives; convolutional networks name one per stage."""
+    """Size of the vector that a tower gives; convolutional networks name one per stage.
+
+    Raises:
+        ValueError: If the configuration names none.
+    """
     width = getattr(config, "hidden_size", None)
-    return int(config.hidden_sizes[-1] if width is None else width)
+    if width is None:
+        stages = getattr(config, "hidden_sizes", None) or ()
+        if not stages:
+            raise ValueError(
+                "a tower's configuration must have hidden_size or hidden_sizes, got none in a "
+                f"{getattr(config, 'model_type', type(config).__name__)}. Choose a tower of another family."
+            )
+        width = stages[-1]
+    return int(width)
 
 
 def _resolve(config: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig | None:

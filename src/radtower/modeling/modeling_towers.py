@@ -34,7 +34,9 @@ def build_tower(config: PreTrainedConfig, pooling: Pooling) -> PreTrainedModel:
     if family is not None:
         return family._from_config(config)
     tower: PreTrainedModel = AutoModel.from_config(config)
-    if pooling != "pooler" and isinstance(getattr(tower, _POOLER, None), nn.Module):
+    pooler = getattr(tower, _POOLER, None)
+    # One without weights stays: convolutional networks call theirs whether there is one or not.
+    if pooling != "pooler" and isinstance(pooler, nn.Module) and any(True for _ in pooler.parameters()):
         setattr(tower, _POOLER, None)
     return tower
 
@@ -77,7 +79,8 @@ def pool_states(
         ``(B, E)``.
 
     Raises:
-        ValueError: If the tower has no pooler and one is asked for.
+        ValueError: If the tower has no pooler and one is asked for, or maps instead of a row of states and
+            none is.
     """
     if pooling == "pooler":
         pooled: torch.Tensor | None = getattr(output, "pooler_output", None)
@@ -88,6 +91,11 @@ def pool_states(
             )
         return pooled.flatten(1)
     states: torch.Tensor = output.last_hidden_state
+    if states.ndim != 3:
+        raise ValueError(
+            f"pooling must be 'pooler' for a tower whose states are maps, got {pooling!r} for "
+            f"{tuple(states.shape)}. Set vision_pooling or text_pooling."
+        )
     if mask is None:
         mask = states.new_ones(states.shape[:2])
     if pooling == "mean":

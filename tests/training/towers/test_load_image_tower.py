@@ -21,6 +21,7 @@ from transformers import (
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
 from radtower.training.towers.load_image_tower import load_image_tower
+from radtower.training.towers.load_weights import require_vectors
 
 SMALL = {
     "hidden_size": 16,
@@ -198,3 +199,14 @@ def test_refuses_a_pooling_that_the_tower_has_not():
     settings = {"model_type": "segformer", "image_size": 64}
     with pytest.raises(ValueError, match=r"must fit, got a segformer, .* and 'pooler': pooling must be cls"):
         load_image_tower(settings, "pooler")
+
+
+def test_refuses_states_that_are_maps_and_another_width_than_configured():
+    settings = {"model_type": "resnet", "image_size": 16, "embedding_size": 8, "hidden_sizes": [8, 12]}
+    settings |= {"depths": [1, 1], "layer_type": "basic"}
+    for pooling in ("cls", "mean", "last"):
+        with pytest.raises(ValueError, match=rf"fit, got a resnet, .* and '{pooling}': pooling must be 'poo"):
+            load_image_tower(settings, pooling)
+    tower, _ = load_image_tower(settings, "pooler")
+    with pytest.raises(ValueError, match=r"one vector of 12 numbers, .* got \(1, 8\)\. Choose another"):
+        require_vectors(tower, torch.zeros(1, 8))

@@ -3,7 +3,22 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    DistilBertConfig,
+    DistilBertModel,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5Model,
+    ViTConfig,
+    ViTModel,
+)
 
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.training.clip.clip_run import ClipRun
@@ -146,3 +161,51 @@ def test_refuses_what_a_text_model_of_transformers_cannot_read(run, bert_folder)
         load_text_tower(replace(bert, prompt_padding="contiguous"))
     with pytest.raises(ValueError, match=r"max_length must be at most the 48 positions .* got 49"):
         load_text_tower(replace(bert, max_length=49))
+
+
+TINY = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def test_the_text_half_of_a_dual_encoder_is_taken(run, bert_folder):
+    text = {**TINY, "vocab_size": 309, "max_position_embeddings": 48, "eos_token_id": 2}
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config={**TINY, "image_size": 8, "patch_size": 4}))
+    clip.save_pretrained(bert_folder)
+    tower, tokenizer = load_text_tower(replace(run, text=str(bert_folder)))
+    ids = torch.tensor([[*tokenizer(TEXTS[0]).input_ids, 2]])
+    with torch.no_grad():
+        expected = clip.eval().text_model(ids).pooler_output
+        torch.testing.assert_close(tower(ids).pooler_output, expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"max_length must be at most the 48 positions .* got 49"):
+        load_text_tower(replace(run, text=str(bert_folder), max_length=49))
+
+
+def test_positions_of_roberta_begin_behind_the_padding(run, bert_folder):
+    config = RobertaConfig(**TINY, vocab_size=309, max_position_embeddings=48, pad_token_id=1)
+    RobertaModel(config).save_pretrained(bert_folder)
+    tower, _ = load_text_tower(replace(run, text=str(bert_folder), max_length=46))
+    ids = torch.full((1, 47), 5)
+    assert tower(ids[:, :46]).last_hidden_state.shape == (1, 46, 16)
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        tower(ids)
+    with pytest.raises(ValueError, match=r"max_length must be at most the 46 positions .* got 47"):
+        load_text_tower(replace(run, text=str(bert_folder), max_length=47))
+
+
+def test_refuses_a_model_that_reads_no_text_or_also_writes_it(run, bert_folder):
+    bert = replace(run, text=str(bert_folder))
+    ViTModel(ViTConfig(**TINY, image_size=8, patch_size=4)).save_pretrained(bert_folder)
+    with pytest.raises(ValueError, match=r"text must be a text model .* got a vit in .* Take bert"):
+        load_text_tower(bert)
+    t5 = T5Config(vocab_size=309, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
+    T5Model(t5).save_pretrained(bert_folder)
+    with pytest.raises(ValueError, match=r"text must be a text model .* got a t5 in .* Take bert"):
+        load_text_tower(bert)
+
+
+def test_refuses_a_pooling_that_the_tower_has_not(run, bert_folder):
+    config = DistilBertConfig(vocab_size=309, dim=16, hidden_dim=24, n_layers=1, n_heads=2)
+    DistilBertModel(config).save_pretrained(bert_folder)
+    with pytest.raises(ValueError, match=r"must fit, got a distilbert and 'pooler': pooling must be cls"):
+        load_text_tower(replace(run, text=str(bert_folder)))
+    tower, _ = load_text_tower(replace(run, text=str(bert_folder), text_pooling="mean"))
+    assert type(tower) is DistilBertModel

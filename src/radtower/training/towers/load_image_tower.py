@@ -8,9 +8,9 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel, ViTImageProcessorPil
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from radtower.modeling.modeling_towers import OWN_FAMILIES, Pooling, pool_states
+from radtower.modeling.modeling_towers import OWN_FAMILIES, Pooling, build_tower, pool_states
 from radtower.processing.image_processing_2d import to_8_bit
-from radtower.training.towers.load_weights import load_whole
+from radtower.training.towers.load_weights import load_whole, require_vectors
 
 GRAY_LEVEL = 0.5  # mean and deviation that map [0, 1] to [-1, 1]
 
@@ -103,11 +103,12 @@ def _require_2d(model_type: str, tower: PreTrainedModel | None = None) -> None:
 
 @torch.no_grad()
 def _require_fit(tower: PreTrainedModel, image_processor: Any, pooling: Pooling) -> None:
-    """Run both on one black image: sizes, channels and poolers that do not fit show at once."""
+    """Run what is trained on one black image: sizes, channels and poolers that do not fit show at once."""
     image = to_8_bit(torch.zeros(64, 64, dtype=torch.uint8), len(image_processor.image_mean))
     pixels = image_processor([image], return_tensors="pt")["pixel_values"]
     try:
-        pool_states(tower.eval()(pixels), pooling)
+        trained = build_tower(tower.config, pooling).eval()
+        require_vectors(trained, pool_states(trained(pixels), pooling))
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"tower, image processor and vision_pooling must fit, got a {tower.config.model_type}, "

@@ -1,13 +1,16 @@
 """The text tower of a run: ours, an LLM that becomes one, or a text model of transformers."""
 
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
+import torch
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from radtower.modeling.llm_sources.modeling_llm_import import PUBLIC_ARCHITECTURE
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
+from radtower.modeling.modeling_towers import pool_states
 from radtower.training.clip.clip_run import ClipRun
-from radtower.training.towers.load_weights import load_whole
+from radtower.training.towers.load_weights import load_whole, require_vectors
 
 LLM_SETTINGS = ("llm_pooling", "num_llm_layers", "bidirectional", "llm_normalize")
 PROMPT_SETTINGS = ("hard_prompt", "soft_prompt", "prompt_padding")
@@ -22,9 +25,10 @@ def load_text_tower(run: ClipRun) -> tuple[PreTrainedModel, Any]:
     transformers has it.
 
     Raises:
-        ValueError: If settings of an LLM or a prompt are given for another kind of tower, weights are
-            missing, texts would be longer than the tower has positions, or the padding of a prompt has no
-            prompt, or a cache of features that depend on the batch.
+        ValueError: If settings of an LLM or a prompt are given for another kind of tower, the model is none
+            of texts or does not fit its pooling, weights are missing, texts would be longer than the tower
+            has positions, or the padding of a prompt has no prompt, or a cache of features that depend on
+            the batch.
     """
     kind = _kind_of(run)
     _require_settings_of(kind, run)
@@ -98,8 +102,14 @@ def _require_settings_of(kind: str, run: ClipRun) -> None:
 
 
 def _transformers_tower(run: ClipRun) -> tuple[PreTrainedModel, Any]:
-    tower = load_whole(AutoModel, run.text, run.text_pooling, use_safetensors=True)
-    num_positions = getattr(tower.config, "max_position_embeddings", None)
+    config = AutoConfig.from_pretrained(run.text)
+    config = getattr(config, "text_config", config)  # of a dual encoder, such as CLIP
+    if config.is_encoder_decoder:
+        _refuse_family(config.model_type, run)
+    tower = load_whole(AutoModel, run.text, run.text_pooling, config=config, use_safetensors=True).eval()
+    if tower.main_input_name != "input_ids":
+        _refuse_family(config.model_type, run)
+    num_positions = _num_positions(tower)
     if num_positions is not None and run.max_length > num_positions:
         raise ValueError(
             f"max_length must be at most the {num_positions} positions of the text tower, got "
@@ -107,4 +117,34 @@ def _transformers_tower(run: ClipRun) -> tuple[PreTrainedModel, Any]:
         )
     # A pipeline hands on whatever the tokenizer gives, and the dual tower takes no token types.
     tokenizer = AutoTokenizer.from_pretrained(run.text, model_input_names=["input_ids", "attention_mask"])
-    return tower.eval(), tokenizer
+    _require_fit(tower, tokenizer, run)
+    return tower, tokenizer
+
+
+def _refuse_family(model_type: str, run: ClipRun) -> NoReturn:
+    raise ValueError(
+        f"text must be a text model that gives a vector per token, got a {model_type} in {run.text}. Take "
+        "bert, roberta, clip or an LLM."
+    )
+
+
+def _num_positions(tower: PreTrainedModel) -> int | None:
+    """Tokens that a text may have; RoBERTa counts them from behind the padding token."""
+    for name, module in tower.named_modules():
+        is_table = name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+        if is_table and module.padding_idx is not None:
+            return int(module.num_embeddings - module.padding_idx - 1)
+    return getattr(tower.config, "max_position_embeddings", None)
+
+
+@torch.no_grad()
+def _require_fit(tower: PreTrainedModel, tokenizer: Any, run: ClipRun) -> None:
+    """Read one text: a pooler that is not there shows at once."""
+    inputs = tokenizer(["no"], return_tensors="pt")
+    try:
+        require_vectors(tower, pool_states(tower(**inputs), run.text_pooling, inputs["attention_mask"]))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"text tower and text_pooling must fit, got a {tower.config.model_type} and "
+            f"{run.text_pooling!r}: {error}"
+        ) from error

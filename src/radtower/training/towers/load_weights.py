@@ -1,9 +1,10 @@
-"""Loading a trained tower, all of it."""
+"""Loading a trained tower, all of it, and whether it gives what a dual tower reads."""
 
 from typing import Any
 
 import torch
 
+from radtower.configuration.configuration_medclip import tower_width
 from radtower.modeling.modeling_towers import Pooling
 
 
@@ -29,3 +30,21 @@ def load_whole(tower: Any, source: str, pooling: Pooling = "pooler", **settings:
             "does not read them."
         )
     return model
+
+
+def require_vectors(tower: Any, pooled: torch.Tensor) -> None:
+    """Refuse a tower whose vectors are not as its projection is built for.
+
+    Args:
+        tower: With a configuration.
+        pooled: What it gives for one sample, pooled.
+
+    Raises:
+        ValueError: If that is not one vector of the width of its configuration.
+    """
+    width = tower_width(tower.config)
+    if pooled.shape != (1, width):
+        raise ValueError(
+            f"a tower must give one vector of {width} numbers, as its configuration says, got "
+            f"{tuple(pooled.shape)}. Choose another pooling, or another tower."
+        )
