@@ -10,6 +10,7 @@ import textwrap
 import pytest
 import torch
 from PIL import Image
+from transformers import pipeline
 
 from radtower.hub_cards.export import export_model
 from radtower.hub_cards.families import FAMILIES, IMAGE_CLIP, family_of_config
@@ -109,6 +110,32 @@ def test_the_image_processor_of_transformers_needs_no_remote_code(make_model_fol
     assert "size\n{'height': 16, 'width': 16}, mean" in card.replace(", size ", ", size\n")
     assert "Hounsfield" not in card
     assert "depends on its batch" not in card
+
+
+def test_the_card_says_how_the_pipeline_reads_the_instruction(make_model_folder, tmp_path):
+    trained = make_model_folder("image_clip")
+    plain = (export_model(trained, tmp_path / "plain") / "README.md").read_text()
+    assert "hypothesis_template" not in plain
+    assert '"max_length": 64}`' in plain
+    path = trained / "processor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"instruction": "Describe\n{text}"}))
+    card = (export_model(trained, tmp_path / "out") / "README.md").read_text()
+    template = json.loads(re.search(r"hypothesis_template=(.*?)`", card)[1])
+    assert template == "Describe\nThere is {}."
+    model, image = MedCLIPModel.from_pretrained(trained).eval(), Image.new("RGB", (9, 9), (90, 90, 90))
+    logits = model.logit_scale() * model.compute_similarities(
+        image, ["There is nodule.", "There is effusion."]
+    )
+    classify = pipeline("zero-shot-image-classification", model=str(trained))
+    scores = [
+        {
+            item["label"]: item["score"]
+            for item in classify(image, candidate_labels=["nodule", "effusion"], hypothesis_template=given)
+        }
+        for given in (template, "There is {}.")
+    ]
+    assert scores[0]["nodule"] == pytest.approx(logits.softmax(-1)[0, 0].item(), abs=1e-4)
+    assert scores[1]["nodule"] != pytest.approx(scores[0]["nodule"], abs=1e-3)
 
 
 def test_the_image_tower_decides_on_the_family():
