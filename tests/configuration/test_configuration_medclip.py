@@ -1,10 +1,10 @@
 import pytest
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
-from transformers import BertConfig, Qwen3Config, ViTConfig
+from transformers import BertConfig, MobileNetV2Config, Qwen3Config, ResNetConfig, ViTConfig
 
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
-from radtower.configuration.configuration_medclip import MedCLIPConfig
+from radtower.configuration.configuration_medclip import MedCLIPConfig, tower_width
 
 
 def test_survives_a_round_trip_through_json(tmp_path):
@@ -116,3 +116,10 @@ def test_refuses_settings_that_do_not_go_together(settings, message):
 def test_own_towers_pool_themselves(name, kind):
     with pytest.raises(StrictDataclassClassValidationError, match=rf"{name}_pooling must be .* for {kind}"):
         MedCLIPConfig(**{f"{name}_pooling": "mean"})
+
+
+def test_the_width_of_a_tower_is_in_its_configuration():
+    assert tower_width(ViTConfig(hidden_size=16)) == 16
+    assert tower_width(ResNetConfig(hidden_sizes=[8, 12], depths=[1, 1])) == 12
+    with pytest.raises(ValueError, match=r"hidden_size or hidden_sizes, got none in a mobilenet_v2\. Choose"):
+        tower_width(MobileNetV2Config())
