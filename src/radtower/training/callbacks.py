@@ -89,7 +89,13 @@ class JsonLinesLog(TrainerCallback):
     """Write every log as one line of ``training_log.jsonl`` in the output folder.
 
     A resumed run goes on behind the lines of its checkpoint: what a killed run logged beyond is done again.
+
+    Attributes:
+        beside: What the next line has besides, such as lists, which other logs of the Trainer do not take.
     """
+
+    def __init__(self) -> None:
+        self.beside: dict[str, Any] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -104,7 +110,8 @@ class JsonLinesLog(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
-            line = json.dumps({"step": state.global_step, **kwargs["logs"]})
+            line = json.dumps({"step": state.global_step, **kwargs["logs"], **self.beside})
+            self.beside = {}
             with _log_file(args).open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 

@@ -14,7 +14,7 @@ from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.training.clip.clip_trainer import ContrastiveTrainer
 from radtower.training.clip.grad_cache import cached_backward, require_equal_shares
 from radtower.training.clip.pair_loss import PairLoss
-from radtower.training.clip.pair_statistics import pair_statistics
+from radtower.training.clip.pair_statistics import pair_statistics, similarity_histograms
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pair_worker import StudiesOfWorker, make_batch, make_model, train
@@ -171,8 +171,11 @@ def test_logs_what_the_batch_says(make_arguments, tmp_path):
     for name, value in expected.items():
         assert logs[0][name] == pytest.approx(value, abs=1e-5)
     assert logs[0]["logit_scale"] == pytest.approx(model.logit_scale().item())
+    counts = similarity_histograms(output.image_projection, output.text_projection, batch["pair_keys"])
+    assert {name: logs[0][name] for name in counts} == counts
     assert logs[0]["studies_per_second"] > 0
     assert logs[0]["grad_norm"] > 0
+    assert all(name not in entry for name in counts for entry in trainer.state.log_history)  # numbers only
 
 
 def test_a_log_between_says_nothing_of_the_batch_of_another_step(make_arguments, tmp_path):

@@ -3,7 +3,12 @@ import math
 import pytest
 import torch
 
-from radtower.training.clip.pair_statistics import pair_statistics, problem_of_spread
+from radtower.training.clip.pair_statistics import (
+    NUM_BINS,
+    pair_statistics,
+    problem_of_spread,
+    similarity_histograms,
+)
 
 ANGLES = [0.0, 0.4, 1.0]
 
@@ -35,6 +40,23 @@ def test_what_shares_a_key_is_no_negative():
 def test_without_negatives_there_are_pairs_alone():
     found = pair_statistics(*_sides(), torch.tensor([[1], [1], [1]]))
     assert set(found) == {f"positive_similarity_p{q}" for q in ("05", "50", "95")}
+
+
+def test_cosines_are_counted_in_bins_from_minus_one_to_one():
+    def bin_of(cosine):
+        return min(int((cosine + 1) / 2 * NUM_BINS), NUM_BINS - 1)
+
+    found = similarity_histograms(*_sides(), torch.tensor([[0, 1], [7, 2], [7, 3]]))
+    expected = {"positive": [1.0, math.cos(0.6), math.cos(0.6)]}
+    expected["negative"] = [math.cos(1.0), math.cos(0.4), math.cos(0.4), math.cos(1.0)]
+    for name, cosines in expected.items():
+        counts = [0] * NUM_BINS
+        for cosine in cosines:
+            counts[bin_of(cosine)] += 1
+        assert found[f"{name}_similarity_counts"] == counts
+    same, opposite = torch.ones(2, 3), -torch.ones(2, 3)
+    assert similarity_histograms(same, same)["positive_similarity_counts"][-1] == 2
+    assert similarity_histograms(same, opposite)["negative_similarity_counts"][0] == 2
 
 
 def test_equal_vectors_are_a_problem_and_a_single_pair_is_not():

@@ -16,10 +16,15 @@ from torch.utils.data import DataLoader, Sampler
 from radtower.data.datasets import StudyDataset
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.training.arguments import data_seed
+from radtower.training.callbacks import JsonLinesLog
 from radtower.training.clip.grad_cache import VECTORS_ONLY, cached_backward, require_equal_shares
 from radtower.training.clip.pair_batches import PairSampler
 from radtower.training.clip.pair_loss import PairLoss
-from radtower.training.clip.pair_statistics import pair_statistics, problem_of_spread
+from radtower.training.clip.pair_statistics import (
+    pair_statistics,
+    problem_of_spread,
+    similarity_histograms,
+)
 from radtower.training.clip.stop_together import problem_of_loss, stop_together
 from radtower.training.clip.stream_batches import StreamBatches
 from radtower.training.clip.tower_lora import merge_tower_adapters
@@ -74,6 +79,7 @@ class ContrastiveTrainer(RadTowerTrainer):
         self.chunk_size = chunk_size
         self.make_sampler = make_sampler
         self._last: dict[str, float] = {}
+        self._histograms: dict[str, list[int]] = {}
         self._num_seen, self._since = 0, time.perf_counter()
 
     def compute_loss(
@@ -154,8 +160,11 @@ class ContrastiveTrainer(RadTowerTrainer):
         if "loss" in logs and self._num_seen:
             now = time.perf_counter()
             logs = {**logs, **self._last, "studies_per_second": self._num_seen / (now - self._since)}
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, JsonLinesLog):
+                    callback.beside = dict(self._histograms)
             # A log before a checkpoint may come between: what is said of one batch is not said of another.
-            self._last, self._num_seen, self._since = {}, 0, now
+            self._last, self._histograms, self._num_seen, self._since = {}, {}, 0, now
         super().log(logs, start_time)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -198,6 +207,7 @@ class ContrastiveTrainer(RadTowerTrainer):
         if (self.state.global_step + 1) % max(1, int(self.args.logging_steps)) == 0:
             self._last = {"logit_scale": output["logit_scale"].item()}
             self._last |= pair_statistics(images, texts, relations.get("pair_keys"))
+            self._histograms = similarity_histograms(images, texts, relations.get("pair_keys"))
 
     def save_model_folder(self, run: AnyRun) -> Path:
         """Save as every trainer does, with the adapters of both towers merged into their weights.
