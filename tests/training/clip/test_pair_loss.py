@@ -59,6 +59,7 @@ def test_processes_give_the_gradients_of_one(alone, run_workers, world_size, tmp
             _assert_close(found, alone, case, 0.02 if case[2] else 1e-5)
 
 
+@pytest.mark.slow
 def test_weights_in_shards_give_the_gradients_of_whole_ones(run_workers, tmp_path):
     run_workers(WORKER, 2, tmp_path, "sharded")
     expected = sharded_gradients(0, 1)
