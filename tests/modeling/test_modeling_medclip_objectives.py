@@ -5,8 +5,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate import FullyShardedDataParallelPlugin
-from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from transformers import (
     AutoModel,
     BertConfig,
@@ -19,9 +17,6 @@ from transformers import (
     ViTConfig,
 )
 
-from radtower.configuration.configuration_ct3d import CT3DVisionConfig
-from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
-from radtower.configuration.configuration_medclip import MedCLIPConfig
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.modeling.modeling_pair_losses import matryoshka, sigmoid_loss, symmetric_info_nce
 from radtower.modeling.modeling_pair_objective import PairObjective
@@ -312,35 +307,3 @@ def test_prompt_and_head_stay_in_float32_and_reload_equal(tiny_medclip, tmp_path
         value.dtype == values[name].dtype and torch.equal(value, values[name])
         for name, value in again.state_dict().items()
     )
-
-
-@pytest.mark.parametrize(
-    ("vision", "text", "blocks"),
-    [
-        (
-            CT3DVisionConfig(hidden_sizes=[8, 16], layers=[1, 1]),
-            LLMBiEncoderConfig(
-                text_config=Qwen3Config(vocab_size=32, **SMALL, head_dim=8, num_key_value_heads=2).to_dict()
-            ),
-            {"CT3DBasicBlock", "Qwen3DecoderLayer"},
-        ),
-        (ViTConfig(**PATCHES), BertConfig(vocab_size=32, **SMALL), {"ViTLayer", "BertLayer"}),
-        (
-            CLIPVisionConfig(**PATCHES),
-            Qwen3Config(vocab_size=32, **SMALL, head_dim=8, num_key_value_heads=2),
-            {"CLIPEncoderLayer", "Qwen3DecoderLayer"},
-        ),
-    ],
-    ids=["ct3d-llm", "vit-bert", "clip-qwen3"],
-)
-def test_accelerate_finds_the_blocks_that_it_wraps(vision, text, blocks):
-    pooling = "last" if text.model_type == "qwen3" else "pooler"
-    config = MedCLIPConfig(
-        vision_config=vision.to_dict(), text_config=text.to_dict(), projection_dim=6, text_pooling=pooling
-    )
-    model = MedCLIPModel(config)
-    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
-    policy = fsdp2_prepare_auto_wrap_policy(plugin, model)
-    wrapped = {type(module).__name__ for module in model.modules() if policy(module)}
-    assert blocks <= wrapped
-    assert wrapped == set(model._no_split_modules)

@@ -105,9 +105,6 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
         self._loaded_from: LoadedFrom | None = None
         self._freeze_the_unread()
         self.post_init()
-        # A family names the blocks of all its variants, and accelerate refuses those that are not there.
-        kinds = {type(module).__name__ for module in self.modules()}
-        self._no_split_modules = sorted(kinds.intersection(self._no_split_modules))
 
     def _freeze_the_unread(self) -> None:
         """Distributed training waits for the gradient of whatever may have one; loading makes that all."""

@@ -54,6 +54,9 @@ def test_cosines_are_counted_in_bins_from_minus_one_to_one():
         for cosine in cosines:
             counts[bin_of(cosine)] += 1
         assert found[f"{name}_similarity_counts"] == counts
+    torch.manual_seed(0)
+    same = torch.randn(4, 7)  # some of its cosines with itself are rounded to more than 1
+    assert similarity_histograms(same, same)["positive_similarity_counts"][-1] == 4
     same, opposite = torch.ones(2, 3), -torch.ones(2, 3)
     assert similarity_histograms(same, same)["positive_similarity_counts"][-1] == 2
     assert similarity_histograms(same, opposite)["negative_similarity_counts"][0] == 2

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from safetensors.torch import load_file
 
 from radtower.modeling.modeling_medclip import MedCLIPModel
@@ -55,6 +57,24 @@ def test_blocks_that_are_there_become_units_and_weights_contiguous():
     plain = torch.nn.Linear(2, 2)
     prepare_for_shards(plain)
     assert not hasattr(plain, "_no_split_modules")
+
+
+@pytest.mark.parametrize(
+    ("vision", "text", "blocks"),
+    [
+        ("ct3d", "llm", {"CT3DBasicBlock", "LlamaDecoderLayer"}),
+        ("vit", "bert", {"ViTLayer", "BertLayer"}),
+        ("clip", "qwen3", {"CLIPEncoderLayer", "Qwen3DecoderLayer"}),
+    ],
+)
+def test_accelerate_finds_the_blocks_that_it_wraps(make_dual, vision, text, blocks):
+    model = make_dual(vision, text)
+    prepare_for_shards(model)
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+    policy = fsdp2_prepare_auto_wrap_policy(plugin, model)
+    wrapped = {type(module).__name__ for module in model.modules() if policy(module)}
+    assert blocks <= wrapped
+    assert wrapped == model._no_split_modules
 
 
 def test_the_dual_tower_hands_out_the_embedding_of_its_reports():
