@@ -53,7 +53,7 @@ from radtower.demo.phantom_findings import PHANTOM_FINDINGS
 from radtower.demo.walkthrough import DemoPlan, embedded_llm
 from radtower.evaluation.bootstrap import count_bootstrap, percentile_interval
 from radtower.evaluation.metrics import weighted_auroc
-from radtower.evaluation.retrieval import retrieval_ranks
+from radtower.evaluation.retrieval.ranks import retrieval_ranks
 from radtower.labeling.findings import FindingsSet, load_findings
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
 from radtower.modeling.modeling_medclip import MedCLIPModel

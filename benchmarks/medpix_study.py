@@ -44,8 +44,8 @@ from radtower.evaluation.pairs.embedded_pairs import EmbeddedPairs, embed_pairs,
 from radtower.evaluation.pairs.pair_retrieval import PAIRING, TITLES, hit_keys
 from radtower.evaluation.pairs.scan_source import scan_source
 from radtower.evaluation.results import MetricResult, Provenance
-from radtower.evaluation.retrieval import positives_by_key, retrieval_ranks
-from radtower.evaluation.retrieval_chance import chance_levels
+from radtower.evaluation.retrieval.chance import chance_levels
+from radtower.evaluation.retrieval.ranks import positives_by_key, retrieval_ranks
 from radtower.evaluation.text.task_scores import Metric, TaskScores, mean_scores
 from radtower.processing.image_io import read_image
 from radtower.processing.image_processing_2d import to_8_bit

@@ -53,7 +53,7 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
     from radtower.evaluation.pairs.pair_retrieval import checked_protocols, retrieval_results
     from radtower.evaluation.pairs.scan_source import scan_source
     from radtower.evaluation.results import write_results
-    from radtower.evaluation.retrieval import RetrievalOptions, check_ks
+    from radtower.evaluation.retrieval.ranks import RetrievalOptions, check_ks
 
     check_results_path(output)
     if dataset is not None and not dataset.strip():

@@ -27,7 +27,7 @@ from radtower.evaluation.pairs.embedded_pairs import embed_pairs
 from radtower.evaluation.pairs.pair_retrieval import PAIRING, measure_pair_retrieval
 from radtower.evaluation.plots import plot_scan_with_findings
 from radtower.evaluation.results import MetricResult, Provenance, Results, write_results
-from radtower.evaluation.zero_shot import zero_shot_results
+from radtower.evaluation.zero_shot.finding_results import zero_shot_results
 from radtower.hub_cards.export import export_model
 from radtower.labeling.encoder import EncoderLabeler
 from radtower.labeling.findings import FindingsSet, load_findings

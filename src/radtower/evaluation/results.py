@@ -12,7 +12,14 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from radtower.evaluation.bootstrap import Interval
 
 SCHEMA_VERSION = 1
-Direction = Literal["image_to_report", "report_to_image", "findings_to_impression", "impression_to_findings"]
+Direction = Literal[
+    "image_to_report",
+    "report_to_image",
+    "image_to_image",
+    "report_to_report",
+    "findings_to_impression",
+    "impression_to_findings",
+]
 
 
 class Provenance(BaseModel):

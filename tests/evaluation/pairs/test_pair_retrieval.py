@@ -12,7 +12,7 @@ from radtower.evaluation.pairs.pair_retrieval import (
     retrieval_results,
 )
 from radtower.evaluation.results import Provenance
-from radtower.evaluation.retrieval import RetrievalOptions
+from radtower.evaluation.retrieval.ranks import RetrievalOptions
 
 PROVENANCE = Provenance(dataset="d", class_set="none", label_source="pairs")
 # The first study has two reconstructions; the reports of the third and fourth read the same.

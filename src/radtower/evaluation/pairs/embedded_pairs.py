@@ -12,11 +12,28 @@ import pandas as pd
 import torch
 from transformers import AutoModel
 
-from radtower.evaluation.retrieval import Similarity
+from radtower.evaluation.retrieval.ranks import Similarity
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.report_text import normalize_report
 
 NO_REPORT = "the report is empty"
+
+
+@dataclass(frozen=True)
+class EmbeddedVolumes:
+    """Row i of the vectors is volume i of the table.
+
+    Args:
+        images: ``(N, P)`` float32 on the CPU; unit vectors, unless the similarity is ``dot``.
+        studies: N rows of the manifest.
+        similarity: How the model compares vectors.
+        failures: Reason by volume id, of those that are left out.
+    """
+
+    images: torch.Tensor
+    studies: pd.DataFrame
+    similarity: Similarity
+    failures: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,55 @@ def load_dual_tower(source: str | Path) -> MedCLIPModel:
     return model.eval()
 
 
+def embed_volumes(
+    model: MedCLIPModel,
+    studies: pd.DataFrame,
+    load_scan: Callable[[str], torch.Tensor],
+    batch_size: int = 8,
+    on_progress: Callable[[int], None] | None = None,
+) -> EmbeddedVolumes:
+    """Embed every volume, as the model compares them; the reports are not looked at.
+
+    Args:
+        model: In evaluation mode.
+        studies: Rows of a manifest, with ``volume_id``.
+        load_scan: Volume id -> ``pixel_values`` ``(C, Z, Y, X)`` or ``(C, Y, X)``; whatever it raises becomes
+            the reason why the volume is left out.
+        batch_size: Scans at a time.
+        on_progress: Called with the number of volumes done.
+
+    Raises:
+        ValueError: If no volume could be read, or ``batch_size`` is below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}. Use 8.")
+    failures: dict[str, str] = {}
+    waiting: list[torch.Tensor] = []
+    images: list[torch.Tensor] = []
+    kept: list[int] = []
+    is_cosine = model.config.similarity == "cosine"
+    for row, volume_id in enumerate(studies["volume_id"]):
+        scan = _loaded(load_scan, volume_id)
+        if isinstance(scan, str):
+            failures[volume_id] = scan
+        else:
+            waiting.append(scan)
+            kept.append(row)
+        if len(waiting) == batch_size or (waiting and row == len(studies) - 1):
+            images.append(model.encode_image(torch.stack(waiting), normalize=is_cosine).cpu())
+            waiting.clear()
+        if on_progress is not None:
+            on_progress(row + 1)
+    if not kept:
+        raise _nothing_left(failures, len(studies))
+    return EmbeddedVolumes(
+        torch.cat(images),
+        studies.iloc[kept].reset_index(drop=True),
+        "cosine" if is_cosine else "dot",
+        failures,
+    )
+
+
 def embed_pairs(
     model: MedCLIPModel,
     studies: pd.DataFrame,
@@ -69,13 +135,12 @@ def embed_pairs(
     on_progress: Callable[[int], None] | None = None,
     text_batch_size: int | Literal["auto"] = "auto",
 ) -> EmbeddedPairs:
-    """Embed every volume and its report, as the model compares them.
+    """Embed every volume and its report, as the model compares them; see :func:`embed_volumes`.
 
     Args:
         model: In evaluation mode.
         studies: Rows of a manifest, with ``volume_id`` and ``report``.
-        load_scan: Volume id -> ``pixel_values`` ``(C, Z, Y, X)`` or ``(C, Y, X)``; whatever it raises becomes
-            the reason why the volume is left out.
+        load_scan: Volume id -> ``pixel_values``.
         batch_size: Scans at a time.
         on_progress: Called with the number of volumes done.
         text_batch_size: Reports at a time. ``auto`` batches them by their length, and reads them one by one
@@ -84,42 +149,29 @@ def embed_pairs(
     Raises:
         ValueError: If nothing is left, or ``batch_size`` is below 1.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}. Use 8.")
-    texts = [normalize_report(report) for report in studies["report"]]
-    failures: dict[str, str] = {}
-    waiting: list[torch.Tensor] = []
-    images: list[torch.Tensor] = []
-    kept: list[int] = []
-    is_cosine = model.config.similarity == "cosine"
-    for row, (volume_id, text) in enumerate(zip(studies["volume_id"], texts, strict=True)):
-        scan = _loaded(load_scan, volume_id) if text else NO_REPORT
-        if isinstance(scan, str):
-            failures[volume_id] = scan
-        else:
-            waiting.append(scan)
-            kept.append(row)
-        if len(waiting) == batch_size or (waiting and row == len(texts) - 1):
-            images.append(model.encode_image(torch.stack(waiting), normalize=is_cosine).cpu())
-            waiting.clear()
-        if on_progress is not None:
-            on_progress(row + 1)
-    if not kept:
-        raise ValueError(
-            f"at least one study must have a readable scan and a report, got {len(failures)} of "
-            f"{len(texts)} without. The first says: {next(iter(failures.values()), 'there were no studies')}"
-        )
+    texts = dict(zip(studies["volume_id"], map(normalize_report, studies["report"]), strict=True))
+
+    def load_if_reported(volume_id: str) -> torch.Tensor:
+        if not texts[volume_id]:
+            raise ValueError(NO_REPORT)
+        return load_scan(volume_id)
+
+    volumes = embed_volumes(model, studies, load_if_reported, batch_size, on_progress)
     if text_batch_size == "auto" and getattr(model.text_model.config, "depends_on_batch", False):
         text_batch_size = 1
     reports = model.encode_text(
-        [texts[row] for row in kept], normalize=is_cosine, batch_size=text_batch_size
+        [texts[volume_id] for volume_id in volumes.studies["volume_id"]],
+        normalize=volumes.similarity == "cosine",
+        batch_size=text_batch_size,
     ).cpu()
-    return EmbeddedPairs(
-        torch.cat(images),
-        reports,
-        studies.iloc[kept].reset_index(drop=True),
-        "cosine" if is_cosine else "dot",
-        failures,
+    return EmbeddedPairs(volumes.images, reports, volumes.studies, volumes.similarity, volumes.failures)
+
+
+def _nothing_left(failures: dict[str, str], num_studies: int) -> ValueError:
+    return ValueError(
+        f"at least one study must have a readable scan (and a report, where it is asked for), got "
+        f"{len(failures)} of {num_studies} without. The first says: "
+        f"{next(iter(failures.values()), 'there were no studies')}"
     )
 
 

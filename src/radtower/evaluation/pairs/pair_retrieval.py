@@ -14,7 +14,7 @@ import pandas as pd
 
 from radtower.evaluation.pairs.embedded_pairs import EmbeddedPairs
 from radtower.evaluation.results import MetricResult, Provenance, Results
-from radtower.evaluation.retrieval import RetrievalOptions, measure_retrieval
+from radtower.evaluation.retrieval.ranks import RetrievalOptions, measure_retrieval
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.report_text import report_sha256
 

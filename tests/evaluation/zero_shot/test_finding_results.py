@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from radtower.evaluation.results import Provenance
-from radtower.evaluation.zero_shot import zero_shot_results
+from radtower.evaluation.zero_shot.finding_results import zero_shot_results
 
 PROVENANCE = Provenance(dataset="d", class_set="three", label_source="truth", protocol="prompt ensemble")
 SCORES = np.array([[0.9, 0.2, 0.5], [0.1, 0.8, 0.4], [0.8, 0.6, 0.3], [0.3, 0.9, 0.2], [0.2, 0.1, 0.1]])

@@ -14,7 +14,7 @@ import torch
 
 from radtower.evaluation.bootstrap import Interval, count_bootstrap, percentile_interval
 from radtower.evaluation.results import Direction, MetricResult, Provenance, measured
-from radtower.evaluation.retrieval_chance import chance_levels
+from radtower.evaluation.retrieval.chance import chance_levels
 
 Similarity = Literal["cosine", "dot"]
 Ties = Literal["pessimistic", "average"]

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from radtower.evaluation.retrieval_chance import chance_levels
+from radtower.evaluation.retrieval.chance import chance_levels
 
 
 def every_order(num_positives: list[int], num_gallery: int) -> np.ndarray:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from radtower.evaluation import retrieval
 from radtower.evaluation.results import Provenance
-from radtower.evaluation.retrieval import (
+from radtower.evaluation.retrieval import ranks as retrieval
+from radtower.evaluation.retrieval.ranks import (
     RetrievalOptions,
     measure_retrieval,
     positives_by_key,

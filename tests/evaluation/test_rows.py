@@ -1,0 +1,93 @@
+from datetime import UTC, datetime
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from radtower.evaluation.results import Results
+from radtower.evaluation.rows import (
+    QueryRows,
+    ScoreRows,
+    queries_path,
+    read_query_rows,
+    read_score_rows,
+    scores_path,
+    write_rows,
+)
+
+RESULTS = Results(
+    model_id="m", model_revision=None, created=datetime(2026, 1, 1, tzinfo=UTC), phantom=True, metrics=()
+)
+WHERE = {"dataset": "d", "class_set": "two", "label_source": "truth", "protocol": "linear probe"}
+SCORES = pd.DataFrame(
+    [
+        {**WHERE, "item_id": "a", "patient_id": "p", "finding": "nodule", "score": 0.25, "label": 1.0},
+        {**WHERE, "item_id": "b", "patient_id": "q", "finding": "nodule", "score": -3.5, "label": -100.0},
+    ]
+)
+QUERIES = pd.DataFrame(
+    [
+        {
+            **WHERE,
+            "protocol": None,
+            "direction": "image_to_report",
+            "query_id": "a",
+            "patient_id": "p",
+            "metric": "rank",
+            "value": 4.0,
+        }
+    ]
+)
+
+
+def test_rows_come_back_as_they_were(tmp_path):
+    path = tmp_path / "out" / "results.json"
+    assert write_rows(ScoreRows(SCORES), RESULTS, path) == tmp_path / "out" / "results.scores.parquet"
+    assert write_rows(QueryRows(QUERIES), RESULTS, path) == tmp_path / "out" / "results.queries.parquet"
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        "results.queries.parquet",
+        "results.scores.parquet",
+    ]
+    scores, queries = read_score_rows(RESULTS, path).frame, read_query_rows(RESULTS, path).frame
+    assert scores.to_dict("records") == SCORES.to_dict("records")
+    assert queries["value"].tolist() == [4.0]
+    assert queries["protocol"].isna().all()
+    assert queries["direction"].tolist() == ["image_to_report"]
+
+
+def test_baselines_have_rows_of_their_own():
+    assert scores_path("r/results.bm25.json").name == "results.bm25.scores.parquet"
+    assert queries_path("r/results.bm25.json").name == "results.bm25.queries.parquet"
+
+
+def test_rows_of_another_run_are_refused(tmp_path):
+    path = tmp_path / "results.json"
+    with pytest.raises(FileNotFoundError, match=r"results\.scores\.parquet must lie beside the results"):
+        read_score_rows(RESULTS, path)
+    write_rows(ScoreRows(SCORES), RESULTS, path)
+    other = RESULTS.model_copy(update={"model_id": "n"})
+    with pytest.raises(
+        ValueError, match="must be of the results beside it, got model_id 'm' where they say 'n'"
+    ):
+        read_score_rows(other, path)
+    later = RESULTS.model_copy(update={"created": datetime(2026, 1, 2, tzinfo=UTC)})
+    with pytest.raises(ValueError, match=r"got created '2026-01-01.* where they say '2026-01-02"):
+        read_score_rows(later, path)
+
+
+def test_ids_are_stored_once(tmp_path):
+    path = write_rows(ScoreRows(SCORES), RESULTS, tmp_path / "results.json")
+    assert str(pq.read_schema(path).field("finding").type).startswith("dictionary")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": [1.0, -1.0]}, r"label must be 0, 1 or -100, got \[-1\.0\]"),
+        ({"score": [0.1, None]}, "score must be a number in every row, got 1 missing"),
+        ({"extra": [0, 0]}, "rows must have the columns"),
+    ],
+)
+def test_refuses_rows_that_say_nothing(change, message):
+    with pytest.raises(ValueError, match=message):
+        ScoreRows(SCORES.assign(**change))
