@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from radtower.data.targets import MASKED_TARGET
 from radtower.evaluation.bootstrap import Interval, count_bootstrap, percentile_interval
+from radtower.evaluation.decisions.confusion import count_decisions, ratio
+from radtower.evaluation.ranked_scores import RankedScores, check_scores_and_labels
 
 
 @dataclass(frozen=True)
@@ -94,36 +95,33 @@ def bootstrap_auroc(
     """
     _check_matrices(scores, labels)
     columns = range(scores.shape[1])
+    ranked = [RankedScores(scores[:, f], labels[:, f]) for f in columns]
 
     def all_findings(counts: np.ndarray) -> np.ndarray:
-        return np.stack([weighted_auroc(scores[:, f], labels[:, f], counts) for f in columns], axis=1)
+        by_row = counts_by_row(counts)
+        return np.stack([finding.weighed(by_row).auroc() for finding in ranked], axis=1)
 
     values = count_bootstrap(all_findings, patient_ids, num_resamples, seed)
-    is_defined = ~np.isnan(values)
-    sums = np.where(is_defined, values, 0.0).sum(axis=1)
-    macro = _ratio(sums, is_defined.sum(axis=1))
+    macro = mean_over_findings(values)
     return [percentile_interval(values[:, f], patient_ids) for f in columns], percentile_interval(
         macro, patient_ids
     )
 
 
+def mean_over_findings(values: np.ndarray) -> np.ndarray:
+    """Return the ``(R,)`` means of ``(R, F)`` values over the findings that are defined in each resample."""
+    is_defined = ~np.isnan(values)
+    return ratio(np.where(is_defined, values, 0.0).sum(axis=1), is_defined.sum(axis=1))
+
+
 def weighted_auroc(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return ``(R,)`` AUROC of the samples in which row i occurs ``counts[r, i]`` times; see ``auroc``."""
-    positive, negative = _mass_per_score(scores, labels, counts)
-    below = np.cumsum(negative, axis=1) - negative
-    wins = (positive * (below + 0.5 * negative)).sum(axis=1)
-    return _ratio(wins, positive.sum(axis=1) * negative.sum(axis=1))
+    return RankedScores(scores, labels).weighed(counts_by_row(counts)).auroc()
 
 
 def weighted_average_precision(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return ``(R,)`` average precision of resamples given as row counts; see ``average_precision``."""
-    positive, negative = (mass[:, ::-1] for mass in _mass_per_score(scores, labels, counts))
-    found = np.cumsum(positive, axis=1)
-    # Where nothing is retrieved yet there is no positive either, so the term is 0 whatever the precision.
-    precision = found / np.maximum(found + np.cumsum(negative, axis=1), 1)
-    has_both = (found[:, -1] > 0) & (negative.sum(axis=1) > 0)
-    values = _ratio((positive * precision).sum(axis=1), found[:, -1])
-    return np.where(has_both, values, np.nan)
+    return RankedScores(scores, labels).weighed(counts_by_row(counts)).average_precision()
 
 
 def binary_metrics(
@@ -142,55 +140,16 @@ def binary_metrics(
     Raises:
         ValueError: If the shapes differ, or a label is neither 0, 1 nor -100.
     """
-    _check_vectors(predicted, labels)
-    weights = np.ones((1, len(labels))) if counts is None else counts
-    yes = predicted.astype(bool)
-    tp, fp = weights @ (yes & (labels == 1)), weights @ (yes & (labels == 0))
-    fn, tn = weights @ (~yes & (labels == 1)), weights @ (~yes & (labels == 0))
-    total = tp + fp + fn + tn
-    # Both scaled by total squared, which keeps complete chance agreement an exact zero.
-    chance = (tp + fp) * (tp + fn) + (fn + tn) * (fp + tn)
-    kappa = _ratio((tp + tn) * total - chance, total**2 - chance)
-    return BinaryMetrics(_ratio(tp, tp + fp), _ratio(tp, tp + fn), _ratio(2 * tp, 2 * tp + fp + fn), kappa)
+    check_scores_and_labels(predicted, labels)
+    by_row = np.ones((len(labels), 1)) if counts is None else counts_by_row(counts)
+    decisions = count_decisions(predicted[:, None].astype(bool), labels[:, None], by_row)
+    of_all = (decisions.precision(), decisions.recall(), decisions.f1(), decisions.kappa())
+    return BinaryMetrics(*(values[0] for values in of_all))
 
 
-def _mass_per_score(
-    scores: np.ndarray, labels: np.ndarray, counts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sum counts per distinct score, ascending: two ``(R, S)`` arrays, positives and negatives."""
-    _check_vectors(scores, labels)
-    known = labels != MASKED_TARGET
-    if not known.any():
-        empty = np.zeros((len(counts), 1))
-        return empty, empty
-    order = np.argsort(scores[known], kind="stable")
-    ranked = scores[known][order]
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    weights = counts[:, known][:, order].astype(np.float64)
-    is_positive = labels[known][order] == 1
-    positive = np.add.reduceat(weights * is_positive, starts, axis=1)
-    return positive, np.add.reduceat(weights * ~is_positive, starts, axis=1)
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    is_defined = denominator != 0
-    return np.where(is_defined, numerator / np.where(is_defined, denominator, 1), np.nan)
-
-
-def _check_vectors(scores: np.ndarray, labels: np.ndarray) -> None:
-    if scores.shape != labels.shape or scores.ndim != 1:
-        raise ValueError(
-            f"scores and labels must be (N,), got shapes {scores.shape} and {labels.shape}. "
-            "Use the per-finding function for a matrix."
-        )
-    num_nan = int(np.isnan(scores.astype(np.float64)).sum())
-    if num_nan:
-        raise ValueError(f"scores must be numbers, got {num_nan} NaN. Leave out rows that have no score.")
-    invalid = labels[~np.isin(labels, (0, 1, MASKED_TARGET))]
-    if len(invalid):
-        raise ValueError(
-            f"labels must be 0, 1 or -100, got {np.unique(invalid).tolist()}. Mask what is neither with -100."
-        )
+def counts_by_row(counts: np.ndarray) -> np.ndarray:
+    """Return counts ``(R, N)`` of resamples as ``(N, R)`` float64: all counts of a row side by side."""
+    return np.ascontiguousarray(counts.T, dtype=np.float64)
 
 
 def _check_matrices(scores: np.ndarray, labels: np.ndarray) -> None:

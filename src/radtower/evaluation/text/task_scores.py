@@ -18,13 +18,14 @@ class NothingToMeasure(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One of the K numbers of a task; see ``MetricResult``."""
+    """One of the K numbers of a task; see ``MetricResult``. ``undefined_because`` is said where it is NaN."""
 
     name: str
     n: int
     n_positive: int | None = None
     finding: str | None = None
     note: str | None = None
+    undefined_because: str = "too few rows to measure it on"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,7 @@ def _results(
             finding=metric.finding,
             direction=scores.direction,
             note=None if suffix else metric.note,
-            undefined_because="too few rows to measure it on",
+            undefined_because=metric.undefined_because,
         )
         for column, metric in enumerate(scores.metrics)
     ]
