@@ -74,9 +74,9 @@ def labels(  # noqa: PLR0913 -- one argument per flag
     """Agreement of a label table with gold, with intervals; exit code 1 if a gold report is in no number."""
     _check_outputs(output, plots, no_plots)
     from radtower.data.gold_labels import GoldColumns, is_model_output, pair_labels, read_gold
+    from radtower.data.model_names import without_machine_path
     from radtower.evaluation.labels.label_evaluation import LabelEvaluationOptions, evaluate_labels
     from radtower.evaluation.results import Provenance, write_results
-    from radtower.hub_cards.labels.model_names import without_machine_path
     from radtower.labeling.findings_mapping import load_mapping
     from radtower.labeling.label_table import read_labels
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from radtower.hub_cards.labels.model_names import without_machine_path
+from radtower.data.model_names import without_machine_path
 
 NOT_MEASURED = "Not measured."
 MEAN = "mean of the findings"

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from radtower.data.model_names import without_machine_path
 from radtower.hub_cards.labels.agreement_table import agreement_text
 from radtower.hub_cards.labels.class_balance_plot import COLORS
 from radtower.hub_cards.labels.label_release import LabelRelease
-from radtower.hub_cards.labels.model_names import without_machine_path
 
 TEMPLATE = Path(__file__).parents[1] / "templates" / "label_card.md"
 PLOT_FILE = "assets/class_balance.png"

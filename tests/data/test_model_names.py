@@ -1,6 +1,6 @@
 import pytest
 
-from radtower.hub_cards.labels.model_names import without_machine_path
+from radtower.data.model_names import without_machine_path
 
 
 @pytest.mark.parametrize(
