@@ -143,5 +143,5 @@ def _eval_results(measured: dict[str, Any] | None, task: str) -> list[EvalResult
 
 
 def _is_comparison(item: dict[str, Any]) -> bool:
-    """Whether it compares with another model: no headline for a leaderboard."""
-    return str(item["metric"]).endswith("_difference")
+    """Whether it compares with another model, or is of that: no headline for a leaderboard."""
+    return str(item["metric"]).endswith(("_difference", "_baseline"))
