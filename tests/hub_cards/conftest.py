@@ -85,6 +85,7 @@ def make_results(tmp_path: Path) -> Callable[..., Path]:
             _metric("auroc", None, None, None, finding="nodule", n=17, note="undefined: one class only"),
             _metric("recall_at_5", 0.41671, 0.30123, 0.53377, direction="image_to_report"),
             _metric("recall_at_5_difference", 0.1, 0.05, 0.15, direction="image_to_report"),
+            _metric("label_f1_baseline", 0.2, 0.15, 0.25, direction="image_to_report"),
         )
         results = Results(
             model_id="m",
