@@ -4,7 +4,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 
-from radtower.evaluation.pairs.embedded_pairs import embed_pairs, load_dual_tower
+from radtower.evaluation.pairs.embedded_pairs import embed_pairs, embed_volumes, load_dual_tower
 from radtower.modeling.modeling_medclip import MedCLIPModel
 
 REPORTS = ["There is  no nodule.", "small effusion", "  ", "There is no nodule.", "nodule present"]
@@ -45,6 +45,14 @@ def test_a_tower_of_dot_products_keeps_the_lengths(tiny_medclip):
     )
     assert (pairs.images.norm(dim=1) - 1).abs().min() > 0.01
     assert (pairs.reports.norm(dim=1) - 1).abs().min() > 0.01
+
+
+def test_vectors_for_a_finding_head_are_not_normalized(tiny_medclip):
+    found = {n: embed_volumes(tiny_medclip, STUDIES.iloc[:1], load, normalize=n) for n in (None, True, False)}
+    raw = tiny_medclip.encode_image(SCANS["v"][None], normalize=False)
+    torch.testing.assert_close(found[False].images, raw)
+    for normalize in (None, True):
+        torch.testing.assert_close(found[normalize].images, raw / raw.norm())
 
 
 def test_what_a_decoder_raises_is_a_reason(tiny_medclip):

@@ -24,7 +24,8 @@ class EmbeddedVolumes:
     """Row i of the vectors is volume i of the table.
 
     Args:
-        images: ``(N, P)`` float32 on the CPU; unit vectors, unless the similarity is ``dot``.
+        images: ``(N, P)`` float32 on the CPU; unit vectors, unless the similarity is ``dot`` or others were
+            asked for.
         studies: N rows of the manifest.
         similarity: How the model compares vectors.
         failures: Reason by volume id, of those that are left out.
@@ -84,6 +85,8 @@ def embed_volumes(
     load_scan: Callable[[str], torch.Tensor],
     batch_size: int = 8,
     on_progress: Callable[[int], None] | None = None,
+    *,
+    normalize: bool | None = None,
 ) -> EmbeddedVolumes:
     """Embed every volume, as the model compares them; the reports are not looked at.
 
@@ -94,6 +97,8 @@ def embed_volumes(
             the reason why the volume is left out.
         batch_size: Scans at a time.
         on_progress: Called with the number of volumes done.
+        normalize: Whether to make unit vectors; None as the similarity of the model asks. A finding head
+            reads vectors that are not normalized.
 
     Raises:
         ValueError: If no volume could be read, or ``batch_size`` is below 1.
@@ -105,6 +110,7 @@ def embed_volumes(
     images: list[torch.Tensor] = []
     kept: list[int] = []
     is_cosine = model.config.similarity == "cosine"
+    should_normalize = is_cosine if normalize is None else normalize
     for row, volume_id in enumerate(studies["volume_id"]):
         scan = _loaded(load_scan, volume_id)
         if isinstance(scan, str):
@@ -113,7 +119,7 @@ def embed_volumes(
             waiting.append(scan)
             kept.append(row)
         if len(waiting) == batch_size or (waiting and row == len(studies) - 1):
-            images.append(model.encode_image(torch.stack(waiting), normalize=is_cosine).cpu())
+            images.append(model.encode_image(torch.stack(waiting), normalize=should_normalize).cpu())
             waiting.clear()
         if on_progress is not None:
             on_progress(row + 1)

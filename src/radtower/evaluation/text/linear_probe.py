@@ -3,16 +3,14 @@
 Axes: N reports, L labels, E embedding, R resamples.
 """
 
-import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from radtower.data.reports.report_corpus import ReportTable
-from radtower.evaluation.metrics import auroc_per_finding, macro_mean, weighted_auroc
+from radtower.evaluation.metrics import counts_by_row, mean_over_findings
+from radtower.evaluation.ranked_scores import RankedScores
+from radtower.evaluation.read_outs.logistic import fit_probe
 from radtower.evaluation.results import Provenance
 from radtower.evaluation.text.scorers import EmbeddingScorer
 from radtower.evaluation.text.task_scores import Metric, NothingToMeasure, TaskScores
@@ -59,7 +57,7 @@ class LinearProbe:
         """Fit on train, choose on validation, measure.
 
         Raises:
-            NothingToMeasure: If no label has enough studies with and without it.
+            NothingToMeasure: If no label has enough studies with and without it, or none to choose on.
         """
         columns = self.columns
         if not columns:
@@ -69,28 +67,22 @@ class LinearProbe:
             )
         tables = [_with_report(table) for table in (self.train, self.validation, self.test)]
         vectors = [scorer.vectors(table.frame["report"].tolist()) for table in tables]
-        scaler = StandardScaler().fit(vectors[0])
-        train, validation, test = (scaler.transform(rows) for rows in vectors)
         labels = [table.labels[:, columns] for table in tables]
-        fitted = {c: _fit(train, labels[0], c) for c in STRENGTHS}
-        choices = {
-            c: macro_mean(auroc_per_finding(_scores(models, validation), labels[1])).value
-            for c, models in fitted.items()
-        }
-        best = max(choices, key=lambda c: (np.nan_to_num(choices[c], nan=-1.0), -c))
-        scores = _scores(fitted[best], test)
+        if not ((labels[1] == 1).any(axis=0) & (labels[1] == 0).any(axis=0)).any():
+            raise NothingToMeasure(
+                f"{self.name}: no label has both classes in validation, to choose its strength on"
+            )
+        probe = fit_probe((vectors[0], labels[0]), (vectors[1], labels[1]), STRENGTHS)
+        scores = probe.scores(vectors[2])
+        ranked = [RankedScores(scores[:, f], labels[2][:, f]) for f in range(len(columns))]
 
         def weighted(counts: np.ndarray) -> np.ndarray:
-            per_label = np.stack(
-                [weighted_auroc(scores[:, f], labels[2][:, f], counts) for f in range(len(columns))], axis=1
-            )
-            is_defined = np.isfinite(per_label)
-            total = np.where(is_defined, per_label, 0.0).sum(axis=1)
-            macro = np.where(is_defined.any(axis=1), total / np.maximum(is_defined.sum(axis=1), 1), np.nan)
-            return np.column_stack([macro, per_label])
+            by_row = counts_by_row(counts)
+            per_label = np.stack([label.weighed(by_row).auroc() for label in ranked], axis=1)
+            return np.column_stack([mean_over_findings(per_label), per_label])
 
         names = [self.test.label_names[column] for column in columns]
-        note = f"mean of {len(columns)} of {len(self.test.label_names)} labels; C = {best}"
+        note = f"mean of {len(columns)} of {len(self.test.label_names)} labels; C = {probe.strength}"
         macro = Metric(name="probe_macro_auroc", n=len(scores), note=note)
         metrics = [
             Metric(
@@ -107,7 +99,7 @@ class LinearProbe:
                 dataset=self.dataset,
                 class_set=self.class_set,
                 label_source=self.label_source,
-                protocol=f"logistic regression on {len(train)} reports",
+                protocol=f"logistic regression on {len(vectors[0])} reports",
             ),
             metrics=(macro, *metrics),
             patient_ids=tables[2].frame["patient_id"].to_numpy(),
@@ -117,19 +109,3 @@ class LinearProbe:
 
 def _with_report(table: ReportTable) -> ReportTable:
     return table.rows((table.frame["report"] != "").to_numpy())
-
-
-def _fit(vectors: np.ndarray, labels: np.ndarray, strength: float) -> list[LogisticRegression]:
-    models = []
-    for column in labels.T:
-        known = column >= 0
-        model = LogisticRegression(C=strength, max_iter=200)
-        with warnings.catch_warnings():
-            # Weakly regularized fits of separable labels do not converge; validation judges them.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            models.append(model.fit(vectors[known], column[known]))
-    return models
-
-
-def _scores(models: list[LogisticRegression], vectors: np.ndarray) -> np.ndarray:
-    return np.stack([model.decision_function(vectors) for model in models], axis=1)
