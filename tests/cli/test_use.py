@@ -3,7 +3,8 @@ import json
 import pytest
 import torch
 
-from radtower.evaluation.features import embed_reports, read_features
+from radtower.evaluation.embedding import embed_reports
+from radtower.evaluation.features import read_features
 from radtower.labeling.findings import load_findings
 from radtower.modeling.modeling_medclip import MedCLIPModel
 
@@ -31,11 +32,26 @@ def test_embedded_scans_read_back_and_the_bad_one_is_listed(radtower, dual_tower
     done = radtower("embed", "images", dual_tower, *scans, bad, "-o", tmp_path / "features")
     assert done.code == 1
     assert "2 of 3 scans, 12 numbers each" in done.out
-    assert f"failed: {bad}: " in done.err
+    assert "failed: bad.nii.gz: " in done.err
     features = read_features(tmp_path / "features")
-    assert features.ids == [str(scan) for scan in scans]
+    assert features.ids == [scan.name for scan in scans]
     expected = MedCLIPModel.from_pretrained(dual_tower).eval().encode_image(list(scans))
     torch.testing.assert_close(features.vectors, expected)
+
+
+def test_scans_of_a_manifest_have_its_ids(radtower, dual_tower, manifest, tmp_path):
+    done = radtower("embed", "images", dual_tower, manifest, "--split", "train", "-o", tmp_path / "features")
+    assert done.code == 1
+    assert "2 of 3 scans, 12 numbers each" in done.out
+    assert "failed: s2: " in done.err
+    assert read_features(tmp_path / "features").ids == ["s1", "s3"]
+
+
+def test_a_split_or_cache_of_no_manifest_is_refused(radtower, dual_tower, scans, tmp_path):
+    for flag in ("--split", "--cache"):
+        done = radtower("embed", "images", dual_tower, *scans, flag, "train", "-o", tmp_path / "features")
+        assert done.code == 2
+        assert "--split and --cache must come with a manifest, got 2 scans" in done.err
 
 
 def test_embedded_texts_read_back(radtower, dual_tower, manifest, tmp_path):

@@ -7,6 +7,7 @@ EXTRAS = {
     "cluster": ("datatrove",),
     "demo": ("gguf", "matplotlib"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
+    "faiss": ("faiss",),
     "label": ("aiohttp",),
     "local-llm": ("gguf", "xgrammar"),
     "plots": ("matplotlib",),

@@ -14,6 +14,7 @@ from radtower.cli.output import (
     progress_bar,
 )
 
+TABLES = (".csv", ".parquet")
 embed_app = typer.Typer(no_args_is_help=True, help="Turn scans or reports into vectors.")
 Output = Annotated[Path, typer.Option("--output", "-o", help="What to write.")]
 
@@ -50,19 +51,44 @@ def images(
     scans: Annotated[
         list[Path],
         typer.Argument(
-            help="DICOM folders, NIfTI, NRRD or MetaImage files; PNG, JPEG or TIFF for a 2D tower."
+            help="DICOM folders, NIfTI, NRRD or MetaImage files; PNG, JPEG or TIFF for a 2D tower. "
+            "Or one manifest, CSV or parquet: the ids are then its volume ids."
         ),
     ],
     output: Output,
+    split: Annotated[str | None, typer.Option(help="Split of the manifest. Without: all.")] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of `radtower preprocess` for the manifest. Without: the scan files."),
+    ] = None,
 ) -> None:
-    """Embed scans; those that cannot be read are listed at the end."""
-    register_models()
-    from radtower.evaluation.features import embed_scans, write_features
+    """Embed scans; those that cannot be read are listed at the end.
 
-    with progress_bar("Embedding scans", len(scans)) as on_progress:
-        features, failures = embed_scans(model, scans, on_progress)
+    Their ids are paths below the folder that holds them all.
+    """
+    register_models()
+    from radtower.data.manifest import read_manifest
+    from radtower.evaluation.embedding import embed_manifest, embed_scans
+    from radtower.evaluation.features import write_features
+
+    is_manifest = len(scans) == 1 and scans[0].suffix in TABLES
+    if not is_manifest and (split is not None or cache is not None):
+        raise ValueError(
+            f"--split and --cache must come with a manifest, got {len(scans)} scans. Leave them out, or name "
+            "one CSV or parquet."
+        )
+    if is_manifest:
+        manifest = read_manifest(scans[0])
+        manifest = manifest if split is None else manifest.split(split)  # type: ignore[arg-type]
+        num_scans = len(manifest)
+        with progress_bar("Embedding scans", num_scans) as on_progress:
+            features, failures = embed_manifest(model, manifest, cache, on_progress)
+    else:
+        num_scans = len(scans)
+        with progress_bar("Embedding scans", num_scans) as on_progress:
+            features, failures = embed_scans(model, scans, on_progress)
     write_features(features, output)
-    print(f"{len(features.ids)} of {len(scans)} scans, {features.vectors.shape[1]} numbers each, in {output}")
+    print(f"{len(features.ids)} of {num_scans} scans, {features.vectors.shape[1]} numbers each, in {output}")
     print_failures(failures)
     if failures:
         raise typer.Exit(1)
@@ -80,10 +106,11 @@ def texts(
     """Embed reports; empty ones are listed at the end."""
     register_models()
     from radtower.data.report_table import read_reports
-    from radtower.evaluation.features import embed_reports, write_features
+    from radtower.evaluation.embedding import embed_reports
+    from radtower.evaluation.features import write_features
 
     pairs = read_reports(reports, id_column, text_column, limit)
-    features, failures = embed_reports(model, pairs, show_progress=True)
+    features, failures = embed_reports(model, pairs, show_progress=True, is_stored=True)
     write_features(features, output)
     print(
         f"{len(features.ids)} of {len(pairs)} reports, {features.vectors.shape[1]} numbers each, in {output}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,10 +35,25 @@ def scan_source(
                 "It reads the image files."
             )
         return ImageFiles(dict(zip(frame["volume_id"], frame["image_path"], strict=True)), model.processor)
-    image_processor = model.processor.image_processor
+    return volume_source(model.processor.image_processor, manifest, cache)
+
+
+def volume_source(
+    image_processor: Any, manifest: Manifest, cache: str | Path | None = None
+) -> Callable[[str], torch.Tensor]:
+    """Return a function of a volume id that gives its ``pixel_values`` for a 3D tower.
+
+    Args:
+        image_processor: Prepares the scans.
+        manifest: Says where they are.
+        cache: Folder of ``radtower preprocess``. None reads the scan files, each time.
+
+    Raises:
+        ValueError: If the cache was made with other settings or does not cover the manifest.
+    """
     if cache is not None:
         volumes = open_volume_cache(cache, image_processor)
-        volumes.is_readable(frame["volume_id"])
+        volumes.is_readable(manifest.frame["volume_id"])
 
         def from_cache(volume_id: str) -> torch.Tensor:
             if volume_id in volumes.failures and volume_id not in volumes:
