@@ -150,7 +150,10 @@ def test_a_finding_the_classifier_does_not_have_is_refused():
         classifier_score(_classifier(), "hernia")
 
 
-def test_the_evidence_for_a_phrase_adds_up_to_its_zero_shot_score(tiny_medclip):
+@pytest.mark.parametrize("similarity", ["cosine", "legacy_dot"])
+def test_the_evidence_for_a_phrase_adds_up_to_its_zero_shot_score(tiny_medclip, similarity):
+    tiny_medclip.config.similarity = similarity
+    tiny_medclip.visual_projection.weight.data *= 50  # a length that the dot product shows
     scan = torch.randn(1, 1, 8, 8, 8)
     evidence = trace_evidence(tiny_medclip.vision_model, scan, zero_shot_score(tiny_medclip, "nodule"))
     expected = tiny_medclip.zero_shot(scan, ["nodule"])[0, 0]

@@ -13,7 +13,7 @@ from radtower.modeling.modeling_ct3d import CT3DVisionModel
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.modeling.modeling_pair_losses import symmetric_info_nce
-from radtower.modeling.modeling_zero_shot import PROMPT_PAIRS
+from radtower.modeling.modeling_zero_shot import ENSEMBLE
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.processing_medclip import MedCLIPProcessor
 
@@ -304,7 +304,7 @@ def test_zero_shot_with_the_ensemble_is_the_sigmoid_of_the_mean_margin(model, ba
     scores = model.zero_shot(batch["pixel_values"], ["effusion", "nodule"])
     torch.testing.assert_close(scores[:, 1], expected, atol=1e-5, rtol=1e-4)
     assert not scores.requires_grad
-    assert len(PROMPT_PAIRS) == 4
+    assert len(ENSEMBLE) == 4
 
 
 @pytest.mark.parametrize("nothing", [[], (), torch.zeros(0, 1, 8, 8, 8), np.zeros((0, 8, 8, 8))])

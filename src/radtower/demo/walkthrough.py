@@ -34,6 +34,7 @@ from radtower.labeling.findings import FindingsSet, load_findings
 from radtower.labeling.label_table import read_labels
 from radtower.labeling.labeler import label_reports
 from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.modeling.modeling_zero_shot import pair_scores
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.report_text import report_sha256
 from radtower.processing.volume_io import read_volume
@@ -318,11 +319,10 @@ class _Demo:
             )
 
     def _scores(self, model: MedCLIPModel, images: torch.Tensor) -> np.ndarray:
-        """Zero-shot probabilities ``(N, F)`` of unit image vectors."""
-        phrases = [finding.prompts[0] for finding in self.findings.findings]
-        margins = images @ model.finding_directions(phrases).T
+        """Zero-shot probabilities ``(N, F)`` of image vectors."""
+        directions = model.pair_directions([finding.prompts[0] for finding in self.findings.findings])
         with torch.no_grad():
-            return torch.sigmoid(model.logit_scale() * margins).numpy().astype(np.float64)
+            return pair_scores(images, directions, model.zero_shot_scale()).numpy().astype(np.float64)
 
     def _arguments(
         self, name: str, epochs: float, *, batch_size: int, learning_rate: float, warmup_steps: int

@@ -220,12 +220,12 @@ def zero_shot_score(model: MedCLIPModel, phrase: str) -> Score:
     The length of the image vector counts as a constant. A cosine does not change with the length, so that
     with a linear projection and the whole gradient all contributions would add up to zero.
     """
-    direction = model.finding_directions(phrase)[0]
-    scale = model.logit_scale()[0].detach()
+    direction, scale = model.finding_directions(phrase)[0], model.zero_shot_scale()[0].detach()
 
     def score(pooled: Tensor) -> Tensor:
         vector = model.visual_projection(pooled)[0].float()
-        return scale * (vector @ direction) / vector.detach().norm().clamp_min(1e-12)
+        length = vector.detach().norm().clamp_min(1e-12) if model.is_cosine else 1.0
+        return scale * (vector @ direction) / length
 
     return score
 
