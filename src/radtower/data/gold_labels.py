@@ -110,7 +110,7 @@ def read_gold(path: str | Path, findings: FindingsSet | FindingsMapping, columns
             "per report."
         )
     hashes = None if columns.text is None else tuple(map(report_sha256, frame[columns.text].astype(str)))
-    known, mapping = (findings, None) if isinstance(findings, FindingsSet) else _side_of(frame, findings)
+    known, mapping = (findings, None) if isinstance(findings, FindingsSet) else side_of(frame, findings)
     statuses = _statuses_of(frame, known).set_index(pd.Index(ids, name=columns.id))
     is_released = RELEASED_NAME.fullmatch(path.stem) is not None or (
         RELEASED_ID in frame and set(known.names) <= set(frame)
@@ -264,7 +264,7 @@ def _read_table(path: Path, named: list[str]) -> pd.DataFrame:
     return frame.astype(object).where(frame.notna(), "")
 
 
-def _side_of(frame: pd.DataFrame, mapping: FindingsMapping) -> tuple[FindingsSet, FindingsMapping | None]:
+def side_of(frame: pd.DataFrame, mapping: FindingsMapping) -> tuple[FindingsSet, FindingsMapping | None]:
     """Which set gold is in, and the mapping where that is the source.
 
     A finding that only the source has tells: names that both sets have may mean different things.

@@ -217,14 +217,14 @@ def _load(name_or_path: str | Path, opened_by: tuple[DataFile, ...]) -> Findings
         return _chained(file, links)
     with problems_in(opened, what):
         return FindingsMapping(
-            source=load_findings(_beside(file.source, opened)),
-            target=load_findings(_beside(file.target, opened)),
+            source=load_findings(beside(file.source, opened)),
+            target=load_findings(beside(file.target, opened)),
             findings={**{key: MappedFinding(sources=(key,)) for key in file.same}, **file.findings},
             unmapped=file.unmapped,
         )
 
 
-def _beside(name_or_path: str, opened: DataFile) -> str | Path:
+def beside(name_or_path: str, opened: DataFile) -> str | Path:
     """Return a path as seen from the file that names it; a name as it is."""
     if opened.folder is not None and (opened.folder / name_or_path).is_file():
         return opened.folder / name_or_path

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+OWN_PACKAGE = "radtower.labeling"
 _MAX_SHOWN = 60  # characters of a value in an error
 
 
@@ -32,27 +33,32 @@ def shipped_names(subfolder: str) -> frozenset[str]:
     return frozenset(_shipped(subfolder))
 
 
-def _shipped(subfolder: str) -> dict[str, Traversable]:
-    folder = resources.files("radtower.labeling").joinpath(subfolder)
+def _shipped(subfolder: str, package: str = OWN_PACKAGE) -> dict[str, Traversable]:
+    folder = resources.files(package).joinpath(subfolder)
     return {item.name.removesuffix(".yaml"): item for item in folder.iterdir() if item.name.endswith(".yaml")}
 
 
 def open_data_file(
-    what: str, subfolder: str, name_or_path: str | Path, opened_by: Sequence[DataFile] = ()
+    what: str,
+    subfolder: str,
+    name_or_path: str | Path,
+    opened_by: Sequence[DataFile] = (),
+    package: str = OWN_PACKAGE,
 ) -> DataFile:
     """Read a shipped file by name, or a user's own file by path.
 
     Args:
         what: What the file holds, for errors, such as "findings set".
-        subfolder: Where the shipped ones are, below ``labeling``.
+        subfolder: Where the shipped ones are, in ``package``.
         name_or_path: Name, or path; in another file, a path relative to that file.
         opened_by: The files that led here, outermost first.
+        package: Whose files are meant.
 
     Raises:
         ValueError: If there is no such file, it leads back to itself, or it is no YAML.
         TypeError: If it is not a table of keys.
     """
-    shipped = _shipped(subfolder)
+    shipped = _shipped(subfolder, package)
     folder = opened_by[-1].folder if opened_by else Path()
     if str(name_or_path) in shipped:
         identity, text = str(name_or_path), shipped[str(name_or_path)].read_text(encoding="utf-8")
