@@ -7,6 +7,7 @@ import typer
 
 from radtower.cli.evaluate_labels import labels
 from radtower.cli.evaluate_retrieval import retrieval
+from radtower.cli.evaluate_zero_shot import zero_shot
 from radtower.cli.extras import register_models, require
 from radtower.cli.output import (
     check_results_path,
@@ -150,4 +151,5 @@ def add_commands(app: typer.Typer) -> None:
     """Add this file's commands."""
     evaluate_app.command()(labels)
     evaluate_app.command()(retrieval)
+    evaluate_app.command(name="zero-shot")(zero_shot)
     app.add_typer(evaluate_app, name="evaluate")

@@ -35,15 +35,22 @@ _SUFFIX = ".nii.gz"  # of the names in CT-RATE's tables
 class FindingTruth:
     """Labels in the order of a manifest.
 
-    ``labels``: ``(N, F)`` float32, 0, 1, or -100 where uncertain or unknown. ``left_out``: the reason, by
-    finding, for those that no volume can have a label of; their columns are -100. ``unlabeled``: the reason,
-    by volume id, for volumes without any label; their rows are -100. ``source`` says where labels are from.
+    ``keys``: F findings. ``labels``: ``(N, F)`` float32, 0, 1, or -100 where uncertain or unknown.
+    ``left_out``: the reason, by finding, for those that no volume can have a label of; their columns are
+    -100. ``unlabeled``: the reason, by volume id, for volumes without any label; their rows are -100.
+    ``source`` says where labels are from.
     """
 
+    keys: tuple[str, ...]
     labels: np.ndarray
     left_out: dict[str, str]
     unlabeled: dict[str, str]
     source: str
+
+    @property
+    def labeled_keys(self) -> tuple[str, ...]:
+        """Findings that have labels, in order."""
+        return tuple(key for key in self.keys if key not in self.left_out)
 
 
 def read_truth(
@@ -72,7 +79,7 @@ def read_truth(
     """
     if table is None:
         labels, left_out = _labels_of_columns(manifest.frame, findings)
-        return FindingTruth(labels, left_out, {}, "label columns of the manifest")
+        return FindingTruth(_keys(findings), labels, left_out, {}, "label columns of the manifest")
     table = Path(table)
     if table.suffix == ".parquet" and "report_sha256" in pq.read_schema(table).names:
         return _by_report(manifest, findings, read_labels(table), table.name)
@@ -93,7 +100,9 @@ def _by_report(
     }
     known, mapping = _side_of_labels(labels, findings)
     statuses = labels.status_frame.reindex(columns=list(known.keys)).reset_index(drop=True)
-    statuses = statuses.reindex(rows).reset_index(drop=True).astype(object)  # -1 is in no index: a row of None
+    statuses = (
+        statuses.reindex(rows).reset_index(drop=True).astype(object)
+    )  # -1 is in no index: a row of None
     statuses = statuses.where(statuses.notna(), None)
     columns = [key for key in known.keys if key in labels.keys]
     values = _from_statuses(statuses, mapping)
@@ -101,7 +110,8 @@ def _by_report(
     makers = ", ".join(
         sorted({f"{r.labeler} {r.model_id}" for r in labels.frame[["labeler", "model_id"]].itertuples()})
     )
-    return _checked(values, left_out, reasons, f"{name} by {makers}; {RULE}")
+    _check(values, left_out)
+    return FindingTruth(_keys(findings), values, left_out, reasons, f"{name} by {makers}; {RULE}")
 
 
 def _side_of_labels(
@@ -133,7 +143,7 @@ def _by_id(
             f"{column} must be unique and not empty, got {repeated} cells of {path.name} that are not. Keep "
             "one row each."
         )
-    rows = pd.Index(ids).get_indexer(manifest.frame[key].str.removesuffix(_SUFFIX))
+    rows = pd.Index(ids).get_indexer(pd.Index(manifest.frame[key].str.removesuffix(_SUFFIX)))
     _check_any(rows, f"a {key.removesuffix('_id')}")
     labels, left_out = _labels_of_columns(frame, findings)
     reasons = {
@@ -143,7 +153,8 @@ def _by_id(
     }
     is_released = RELEASED_NAME.fullmatch(path.stem) is not None
     labels = np.where(rows[:, None] < 0, np.float32(MASKED_TARGET), labels[rows])
-    return _checked(labels, left_out, reasons, f"{path.name}, {NOT_GOLD}" if is_released else path.name)
+    source = f"{path.name}, {NOT_GOLD}" if is_released else path.name
+    return FindingTruth(_keys(findings), labels, left_out, reasons, source)
 
 
 def _labels_of_columns(
@@ -159,15 +170,18 @@ def _labels_of_columns(
         )
     columns = {f.key if f.key in frame else f.name: f.key for f in known.findings}
     cells = frame[[name for name in columns if name in frame]].rename(columns=columns)
-    left_out = _left_out(list(cells), known, mapping)
-    stripped = cells.astype(object).map(lambda cell: (cell.strip() or None) if isinstance(cell, str) else cell)
+    left_out = _left_out(list(map(str, cells)), known, mapping)
+    stripped = cells.astype(object).map(
+        lambda cell: (cell.strip() or None) if isinstance(cell, str) else cell
+    )
     cells = stripped.astype(object).where(stripped.notna(), None).reindex(columns=list(known.keys))
     cells = cells.astype(object).where(cells.notna(), None)
     if cells.isin([str(status) for status in Status]).to_numpy().any():
         values = _from_statuses(cells, mapping)
     else:
         values = _from_numbers(cells, mapping)
-    return _checked(values, left_out, {}, "").labels, left_out
+    _check(values, left_out)
+    return values, left_out
 
 
 def _from_statuses(statuses: pd.DataFrame, mapping: FindingsMapping | None) -> np.ndarray:
@@ -196,7 +210,11 @@ def _left_out(columns: list[str], known: FindingsSet, mapping: FindingsMapping |
     return missing | {key: f"unmapped: {why}" for key, why in mapping.unmapped.items()}
 
 
-def _checked(labels: np.ndarray, left_out: dict[str, str], reasons: dict[str, str], source: str) -> FindingTruth:
+def _keys(findings: FindingsSet | FindingsMapping) -> tuple[str, ...]:
+    return (findings if isinstance(findings, FindingsSet) else findings.target).keys
+
+
+def _check(labels: np.ndarray, left_out: dict[str, str]) -> None:
     if len(left_out) == labels.shape[1]:
         raise ValueError(
             f"labels must have a column of at least one finding, got none of {', '.join(left_out)}. Name the "
@@ -205,10 +223,9 @@ def _checked(labels: np.ndarray, left_out: dict[str, str], reasons: dict[str, st
     soft = int((~np.isin(labels, (0.0, 1.0, MASKED_TARGET))).sum())
     if soft:
         raise ValueError(
-            f"labels must be 0 or 1 to be measured against, got {soft} between them. Leave a cell empty where "
-            "the label is not known."
+            f"labels must be 0 or 1 to be measured against, got {soft} between them. Leave a cell empty "
+            "where the label is not known."
         )
-    return FindingTruth(labels, left_out, reasons, source)
 
 
 def _check_any(rows: np.ndarray, what: str) -> None:
@@ -225,8 +242,8 @@ def _id_columns(frame: pd.DataFrame, id_column: str | None) -> tuple[str, str]:
     if not found:
         wanted = repr(id_column) if id_column else f"one of {', '.join(ID_COLUMNS)}"
         raise ValueError(
-            f"the table of labels must have the column {wanted}, got none among {frame.shape[1]} columns. Name "
-            "the column of its volume ids."
+            f"the table of labels must have the column {wanted}, got none among {frame.shape[1]} columns. "
+            "Name the column of its volume ids."
         )
     return found[0], ID_COLUMNS.get(found[0], "volume_id")
 

@@ -79,6 +79,13 @@ def load_dual_tower(source: str | Path) -> MedCLIPModel:
     return model.eval()
 
 
+def model_identity(model: MedCLIPModel) -> tuple[str, str | None]:
+    """Return the name of a model as results have it, without a machine's folders, and its revision."""
+    name = model.name_or_path or type(model).__name__
+    name = Path(name).resolve().name if Path(name).exists() else name
+    return name, getattr(model.config, "_commit_hash", None)
+
+
 def embed_volumes(
     model: MedCLIPModel,
     studies: pd.DataFrame,

@@ -19,7 +19,6 @@ from radtower.data.findings_catalog import (
     open_data_file,
     problems_in,
 )
-from radtower.data.splits import Split
 from radtower.modeling.modeling_zero_shot import PromptPair, Score, prompt_pairs
 
 Unit = Literal["volume", "study"]
@@ -52,7 +51,7 @@ class Protocol(BaseModel):
     prompts: tuple[str | PromptPair, ...]
     score: Score
     unit: Unit
-    split: Split | Literal["all"]
+    split: Literal["train", "validation", "test", "all"]
 
     @field_validator("prompts", mode="before")
     @classmethod

@@ -1,0 +1,206 @@
+"""``radtower evaluate zero-shot``: findings of scans by prompts, by a published protocol or one's own."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from radtower.cli.extras import register_models
+from radtower.cli.output import (
+    NOT_FOR_DIAGNOSIS,
+    check_results_path,
+    print_failures,
+    print_json,
+    print_table,
+    progress_bar,
+    value_with_interval,
+)
+
+if TYPE_CHECKING:
+    from radtower.evaluation.results import MetricResult
+    from radtower.evaluation.zero_shot.labeled_volumes import LabeledSplit, LabeledVolumes
+    from radtower.evaluation.zero_shot.protocol import Protocol
+    from radtower.evaluation.zero_shot.zero_shot_evaluation import ZeroShotEvaluation
+    from radtower.modeling.modeling_medclip import MedCLIPModel
+
+RANKING = ("auroc", "average_precision", "sensitivity_at")
+DECISIONS = ("f1", "weighted_f1", "accuracy", "precision", "recall")
+
+
+def zero_shot(  # noqa: PLR0913 -- one argument per flag
+    model: Annotated[str, typer.Argument(help="Folder or Hub id of a dual tower.")],
+    manifest: Annotated[Path, typer.Argument(help="Table of volumes.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="results.json; the scores are written beside it.")
+    ],
+    protocol: Annotated[
+        str,
+        typer.Option(help="ct_rate_18, ct_rate_16, rad_chestct_16, rad_chestct_15, or a YAML file."),
+    ],
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="In place of the protocol's: seed, not, there_is, is_present, compatible_with, or ensemble; "
+            "several are averaged."
+        ),
+    ] = None,
+    phrases: Annotated[
+        str | None,
+        typer.Option(help="What goes into the prompts: the name of a finding, or its first prompt."),
+    ] = None,
+    score: Annotated[str | None, typer.Option(help="softmax, mean_softmax, or margin.")] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="volume; or study, with the mean score of its reconstructions.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="train, validation, test, or all.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="labels.parquet, or a table with a column per finding, such as CT-RATE's. Without: the "
+            "columns of the manifest."
+        ),
+    ] = None,
+    label_id: Annotated[str | None, typer.Option(help="Column of volume ids in that table.")] = None,
+    label_source: Annotated[str | None, typer.Option(help="Who gave the labels.")] = None,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of decisions: validation chooses it on that split; test_oracle on the very labels under "
+            "test, as some published numbers do; a number; or none. Can be repeated. Without: validation, "
+            "where there is one."
+        ),
+    ] = None,
+    threshold_rule: Annotated[
+        str | None,
+        typer.Option(
+            help="max_f1, youden, nearest_corner, or legacy_ct_clip. Without: nearest_corner, and "
+            "legacy_ct_clip for test_oracle."
+        ),
+    ] = None,
+    specificity: Annotated[float, typer.Option(help="At which the sensitivity is measured.")] = 0.9,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of `radtower preprocess`, for a 3D tower. Without: the scan files."),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Name of the data in the results. Without: file and split.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Scans at a time.")] = 8,
+    phantom: Annotated[bool, typer.Option("--phantom", help="Say that the scans are synthetic.")] = False,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the patients.")] = 2000,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """AUROC, average precision and decisions per finding and over the findings, with intervals."""
+    register_models()
+    from radtower.data.manifest import read_manifest
+    from radtower.evaluation.results import write_results
+    from radtower.evaluation.rows import write_rows
+    from radtower.evaluation.zero_shot.finding_measures import MeasureOptions
+    from radtower.evaluation.zero_shot.labeled_volumes import label_splits
+    from radtower.evaluation.zero_shot.protocol import load_protocol
+    from radtower.evaluation.zero_shot.threshold_choice import parse_choices, why_no_validation
+    from radtower.evaluation.zero_shot.zero_shot_evaluation import EvaluationData, evaluate_zero_shot
+
+    check_results_path(output)
+    _check_filled({"--dataset": dataset, "--label-source": label_source})
+    chosen = load_protocol(protocol).overridden(
+        prompts=prompts, phrases=phrases, score=score, unit=unit, split=split
+    )
+    options = MeasureOptions(specificity=specificity, num_resamples=resamples)
+    everything = read_manifest(manifest)
+    there = set(everything.frame["split"])
+    choices = parse_choices(threshold or (), chosen.split, there, threshold_rule)
+    further = ["validation"] * any(choice.origin == "validation" for choice in choices)
+    splits = label_splits(everything, [chosen.split, *further], chosen, labels, label_id)
+    tower, embedded = _embedded(model, splits, splits[chosen.split].truth.labeled_keys, cache, batch_size)
+    truth = splits[chosen.split].truth
+    data = EvaluationData(
+        test=embedded[chosen.split],
+        validation=embedded.get("validation"),
+        dataset=dataset or f"{manifest.name}, {_split_words(chosen)}",
+        label_source=label_source or (truth.source if labels else f"label columns of {manifest.name}"),
+        not_measured=[f"{key}: {reason}" for key, reason in truth.left_out.items()],
+        is_phantom=phantom,
+    )
+    done = evaluate_zero_shot(tower, chosen, data, choices, options)
+    write_results(done.results, output)
+    rows = write_rows(done.rows, done.results, output)
+    if json:
+        print_json(done.results.model_dump(mode="json"))
+    else:
+        _print(done)
+        print(f"Written: {output}, {rows.name}")
+    if not threshold and not choices:
+        reason = why_no_validation(chosen.split, there)
+        typer.echo(f"Decisions are not measured: {reason}. Give --threshold.", err=True)
+    failures = {name: why for volumes in embedded.values() for name, why in volumes.failures.items()}
+    print_failures(failures)
+    if failures:
+        total = sum(map(len, splits.values()))
+        typer.echo(f"{len(failures)} of {total} volumes are left out.", err=True)
+        raise typer.Exit(1)
+
+
+def _embedded(
+    model: str,
+    splits: "dict[str, LabeledSplit]",
+    keys: tuple[str, ...],
+    cache: Path | None,
+    batch_size: int,
+) -> "tuple[MedCLIPModel, dict[str, LabeledVolumes]]":
+    from radtower.evaluation.pairs.embedded_pairs import load_dual_tower
+    from radtower.evaluation.pairs.scan_source import scan_source
+    from radtower.evaluation.zero_shot.labeled_volumes import embed_labeled
+
+    tower = load_dual_tower(model)
+    sources = {name: scan_source(tower, split.manifest, cache) for name, split in splits.items()}
+    embedded = {}
+    for name, split in splits.items():
+        with progress_bar(f"Embedding scans, {name}", len(split)) as on_progress:
+            embedded[name] = embed_labeled(tower, split, keys, sources[name], batch_size, on_progress)
+    return tower, embedded
+
+
+def _check_filled(flags: dict[str, str | None]) -> None:
+    for flag, words in flags.items():
+        if words is not None and not words.strip():
+            raise ValueError(f"{flag} must not be an empty text, got {words!r}. Leave it out.")
+
+
+def _split_words(protocol: "Protocol") -> str:
+    return "all splits" if protocol.split == "all" else f"{protocol.split} split"
+
+
+def _print(done: "ZeroShotEvaluation") -> None:
+    """Per read-out the means by class set and the findings, and a table per source of thresholds."""
+    first = done.results.metrics[0]
+    print(f"{done.results.model_id} on {first.dataset}: {done.size}; labels: {first.label_source}")
+    groups: dict[tuple[str | None, str | None], list[MetricResult]] = {}
+    for item in done.results.metrics:
+        groups.setdefault((item.protocol, item.threshold_source), []).append(item)
+    for (protocol, source), items in groups.items():
+        title = f"{protocol}" if source is None else f"{protocol}; threshold: {source}"
+        _print_group(title, items, RANKING if source is None else DECISIONS)
+    for reason in done.results.not_measured:
+        print(f"Not measured: {reason}.")
+    if done.num_saturated:
+        print(
+            f"{done.num_saturated} scores are rounded to exactly 0 or 1 and tie; --score margin ranks them."
+        )
+    print(f"95 % intervals over patients. {NOT_FOR_DIAGNOSIS}")
+    if done.results.phantom:
+        print("These are phantom results: they show that the software works.")
+
+
+def _print_group(title: str, items: list["MetricResult"], columns: tuple[str, ...]) -> None:
+    """One row per class set and finding; the metrics that fit on a terminal."""
+    found = {(item.class_set, item.finding, item.metric.removeprefix("macro_")): item for item in items}
+    names = [name for name in columns if any(metric.startswith(name) for _, _, metric in found)]
+    rows = []
+    for class_set, finding in dict.fromkeys((item.class_set, item.finding) for item in items):
+        cells = {m: i for (c, f, m), i in found.items() if (c, f) == (class_set, finding)}
+        chosen = [next(i for m, i in cells.items() if m.startswith(name)) for name in names]
+        of = f"{chosen[0].n_positive}/{chosen[0].n}" if finding else str(chosen[0].n)
+        label = finding.replace("_", " ") if finding else f"mean, {class_set}"
+        rows.append((label, of, *map(value_with_interval, chosen)))
+    print_table(title, ("", "present", *(name.replace("_", " ") for name in names)), rows)

@@ -1,0 +1,110 @@
+"""Volumes of one split with their vectors and their labels; what cannot be read or has no label is named.
+
+Axes: N volumes, F findings.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from radtower.data.finding_truth import FindingTruth, read_truth
+from radtower.data.manifest import Manifest
+from radtower.evaluation.pairs.embedded_pairs import EmbeddedVolumes, embed_volumes
+from radtower.evaluation.zero_shot.protocol import ALL_SPLITS, Protocol
+from radtower.modeling.modeling_medclip import MedCLIPModel
+
+
+@dataclass(frozen=True)
+class LabeledVolumes:
+    """Row i of vectors, table and labels is one volume.
+
+    Args:
+        volumes: Vectors and rows of the manifest.
+        labels: ``(N, F)``, 0, 1, or -100 where unknown; findings in the order of ``keys``.
+        keys: Findings that have labels.
+        failures: Reason by volume id, of those that are left out.
+    """
+
+    volumes: EmbeddedVolumes
+    labels: np.ndarray
+    keys: tuple[str, ...]
+    failures: dict[str, str]
+
+
+@dataclass(frozen=True)
+class LabeledSplit:
+    """Volumes of a split, or all, and what is true of them."""
+
+    manifest: Manifest
+    truth: FindingTruth
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+
+def label_splits(
+    manifest: Manifest,
+    names: Sequence[str],
+    protocol: Protocol,
+    table: str | Path | None = None,
+    id_column: str | None = None,
+) -> dict[str, LabeledSplit]:
+    """Return splits with their labels; see :func:`read_truth` for what is refused.
+
+    Args:
+        manifest: All volumes.
+        names: Splits that are wanted, or ``all``.
+        protocol: Whose findings are labeled.
+        table: Of labels; None takes the columns of the manifest.
+        id_column: Of the table.
+
+    Raises:
+        ValueError: If a split has no volume.
+    """
+    splits = {name: manifest if name == ALL_SPLITS else manifest.split(_split(name)) for name in names}
+    findings = protocol.mapping or protocol.labels
+    return {
+        name: LabeledSplit(volumes, read_truth(volumes, findings, table, id_column))
+        for name, volumes in splits.items()
+    }
+
+
+def embed_labeled(
+    model: MedCLIPModel,
+    split: LabeledSplit,
+    keys: Sequence[str],
+    load_scan: Callable[[str], torch.Tensor],
+    batch_size: int = 8,
+    on_progress: Callable[[int], None] | None = None,
+) -> LabeledVolumes:
+    """Embed the volumes that have labels.
+
+    Args:
+        model: In evaluation mode.
+        split: Volumes and labels.
+        keys: Findings that are wanted.
+        load_scan: Volume id -> ``pixel_values``; see :func:`embed_volumes`.
+        batch_size: Scans at a time.
+        on_progress: Called with the number of volumes done.
+
+    Raises:
+        ValueError: If nothing is left, or ``batch_size`` is below 1.
+    """
+    frame, truth = split.manifest.frame, split.truth
+    rows = np.flatnonzero(~frame["volume_id"].isin(truth.unlabeled).to_numpy())
+    volumes = embed_volumes(
+        model, frame.iloc[rows].reset_index(drop=True), load_scan, batch_size, on_progress
+    )
+    place = {volume_id: row for row, volume_id in enumerate(frame["volume_id"])}
+    kept = [place[volume_id] for volume_id in volumes.studies["volume_id"]]
+    columns = [truth.keys.index(key) for key in keys]
+    failures = {**truth.unlabeled, **volumes.failures}
+    return LabeledVolumes(volumes, truth.labels[np.ix_(kept, columns)], tuple(keys), failures)
+
+
+def _split(name: str) -> Any:
+    return name  # what is no split is refused as one without volumes
