@@ -1,6 +1,5 @@
 """``radtower evaluate zero-shot``: what is printed is what is written, and what is left out is named."""
 
-import json
 
 import numpy as np
 import pandas as pd
@@ -8,12 +7,10 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from radtower.data.volume_cache import build_volume_cache
 from radtower.evaluation.pairs.embedded_pairs import load_dual_tower
 from radtower.evaluation.results import read_results
 from radtower.evaluation.rows import read_score_rows
 from radtower.labeling.findings import load_findings
-from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.volume_io import Volume, VolumeSource, affine_from_spacing, write_volume
 
 FINDINGS = load_findings("ct_rate_18")
