@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from radtower.data.masked_target import MASKED_TARGET as MASKED_TARGET
 from radtower.labeling.findings import Status as Status
-
-MASKED_TARGET = -100.0  # the ignore index of PyTorch; the losses skip it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from radtower.data.targets import MASKED_TARGET
+from radtower.data.masked_target import MASKED_TARGET
 
 # Of the number of negatives: a specificity such as 0.9 is not a number a computer has, 9 of 10 are.
 _ROUNDING = 1e-9

@@ -4,15 +4,15 @@ import torch
 
 from radtower.evaluation.results import Provenance
 from radtower.evaluation.retrieval import ranks as retrieval
+from radtower.evaluation.retrieval import score_ranks
 from radtower.evaluation.retrieval.ranks import (
     RetrievalOptions,
     measure_retrieval,
     positives_by_key,
-    ranks_of_scores,
-    recall_at_k,
     retrieval_ranks,
     summarize_ranks,
 )
+from radtower.evaluation.retrieval.score_ranks import ranks_of_scores, recall_at_k
 
 PROVENANCE = Provenance(dataset="d", class_set="none", label_source="pairs", protocol="exact_row")
 # Angles of the gallery: 0, 30, 90, 180 degrees.
@@ -120,7 +120,7 @@ def test_the_median_of_a_resample_is_the_median_of_the_repeated_ranks(size):
     ranks, counts = rng.integers(1, 50, size=size), rng.integers(0, 4, size=(40, size))
     counts = counts[counts.sum(axis=1) > 0]
     expected = [np.median(np.repeat(ranks, row)) for row in counts]
-    np.testing.assert_array_equal(retrieval._weighted_median(ranks, counts), expected)
+    np.testing.assert_array_equal(score_ranks._weighted_median(ranks, counts), expected)
 
 
 def test_both_directions_are_measured():

@@ -15,13 +15,18 @@ import torch
 from radtower.evaluation.bootstrap import Interval, count_bootstrap, percentile_interval
 from radtower.evaluation.results import Direction, MetricResult, Provenance, measured
 from radtower.evaluation.retrieval.chance import chance_levels
+from radtower.evaluation.retrieval.score_ranks import (
+    TIE_TOLERANCE,
+    Ties,
+    flatten_positives,
+    rank_metric_names,
+    rank_metrics,
+    ranks_of_block,
+)
 
 Similarity = Literal["cosine", "dot"]
-Ties = Literal["pessimistic", "average"]
 Embeddings = np.ndarray | torch.Tensor
 _BLOCK_ELEMENTS = 8_000_000  # similarities in memory at once, 32 MB
-# Float32 products of equal rows differ by rounding, and rounding must not decide who comes first.
-_TIE_TOLERANCE = 1e-6
 _NOTE = "queries resampled, gallery fixed"
 
 
@@ -94,52 +99,18 @@ def retrieval_ranks(
             f"query_embeds and gallery_embeds must have the same width, got {queries.shape[1]} and "
             f"{gallery.shape[1]}. Project both to the joint space."
         )
-    rows, columns = _flatten_positives(positives, len(queries), len(gallery))
+    rows, columns = flatten_positives(positives, len(queries), len(gallery))
     ranks = np.empty(len(queries))
     block = max(1, _BLOCK_ELEMENTS // len(gallery))
-    margin = _TIE_TOLERANCE * np.linalg.norm(queries, axis=1) * np.linalg.norm(gallery, axis=1).max()
+    margin = TIE_TOLERANCE * np.linalg.norm(queries, axis=1) * np.linalg.norm(gallery, axis=1).max()
     for start in range(0, len(queries), block):
         stop = min(start + block, len(queries))
         inside = slice(*np.searchsorted(rows, (start, stop)))
         scores = queries[start:stop] @ gallery.T
-        ranks[start:stop] = _ranks_of_block(
+        ranks[start:stop] = ranks_of_block(
             scores, rows[inside] - start, columns[inside], margin[start:stop], ties
         )
     return ranks
-
-
-def ranks_of_scores(
-    scores: np.ndarray,
-    positives: Sequence[np.ndarray | Sequence[int] | int] | np.ndarray,
-    ties: Ties = "pessimistic",
-) -> np.ndarray:
-    """Return the rank of the best right answer of each query, from scores of any kind (BM25, say).
-
-    Scores that differ by less than rounding, relative to the largest of their query, are ties; see
-    ``retrieval_ranks``.
-
-    Args:
-        scores: ``(Q, G)``; higher is better.
-        positives: For each query the gallery row or rows that are right.
-        ties: Who wins a tie.
-
-    Raises:
-        ValueError: If a score is not finite, or a positive is invalid.
-    """
-    values = np.array(scores, dtype=np.float32)
-    if values.ndim != 2 or not np.isfinite(values).all():
-        raise ValueError(
-            f"scores must be finite and (Q, G), got shape {values.shape} and "
-            f"{int((~np.isfinite(values)).sum())} that are not finite. Find their cause."
-        )
-    rows, columns = _flatten_positives(positives, *values.shape)
-    margin = _TIE_TOLERANCE * np.abs(values).max(axis=1)
-    return _ranks_of_block(values, rows, columns, margin, ties)
-
-
-def recall_at_k(ranks: np.ndarray, k: int) -> float:
-    """Return the share of queries whose right answer is among the first k."""
-    return float((ranks <= k).mean())
 
 
 def measure_retrieval(
@@ -223,56 +194,16 @@ def summarize_ranks(
     options: RetrievalOptions = RetrievalOptions(),
 ) -> dict[str, tuple[float, Interval]]:
     """Return recall@k, median rank and mean reciprocal rank of ``(Q,)`` ranks, each with its interval."""
-    names = [*(f"recall_at_{k}" for k in ks), "median_rank", "mrr"]
 
     def all_metrics(counts: np.ndarray) -> np.ndarray:
-        per_query = np.stack([*(ranks <= k for k in ks), 1 / ranks], axis=1).astype(np.float64)
-        means = counts @ per_query / counts.sum(axis=1, keepdims=True)
-        return np.column_stack([means[:, :-1], _weighted_median(ranks, counts), means[:, -1]])
+        return rank_metrics(ranks, counts, ks)
 
     values = all_metrics(np.ones((1, len(ranks)), dtype=np.int64))[0]
     resampled = count_bootstrap(all_metrics, patient_ids, options.num_resamples, options.seed)
     return {
         name: (float(values[column]), percentile_interval(resampled[:, column], patient_ids))
-        for column, name in enumerate(names)
+        for column, name in enumerate(rank_metric_names(ks))
     }
-
-
-def _weighted_median(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    order = np.argsort(values)
-    reached = np.cumsum(counts[:, order], axis=1)
-    total = reached[:, -1:]
-    lower, upper = ((reached <= middle).sum(axis=1) for middle in ((total - 1) // 2, total // 2))
-    return (values[order][lower] + values[order][upper]) / 2
-
-
-def _ranks_of_block(
-    scores: np.ndarray, rows: np.ndarray, columns: np.ndarray, margin: np.ndarray, ties: Ties
-) -> np.ndarray:
-    """Rank the best positive of each row of ``scores`` ``(q, G)``, which is overwritten."""
-    best = np.full(len(scores), -np.inf, dtype=scores.dtype)
-    np.maximum.at(best, rows, scores[rows, columns])
-    scores[rows, columns] = -np.inf
-    num_better = (scores > (best + margin)[:, None]).sum(axis=1)
-    num_tied = (scores >= (best - margin)[:, None]).sum(axis=1) - num_better
-    return 1 + num_better + num_tied * (1.0 if ties == "pessimistic" else 0.5)
-
-
-def _flatten_positives(
-    positives: Sequence[np.ndarray | Sequence[int] | int] | np.ndarray, num_queries: int, num_gallery: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pairs (query, gallery row), sorted by query."""
-    if len(positives) != num_queries:
-        raise ValueError(f"positives must have one entry per query, got {len(positives)} for {num_queries}.")
-    per_query = [np.atleast_1d(np.asarray(entry, dtype=np.int64)) for entry in positives]
-    for position, entry in enumerate(per_query):
-        if not len(entry) or entry.min() < 0 or entry.max() >= num_gallery:
-            raise ValueError(
-                f"positives must be rows of the gallery (0 to {num_gallery - 1}), at least one per query, "
-                f"got {entry.tolist()[:5]} at query {position}."
-            )
-    rows = np.repeat(np.arange(num_queries), [len(entry) for entry in per_query])
-    return rows, np.concatenate(per_query)
 
 
 def _checked(name: str, embeds: Embeddings, similarity: Similarity) -> np.ndarray:

@@ -12,7 +12,8 @@ import numpy as np
 from radtower.data.reports.pair_building import is_normal_impression
 from radtower.data.reports.report_corpus import ReportTable
 from radtower.evaluation.results import Direction, Provenance
-from radtower.evaluation.retrieval.ranks import positives_by_key, ranks_of_scores
+from radtower.evaluation.retrieval.ranks import positives_by_key
+from radtower.evaluation.retrieval.score_ranks import ranks_of_scores
 from radtower.evaluation.text.scorers import TextScorer
 from radtower.evaluation.text.task_scores import Metric, NothingToMeasure, TaskScores, mean_scores
 from radtower.processing.report_text import canonical_text
