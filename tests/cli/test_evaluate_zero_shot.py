@@ -1,6 +1,5 @@
 """``radtower evaluate zero-shot``: what is printed is what is written, and what is left out is named."""
 
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -457,7 +457,10 @@ def test_the_finding_loss_equals_the_pure_function(model, batch):
     torch.testing.assert_close(output.loss - model(**batch).loss, (halves[0] + halves[1]) / 2)
 
 
-@pytest.mark.parametrize("is_stored", [False, True], ids=["token ids", "text features"])
+@pytest.mark.parametrize(
+    "is_stored",
+    [pytest.param(False, id="token ids"), pytest.param(True, id="text features", marks=pytest.mark.slow)],
+)
 def test_fits_four_studies_with_the_stock_trainer(model, batch, fit_with_stock_trainer, is_stored):
     columns = {"pixel_values": batch["pixel_values"], "labels": LABELS}
     if is_stored:

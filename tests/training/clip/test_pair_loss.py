@@ -51,7 +51,7 @@ def _gradients(folder, world_size):
     return [load_file(folder / f"rank_{rank}.safetensors") for rank in range(world_size)]
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_processes_give_the_gradients_of_one(alone, run_workers, world_size, tmp_path):
     run_workers(WORKER, world_size, tmp_path)
     for found in _gradients(tmp_path, world_size):

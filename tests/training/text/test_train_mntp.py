@@ -135,7 +135,7 @@ def test_bf16_is_near(run, make_arguments):
     assert losses[1] != losses[0]
 
 
-@pytest.mark.parametrize("lora_rank", [0, 2])
+@pytest.mark.parametrize("lora_rank", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_resuming_equals_the_uninterrupted_run(run, make_arguments, lora_rank):
     run = replace(run, lora_rank=lora_rank)
     settings = {"lr_scheduler_type": "constant", "save_strategy": "steps", "save_steps": 2}
