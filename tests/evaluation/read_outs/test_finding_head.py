@@ -25,7 +25,7 @@ def test_findings_are_found_by_their_key_and_not_by_their_place(tiny_medclip, sc
     assert np.isnan(read_out.test[:, 1]).all()
     np.testing.assert_array_equal(read_out.validation, read_out.test[:2])
     assert read_out.undefined == {"hernia": "the finding head does not know it"}
-    assert read_out.description == "finding head, 2 of 3 findings known to it"
+    assert (read_out.protocol, read_out.note) == ("finding head", "2 of 3 findings known to the head")
 
 
 def test_a_classifier_of_scans_is_read_by_its_labels(tiny_vision_config, scans):

@@ -30,7 +30,8 @@ def test_scores_are_those_of_scikit_learn(splits):
         for split, scores in ((test, read_out.test), (validation, read_out.validation)):
             expected = model.decision_function(scaler.transform(split.vectors))
             np.testing.assert_allclose(scores[:, column], expected, atol=1e-3)
-    assert read_out.description == "linear probe on 60 training items, C = 0.1 given"
+    assert read_out.protocol == "linear probe, C = 0.1"
+    assert read_out.note == "C = 0.1, fitted on 60 items"
     assert read_out.undefined == {}
 
 
@@ -39,7 +40,7 @@ def test_it_reads_what_is_in_the_vectors_and_nothing_else(splits):
     values = [roc_auc_score(splits[2].labels[:, f], read_out.test[:, f]) for f in range(3)]
     assert min(values[:2]) > 0.8
     assert 0.25 < values[2] < 0.75
-    assert read_out.description.endswith("chosen on validation")
+    assert read_out.protocol == "linear probe, C chosen on validation"
 
 
 def test_the_strength_with_the_best_validation_is_taken(splits):
@@ -59,7 +60,7 @@ def test_the_strength_with_the_best_validation_is_taken(splits):
         )
     assert len(set(values.values())) == 3
     best = max(values, key=lambda strength: values[strength])
-    assert f"C = {best:g} chosen" in linear_probe(train, validation, test, KEYS, strengths).description
+    assert f"C = {best:g}," in linear_probe(train, validation, test, KEYS, strengths).note
     probe = fit_probe((train.vectors, train.labels), (validation.vectors, validation.labels), strengths)
     assert macro_auroc_on(probe, (validation.vectors, validation.labels)) == pytest.approx(values[best])
 

@@ -41,7 +41,8 @@ def test_shares_equal_a_slow_vote(splits, k):
     for column in range(3):
         expected = slow_share(train, test, column, k)
         np.testing.assert_allclose(read_out.test[:, column], expected, rtol=2e-4, atol=1e-6)
-    assert read_out.description.startswith(f"{k} nearest of 60 training items, k given, cosine")
+    assert read_out.protocol == f"nearest neighbors, k = {k}, votes weighted by exp(cosine / 0.07)"
+    assert read_out.note == f"k = {k} of 60 training items"
 
 
 def test_shares_equal_scikit_learn(splits):
@@ -81,7 +82,8 @@ def test_k_with_the_best_validation_is_taken(splits):
     }
     best = max(values, key=lambda k: values[k])
     read_out = nearest_neighbors(train, validation, test, KEYS, [50, 1, 20, 5, 200])
-    assert read_out.description.startswith(f"{best} nearest of 60 training items, k chosen on validation")
+    assert "k chosen on validation" in read_out.protocol
+    assert read_out.note == f"k = {best} of 60 training items"
     np.testing.assert_allclose(read_out.validation[:, 0], slow_share(train, validation, 0, best), rtol=2e-4)
     assert roc_auc_score(test.labels[:, 1], read_out.test[:, 1]) > 0.7
 
@@ -113,7 +115,7 @@ def test_a_finding_with_one_class_in_train_has_no_score(splits):
 def test_too_many_neighbors_are_refused_or_left_out(splits):
     train, validation, test = splits
     train.labels[:50, 1] = -100
-    assert "k as few as there are" in nearest_neighbors(train, None, test, KEYS, [2, 100]).description
+    assert nearest_neighbors(train, None, test, KEYS, [2, 100]).note == "k = 2 of 60 training items"
     with pytest.raises(ValueError, match=r"a number between 1 and 10, .* got \[11\]"):
         nearest_neighbors(train, None, test, KEYS, [11])
     train.labels[:, 1] = train.labels[:, 0]

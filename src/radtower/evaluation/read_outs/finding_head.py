@@ -92,5 +92,6 @@ def finding_head_read_out(
         test=scores(test),
         validation=None if validation is None else scores(validation),
         undefined=undefined,
-        description=f"finding head, {len(keys) - len(undefined)} of {len(keys)} findings known to it",
+        protocol="finding head",
+        note=f"{len(keys) - len(undefined)} of {len(keys)} findings known to the head",
     )

@@ -59,13 +59,15 @@ class ReadOut:
             where the read-out has none.
         validation: ``(M, F)`` scores to choose thresholds on; None without a validation split.
         undefined: Why a finding has no score, by key; for ``FindingScores``.
-        description: What the read-out is, for the ``protocol`` of results.
+        protocol: What the read-out is, for the ``protocol`` of results: equal for models to be compared.
+        note: What was chosen for this model, for the ``note`` of its results.
     """
 
     test: np.ndarray
     validation: np.ndarray | None
     undefined: dict[str, str]
-    description: str
+    protocol: str
+    note: str
 
 
 def one_class_findings(labels: np.ndarray, keys: Sequence[str], split: str) -> dict[str, str]:

@@ -56,10 +56,11 @@ def linear_probe(
         all_findings[:, columns] = probe.scores(vectors)
         return all_findings
 
-    chosen = "given" if len(set(strengths)) == 1 else "chosen on validation"
+    choice_text = f"C = {probe.strength:g}" if len(set(strengths)) == 1 else "C chosen on validation"
     return ReadOut(
         test=scores(test.vectors),
         validation=None if validation is None else scores(validation.vectors),
         undefined=undefined,
-        description=f"linear probe on {len(train.vectors)} training items, C = {probe.strength:g} {chosen}",
+        protocol=f"linear probe, {choice_text}",
+        note=f"C = {probe.strength:g}, fitted on {len(train.vectors)} items",
     )

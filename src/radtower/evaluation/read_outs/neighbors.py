@@ -62,19 +62,13 @@ def nearest_neighbors(
         all_findings[:, columns] = vote_shares(train, split, columns, [best])[0]
         return all_findings
 
-    chosen = (
-        "chosen on validation"
-        if len(possible) > 1
-        else "given"
-        if len(set(ks)) == 1
-        else "as few as there are"
-    )
+    choice_text = f"k = {best}" if len(set(ks)) == 1 else "k chosen on validation"
     return ReadOut(
         test=scores(test),
         validation=None if validation is None else scores(validation),
         undefined=undefined,
-        description=f"{best} nearest of {len(train.vectors)} training items, k {chosen}, cosine, "
-        f"votes weighted by exp(cosine / {TEMPERATURE})",
+        protocol=f"nearest neighbors, {choice_text}, votes weighted by exp(cosine / {TEMPERATURE})",
+        note=f"k = {best} of {len(train.vectors)} training items",
     )
 
 
