@@ -39,7 +39,8 @@ class MetricResult(Provenance):
 
     ``value`` is null where the metric is undefined; ``note`` then says why. ``n`` counts rows, ``n_positive``
     those that have the finding. ``protocol`` names a variant (prompt family, exact row or duplicates aware).
-    ``chance`` is what a random answer gets, where that is not plain.
+    ``chance`` is what a random answer gets, where that is not plain. Scores of at least ``threshold`` were
+    called positive, for decisions on one finding.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -55,6 +56,7 @@ class MetricResult(Provenance):
     finding: str | None = None
     direction: Direction | None = None
     chance: float | None = None
+    threshold: float | None = None
     note: str | None = None
 
     @model_validator(mode="after")
@@ -151,7 +153,7 @@ def measured(
         provenance: What it was measured on.
         n: Number of rows.
         undefined_because: Goes to the note when ``value`` is NaN.
-        details: ``finding``, ``n_positive``, ``direction``, ``chance``, ``note``.
+        details: ``finding``, ``n_positive``, ``direction``, ``chance``, ``threshold``, ``note``.
     """
     notes = [details.pop("note", None)]
     has_interval = not (math.isnan(interval.low) or math.isnan(interval.high))

@@ -77,6 +77,7 @@ def test_decisions_use_the_threshold_of_their_finding():
         weighted = sk.f1_score(labels, called, average="weighted")
         assert found["weighted_f1", key].value == pytest.approx(weighted)
         assert found["f1", key].note == f"threshold >= {threshold.value:g}"
+        assert found["f1", key].threshold == threshold.value
     assert {item.threshold_source for item in found.values()} == {"by hand"}
     macro = np.mean([found["precision", key].value for key in KEYS])
     assert found["macro_precision", None].value == pytest.approx(macro)
@@ -86,6 +87,8 @@ def test_a_strict_threshold_is_named_so():
     strict = [Threshold(0.5, "by hand", is_strict=True)] * 3
     found = by_name(decision_results(make_sample(), strict, PROVENANCE, num_resamples=5))
     assert found["f1", "nodule"].note == "threshold > 0.5"
+    assert found["f1", "nodule"].threshold == np.nextafter(0.5, 1)
+    assert found["macro_f1", None].threshold is None
 
 
 def test_one_label_value_is_undefined_everywhere():

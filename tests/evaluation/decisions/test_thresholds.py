@@ -76,6 +76,10 @@ def test_legacy_ct_clip_takes_the_last_of_equals_and_compares_strictly():
     assert threshold.is_strict
     assert not Threshold(0.5, "by hand", is_strict=True).is_positive(np.array([0.5]))[0]
     assert Threshold(0.5, "by hand").is_positive(np.array([0.5]))[0]
+    lowest = Threshold(0.5, "by hand", is_strict=True).lowest_positive
+    assert 0.5 < lowest < 0.5 + 1e-15
+    assert Threshold(0.5, "by hand").lowest_positive == 0.5
+    assert Threshold(None, "by hand", undefined_because="no").lowest_positive is None
 
 
 def test_a_score_of_single_precision_reaches_its_own_threshold():

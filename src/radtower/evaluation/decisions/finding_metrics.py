@@ -5,6 +5,7 @@ Axes: N items, F findings, R resamples.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -125,7 +126,13 @@ def decision_task(
         if threshold.value is not None
         for name in names
     }
-    return _task("decisions on findings", sample, provenance, names, measure, notes=notes, reasons=reasons)
+    task = _task("decisions on findings", sample, provenance, names, measure, notes=notes, reasons=reasons)
+    of_finding = {key: t.lowest_positive for key, t in zip(sample.keys, thresholds, strict=True)}
+    metrics = [
+        replace(metric, threshold=of_finding[metric.finding]) if metric.finding else metric
+        for metric in task.metrics
+    ]
+    return replace(task, metrics=tuple(metrics))
 
 
 def _task(

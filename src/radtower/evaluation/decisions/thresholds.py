@@ -52,6 +52,15 @@ class Threshold:
         if not self.source.strip():
             raise ValueError("source must say who chose the threshold, got an empty text. Name it.")
 
+    @property
+    def lowest_positive(self) -> float | None:
+        """The lowest float64 that is called positive."""
+        return (
+            float(np.nextafter(self.value, np.inf))
+            if self.value is not None and self.is_strict
+            else self.value
+        )
+
     def is_positive(self, scores: np.ndarray) -> np.ndarray:
         """Return the decision of every score; all False without a threshold."""
         if self.value is None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from radtower.evaluation.read_outs.labeled_vectors import ReadOut
+from radtower.evaluation.read_outs.labeled_vectors import ReadOutScores
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
 from radtower.modeling.modeling_medclip import MedCLIPModel
 
@@ -63,7 +63,7 @@ def finding_head_read_out(
     test: torch.Tensor,
     keys: Sequence[str],
     validation: torch.Tensor | None = None,
-) -> ReadOut:
+) -> ReadOutScores:
     """Score vectors with the model's own head; a finding that it does not know has no score.
 
     Args:
@@ -88,7 +88,7 @@ def finding_head_read_out(
         columns = [logits[:, known[key]] if key in known else np.full(len(logits), np.nan) for key in keys]
         return np.stack(columns, axis=1).astype(np.float64)
 
-    return ReadOut(
+    return ReadOutScores(
         test=scores(test),
         validation=None if validation is None else scores(validation),
         undefined=undefined,

@@ -51,7 +51,7 @@ class LabeledVectors:
 
 
 @dataclass(frozen=True)
-class ReadOut:
+class ReadOutScores:
     """Scores of a read-out.
 
     Args:

@@ -9,7 +9,7 @@ import numpy as np
 
 from radtower.evaluation.read_outs.labeled_vectors import (
     LabeledVectors,
-    ReadOut,
+    ReadOutScores,
     check_same_findings,
     one_class_findings,
 )
@@ -24,7 +24,7 @@ def linear_probe(
     test: LabeledVectors,
     keys: Sequence[str],
     strengths: Sequence[float] = STRENGTHS,
-) -> ReadOut:
+) -> ReadOutScores:
     """Fit a logistic regression per finding on standardized vectors.
 
     The strength of its regularization, one for all findings, is the one with the best macro AUROC on
@@ -57,7 +57,7 @@ def linear_probe(
         return all_findings
 
     choice_text = f"C = {probe.strength:g}" if len(set(strengths)) == 1 else "C chosen on validation"
-    return ReadOut(
+    return ReadOutScores(
         test=scores(test.vectors),
         validation=None if validation is None else scores(validation.vectors),
         undefined=undefined,

@@ -11,7 +11,7 @@ import numpy as np
 from radtower.evaluation.metrics import auroc_per_finding, macro_mean
 from radtower.evaluation.read_outs.labeled_vectors import (
     LabeledVectors,
-    ReadOut,
+    ReadOutScores,
     check_same_findings,
     one_class_findings,
 )
@@ -27,7 +27,7 @@ def nearest_neighbors(
     test: LabeledVectors,
     keys: Sequence[str],
     ks: Sequence[int] = KS,
-) -> ReadOut:
+) -> ReadOutScores:
     """Score findings by a vote of the nearest training items, weighted by ``exp(cosine / 0.07)``.
 
     The neighbors of a finding are the nearest whose label for it is known. Training items of the patient that
@@ -63,7 +63,7 @@ def nearest_neighbors(
         return all_findings
 
     choice_text = f"k = {best}" if len(set(ks)) == 1 else "k chosen on validation"
-    return ReadOut(
+    return ReadOutScores(
         test=scores(test),
         validation=None if validation is None else scores(validation),
         undefined=undefined,

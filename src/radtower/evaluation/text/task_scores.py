@@ -24,6 +24,7 @@ class Metric:
     n: int
     n_positive: int | None = None
     finding: str | None = None
+    threshold: float | None = None
     note: str | None = None
     undefined_because: str = "too few rows to measure it on"
 
@@ -111,6 +112,7 @@ def _results(
             n=metric.n,
             n_positive=metric.n_positive,
             finding=metric.finding,
+            threshold=None if suffix else metric.threshold,
             direction=scores.direction,
             note=None if suffix else metric.note,
             undefined_because=metric.undefined_because,
