@@ -65,7 +65,7 @@ def top_k(
         ValueError: If a shape, a value, an option or the number of keys is invalid.
     """
     _check(queries, gallery, k, similarity)
-    codes = _key_codes(query_keys, gallery_keys, len(queries), len(gallery))
+    codes = key_codes(query_keys, gallery_keys, len(queries), len(gallery))
     similarities = np.full((len(queries), k), -np.inf, dtype=np.float32)
     rows = np.full((len(queries), k), NO_ROW, dtype=np.int64)
     query_blocks = [
@@ -155,13 +155,17 @@ def _block(name: str, embeds: Embeddings, rows: slice, similarity: Similarity) -
     return block / norms
 
 
-def _key_codes(
+def key_codes(
     query_keys: Sequence[Hashable] | np.ndarray | None,
     gallery_keys: Sequence[Hashable] | np.ndarray | None,
     num_queries: int,
     num_gallery: int,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Number the keys, so that blocks of them are compared fast."""
+    """Number the keys, so that blocks of them are compared fast; None where there are none.
+
+    Raises:
+        ValueError: If only one side has keys, or their number is not that of the rows.
+    """
     if query_keys is None and gallery_keys is None:
         return None
     lengths = tuple(None if keys is None else len(keys) for keys in (query_keys, gallery_keys))
