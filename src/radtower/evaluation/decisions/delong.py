@@ -18,6 +18,7 @@ import numpy as np
 from radtower.evaluation.ranked_scores import check_scores_and_labels
 
 INDEPENDENT = "DeLong"
+_NAN = float("nan")
 _ROUNDING = 1e-20  # a variance that is zero but for float64
 CLUSTERED = "DeLong, clustered by patient (Obuchowski 1997)"
 
@@ -77,26 +78,27 @@ def delong_test(
     truth = labels[known] == 1
     patients = np.unique(np.asarray(patient_ids)[known], return_inverse=True)[1]
     method = CLUSTERED if len(patients) > len(np.unique(patients)) else INDEPENDENT
-    nothing = float("nan")
     if truth.all() or not truth.any():
-        reason = "one class only"
-        return AurocDifference(*[nothing] * 6, method, level, reason)
+        return _undefined((_NAN, _NAN), method, level, "one class only")
     placements = [_placements(scores[known], truth) for scores in (first, second)]
-    aurocs = [float(values[truth].mean()) for values in placements]
+    aurocs = (float(placements[0][truth].mean()), float(placements[1][truth].mean()))
     variance = _variance(placements[1] - placements[0], truth, patients)
-    difference = aurocs[1] - aurocs[0]
     if math.isnan(variance):
-        reason = "a class has one patient only"
-    elif variance <= _ROUNDING:
+        return _undefined(aurocs, method, level, "a class has one patient only")
+    if variance <= _ROUNDING:
         reason = "too little varies between the items: the variance is not above zero"
-    else:
-        error = math.sqrt(variance)
-        margin = NormalDist().inv_cdf((1 + level) / 2) * error
-        p_value = math.erfc(abs(difference) / error / math.sqrt(2))  # two-sided
-        return AurocDifference(
-            *aurocs, error, difference - margin, difference + margin, p_value, method, level
-        )
-    return AurocDifference(*aurocs, *[nothing] * 4, method, level, reason)
+        return _undefined(aurocs, method, level, reason)
+    difference, error = aurocs[1] - aurocs[0], math.sqrt(variance)
+    margin = NormalDist().inv_cdf((1 + level) / 2) * error
+    return AurocDifference(
+        *aurocs,
+        standard_error=error,
+        low=difference - margin,
+        high=difference + margin,
+        p_value=math.erfc(abs(difference) / error / math.sqrt(2)),  # two-sided
+        method=method,
+        level=level,
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -114,8 +116,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def _undefined(aurocs: tuple[float, float], method: str, level: float, reason: str) -> AurocDifference:
+    return AurocDifference(*aurocs, _NAN, _NAN, _NAN, _NAN, method, level, reason)
+
+
 def _placements(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Share of the other class that each item is ranked right against; of either class, the mean is the AUROC."""
+    """Share of the other class that each item is ranked right against; the AUROC is the mean of a class."""
     placements = np.empty(len(scores))
     for own in (True, False):
         others = np.sort(scores[truth != own])
