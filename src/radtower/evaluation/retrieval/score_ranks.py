@@ -62,7 +62,7 @@ def rank_metrics(ranks: np.ndarray, counts: np.ndarray, ks: Sequence[int]) -> np
     """
     per_query = np.stack([*(ranks <= k for k in ks), 1 / ranks], axis=1).astype(np.float64)
     means = counts @ per_query / counts.sum(axis=1, keepdims=True)
-    return np.column_stack([means[:, :-1], _weighted_median(ranks, counts), means[:, -1]])
+    return np.column_stack([means[:, :-1], weighted_median(ranks, counts), means[:, -1]])
 
 
 def ranks_of_block(
@@ -102,7 +102,8 @@ def flatten_positives(
     return rows, np.concatenate(per_query)
 
 
-def _weighted_median(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def weighted_median(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the ``(R,)`` medians of ``(N,)`` values where value i occurs ``counts[r, i]`` times."""
     order = np.argsort(values)
     reached = np.cumsum(counts[:, order], axis=1)
     total = reached[:, -1:]
