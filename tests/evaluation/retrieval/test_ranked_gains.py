@@ -9,8 +9,9 @@ from sklearn.metrics import ndcg_score
 
 from radtower.evaluation.retrieval import ranked_gains as module
 from radtower.evaluation.retrieval.ranked_gains import PerQuery, RankedGains, ranked_gains
-from radtower.evaluation.retrieval.ranks import positives_by_key, recall_at_k, retrieval_ranks
+from radtower.evaluation.retrieval.ranks import positives_by_key, retrieval_ranks
 from radtower.evaluation.retrieval.relevance import (
+from radtower.evaluation.retrieval.score_ranks import recall_at_k
     SAME_CODE,
     SAME_FINDINGS,
     SHARES_FINDING,
