@@ -11,13 +11,13 @@ from radtower.evaluation.retrieval import ranked_gains as module
 from radtower.evaluation.retrieval.ranked_gains import PerQuery, RankedGains, ranked_gains
 from radtower.evaluation.retrieval.ranks import positives_by_key, retrieval_ranks
 from radtower.evaluation.retrieval.relevance import (
-from radtower.evaluation.retrieval.score_ranks import recall_at_k
     SAME_CODE,
     SAME_FINDINGS,
     SHARES_FINDING,
     FindingOverlap,
     SameCode,
 )
+from radtower.evaluation.retrieval.score_ranks import recall_at_k
 from radtower.evaluation.retrieval.top_k import TopK, top_k
 
 
