@@ -120,7 +120,7 @@ def test_the_median_of_a_resample_is_the_median_of_the_repeated_ranks(size):
     ranks, counts = rng.integers(1, 50, size=size), rng.integers(0, 4, size=(40, size))
     counts = counts[counts.sum(axis=1) > 0]
     expected = [np.median(np.repeat(ranks, row)) for row in counts]
-    np.testing.assert_array_equal(score_ranks._weighted_median(ranks, counts), expected)
+    np.testing.assert_array_equal(score_ranks.weighted_median(ranks, counts), expected)
 
 
 def test_both_directions_are_measured():
