@@ -1,5 +1,6 @@
 """``radtower evaluate zero-shot``: findings of scans by prompts, by a published protocol or one's own."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,6 +63,13 @@ def zero_shot(  # noqa: PLR0913 -- one argument per flag
     ] = None,
     label_id: Annotated[str | None, typer.Option(help="Column of volume ids in that table.")] = None,
     label_source: Annotated[str | None, typer.Option(help="Who gave the labels.")] = None,
+    read_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Beside the prompts: linear-probe or knn, fitted on the train split, or finding-head; can "
+            "be repeated."
+        ),
+    ] = None,
     threshold: Annotated[
         list[str] | None,
         typer.Option(
@@ -98,6 +106,11 @@ def zero_shot(  # noqa: PLR0913 -- one argument per flag
     from radtower.evaluation.zero_shot.finding_measures import MeasureOptions
     from radtower.evaluation.zero_shot.labeled_volumes import label_splits
     from radtower.evaluation.zero_shot.protocol import load_protocol
+    from radtower.evaluation.zero_shot.scan_read_outs import (
+        check_read_outs,
+        further_read_outs,
+        needed_splits,
+    )
     from radtower.evaluation.zero_shot.threshold_choice import parse_choices, why_no_validation
     from radtower.evaluation.zero_shot.zero_shot_evaluation import EvaluationData, evaluate_zero_shot
 
@@ -109,11 +122,14 @@ def zero_shot(  # noqa: PLR0913 -- one argument per flag
     options = MeasureOptions(specificity=specificity, num_resamples=resamples)
     everything = read_manifest(manifest)
     there = set(everything.frame["split"])
-    choices = parse_choices(threshold or (), chosen.split, there, threshold_rule)
-    further = ["validation"] * any(choice.origin == "validation" for choice in choices)
-    splits = label_splits(everything, [chosen.split, *further], chosen, labels, label_id)
-    tower, embedded = _embedded(model, splits, splits[chosen.split].truth.labeled_keys, cache, batch_size)
+    choices = parse_choices(threshold or (), chosen, there, threshold_rule)
+    check_read_outs(read_out or (), chosen.split, there)
+    splits = label_splits(
+        everything, needed_splits(chosen, choices, read_out or ()), chosen, labels, label_id
+    )
     truth = splits[chosen.split].truth
+    tower = _loaded(model, read_out or ())
+    embedded = _embedded(tower, splits, truth.labeled_keys, cache, batch_size)
     data = EvaluationData(
         test=embedded[chosen.split],
         validation=embedded.get("validation"),
@@ -122,7 +138,8 @@ def zero_shot(  # noqa: PLR0913 -- one argument per flag
         not_measured=[f"{key}: {reason}" for key, reason in truth.left_out.items()],
         is_phantom=phantom,
     )
-    done = evaluate_zero_shot(tower, chosen, data, choices, options)
+    further = further_read_outs(read_out or (), tower, chosen, embedded)
+    done = evaluate_zero_shot(tower, chosen, data, choices, options, further)
     write_results(done.results, output)
     rows = write_rows(done.rows, done.results, output)
     if json:
@@ -133,32 +150,43 @@ def zero_shot(  # noqa: PLR0913 -- one argument per flag
     if not threshold and not choices:
         reason = why_no_validation(chosen.split, there)
         typer.echo(f"Decisions are not measured: {reason}. Give --threshold.", err=True)
+    _end(embedded, sum(map(len, splits.values())))
+
+
+def _end(embedded: "dict[str, LabeledVolumes]", num_volumes: int) -> None:
     failures = {name: why for volumes in embedded.values() for name, why in volumes.failures.items()}
     print_failures(failures)
     if failures:
-        total = sum(map(len, splits.values()))
-        typer.echo(f"{len(failures)} of {total} volumes are left out.", err=True)
+        typer.echo(f"{len(failures)} of {num_volumes} volumes are left out.", err=True)
         raise typer.Exit(1)
 
 
+def _loaded(model: str, read_outs: Sequence[str]) -> "MedCLIPModel":
+    from radtower.evaluation.pairs.embedded_pairs import load_dual_tower
+    from radtower.evaluation.read_outs.finding_head import head_findings
+
+    tower = load_dual_tower(model)
+    if "finding-head" in read_outs:
+        head_findings(tower)  # refuses a tower without one before the work
+    return tower
+
+
 def _embedded(
-    model: str,
+    tower: "MedCLIPModel",
     splits: "dict[str, LabeledSplit]",
     keys: tuple[str, ...],
     cache: Path | None,
     batch_size: int,
-) -> "tuple[MedCLIPModel, dict[str, LabeledVolumes]]":
-    from radtower.evaluation.pairs.embedded_pairs import load_dual_tower
+) -> "dict[str, LabeledVolumes]":
     from radtower.evaluation.pairs.scan_source import scan_source
     from radtower.evaluation.zero_shot.labeled_volumes import embed_labeled
 
-    tower = load_dual_tower(model)
     sources = {name: scan_source(tower, split.manifest, cache) for name, split in splits.items()}
     embedded = {}
     for name, split in splits.items():
         with progress_bar(f"Embedding scans, {name}", len(split)) as on_progress:
             embedded[name] = embed_labeled(tower, split, keys, sources[name], batch_size, on_progress)
-    return tower, embedded
+    return embedded
 
 
 def _check_filled(flags: dict[str, str | None]) -> None:

@@ -1,6 +1,6 @@
 """Volumes of one split with their vectors and their labels; what cannot be read or has no label is named.
 
-Axes: N volumes, F findings.
+Axes: N volumes, F findings, P projected embedding.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+import torch.nn.functional as F
 
 from radtower.data.finding_truth import FindingTruth, read_truth
 from radtower.data.manifest import Manifest
-from radtower.evaluation.pairs.embedded_pairs import EmbeddedVolumes, embed_volumes
+from radtower.evaluation.pairs.embedded_pairs import embed_volumes
 from radtower.evaluation.zero_shot.protocol import ALL_SPLITS, Protocol
 from radtower.modeling.modeling_medclip import MedCLIPModel
 
@@ -23,13 +25,17 @@ class LabeledVolumes:
     """Row i of vectors, table and labels is one volume.
 
     Args:
-        volumes: Vectors and rows of the manifest.
+        projected: ``(N, P)`` float32 on the CPU, as the tower projects scans: not normalized.
+        compared: ``(N, P)``, as the model compares them: unit vectors, unless it compares by dot products.
+        studies: N rows of the manifest.
         labels: ``(N, F)``, 0, 1, or -100 where unknown; findings in the order of ``keys``.
         keys: Findings that have labels.
         failures: Reason by volume id, of those that are left out.
     """
 
-    volumes: EmbeddedVolumes
+    projected: torch.Tensor
+    compared: torch.Tensor
+    studies: pd.DataFrame
     labels: np.ndarray
     keys: tuple[str, ...]
     failures: dict[str, str]
@@ -102,8 +108,14 @@ def embed_labeled(
     place = {volume_id: row for row, volume_id in enumerate(frame["volume_id"])}
     kept = [place[volume_id] for volume_id in volumes.studies["volume_id"]]
     columns = [truth.keys.index(key) for key in keys]
-    failures = {**truth.unlabeled, **volumes.failures}
-    return LabeledVolumes(volumes, truth.labels[np.ix_(kept, columns)], tuple(keys), failures)
+    return LabeledVolumes(
+        projected=volumes.images,
+        compared=F.normalize(volumes.images, dim=-1) if model.is_cosine else volumes.images,
+        studies=volumes.studies,
+        labels=truth.labels[np.ix_(kept, columns)],
+        keys=tuple(keys),
+        failures={**truth.unlabeled, **volumes.failures},
+    )
 
 
 def _split(name: str) -> Any:

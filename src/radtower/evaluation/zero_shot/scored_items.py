@@ -1,22 +1,19 @@
-"""Image vectors -> scores of the findings of a protocol, per volume or per study.
+"""Scores of volumes -> scores of items, which are volumes or studies, with ids, labels and patients.
 
-Axes: N volumes or items (volumes, or studies), F findings, P projected embedding.
+Axes: N volumes or items, F findings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 
-from radtower.data.findings_catalog import map_scores
 from radtower.evaluation.decisions.finding_scores import FindingScores
 from radtower.evaluation.results import Provenance
 from radtower.evaluation.rows import SCORE_COLUMNS, ScoreRows
-from radtower.evaluation.zero_shot.protocol import Protocol, Unit
-from radtower.modeling.modeling_medclip import MedCLIPModel
-from radtower.modeling.modeling_zero_shot import pair_scores
+from radtower.evaluation.zero_shot.labeled_volumes import LabeledVolumes
+from radtower.evaluation.zero_shot.protocol import Unit
 
 
 @dataclass(frozen=True)
@@ -58,45 +55,21 @@ class ScoredItems:
         return ScoreRows(frame[list(SCORE_COLUMNS)])
 
 
-@torch.no_grad()
-def zero_shot_scores(model: MedCLIPModel, images: torch.Tensor, protocol: Protocol) -> np.ndarray:
-    """Score image vectors by the prompts of a protocol.
-
-    Where a finding is made of several that are asked for, it has the largest of their scores. The arithmetic
-    is in float64: in float32 a softmax near 1 is 1, and what ties is not ranked.
-
-    Args:
-        model: Whose vectors they are.
-        images: ``(N, P)``, as the model compares them.
-        protocol: What is asked, and how.
-
-    Returns:
-        ``(N, F)`` float64, in the order of ``protocol.labels``; NaN for findings without a counterpart.
-    """
-    directions = model.pair_directions(protocol.asked_phrases, protocol.prompts).cpu().double()
-    scale = model.zero_shot_scale().cpu().double()
-    scores = pair_scores(images.double(), directions, scale, protocol.score).numpy()
-    if protocol.mapping is None:
-        return scores
-    table = pd.DataFrame(scores, columns=list(protocol.asked_keys))
-    return map_scores(table, protocol.mapping).to_numpy()
-
-
 def per_unit(
-    scores: np.ndarray, labels: np.ndarray, studies: pd.DataFrame, keys: Sequence[str], unit: Unit
+    scores: np.ndarray, volumes: LabeledVolumes, unit: Unit, undefined: Mapping[str, str] | None = None
 ) -> ScoredItems:
     """Take volumes as they are, or average the scores of a study's reconstructions.
 
     Args:
-        scores: ``(N, F)`` of volumes.
-        labels: ``(N, F)``, likewise.
-        studies: N rows of a manifest.
-        keys: Findings, in column order.
+        scores: ``(N, F)`` of the volumes; NaN in the columns of ``undefined``.
+        volumes: N volumes with the labels of F findings.
         unit: What an item shall be.
+        undefined: Why a finding has no score, by key.
 
     Raises:
         ValueError: If the volumes of a study have different labels.
     """
+    studies, labels = volumes.studies, volumes.labels
     ids = studies[f"{unit}_id"].to_numpy(object)
     rows, distinct = pd.factorize(ids)  # in order of appearance
     first = np.unique(rows, return_index=True)[1]
@@ -112,14 +85,10 @@ def per_unit(
         scores=sums / np.bincount(rows)[:, None],
         labels=labels[first],
         patient_ids=studies["patient_id"].to_numpy(object)[first],
-        keys=tuple(keys),
+        keys=volumes.keys,
+        undefined=undefined or {},
     )
     return ScoredItems(sample, ids[first], len(studies), unit)
-
-
-def num_saturated(scores: np.ndarray) -> int:
-    """Return how many of ``(N, F)`` probabilities are rounded to 0 or 1, where they are not ranked."""
-    return int(((scores == 0.0) | (scores == 1.0)).sum())
 
 
 def _counted(number: int, one: str, several: str) -> str:

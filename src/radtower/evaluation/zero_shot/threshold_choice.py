@@ -10,12 +10,14 @@ from radtower.evaluation.decisions.thresholds import (
     Threshold,
     choose_thresholds,
     fixed_thresholds,
+    source_text,
 )
-from radtower.evaluation.zero_shot.protocol import ALL_SPLITS
+from radtower.evaluation.zero_shot.protocol import ALL_SPLITS, Protocol
 from radtower.evaluation.zero_shot.scored_items import ScoredItems
 
 # What the published work did, on the split that it should have used, and as CT-CLIP did it.
-USUAL_RULES: dict[Origin, Rule] = {"validation": "nearest_corner", "test_oracle": "legacy_ct_clip"}
+ON_A_GRID: Rule = "legacy_ct_clip"
+USUAL_RULES: dict[Origin, Rule] = {"validation": "nearest_corner", "test_oracle": ON_A_GRID}
 
 
 @dataclass(frozen=True)
@@ -45,35 +47,46 @@ class ThresholdChoice:
         assert self.rule is not None
         rows = validation if self.origin == "validation" else test
         assert rows is not None  # the caller has scored that split
+        scores = rows.sample.scores[:, rows.sample.scored_columns]
+        if self.rule == ON_A_GRID and not ((scores >= 0) & (scores <= 1)).all():
+            reason = f"no threshold: {ON_A_GRID} looks from 0 to 1, and the scores of this read-out go beyond"
+            source = source_text(self.rule, self.origin)
+            return [Threshold(None, source, undefined_because=reason)] * len(rows.sample.keys)
         return choose_thresholds(rows.sample.scores, rows.sample.labels, self.rule, self.origin)
 
 
 def parse_choices(
-    words: Sequence[str], split: str, splits: Collection[str], rule: str | None = None
+    words: Sequence[str], protocol: Protocol, splits: Collection[str], rule: str | None = None
 ) -> tuple[ThresholdChoice, ...]:
     """Return the choices that a user names.
 
     Args:
         words: ``validation``, ``test_oracle``, a number, each once; or ``none``. No word is ``validation``
             where that is possible.
-        split: What is measured.
+        protocol: Says which split is under test, and what scores are.
         splits: What the manifest has.
         rule: For all that are chosen. None takes the usual one of each.
 
     Raises:
-        ValueError: If a word is none of these or comes twice, there is no such rule, or thresholds cannot be
-            chosen on validation.
+        ValueError: If a word is none of these or comes twice, there is no such rule or it does not fit the
+            scores, or thresholds cannot be chosen on validation.
     """
     if rule is not None and rule not in get_args(Rule):
         raise ValueError(f"the threshold rule must be one of {', '.join(get_args(Rule))}, got {rule!r}.")
-    reason = why_no_validation(split, splits)
+    reason = why_no_validation(protocol.split, splits)
     if not words:
         return () if reason else (ThresholdChoice("validation", _rule("validation", rule)),)
     if len(set(words)) < len(words) or ("none" in words and len(words) > 1):
         raise ValueError(f"thresholds must be named once each, or none of them, got {', '.join(words)}.")
     if "validation" in words and reason:
         raise ValueError(f"thresholds can be chosen on validation only where it is another split: {reason}.")
-    return tuple(_parsed(word, rule) for word in words if word != "none")
+    choices = tuple(_parsed(word, rule) for word in words if word != "none")
+    if protocol.score == "margin" and any(choice.rule == ON_A_GRID for choice in choices):
+        raise ValueError(
+            f"the score must be a softmax for the rule {ON_A_GRID}, whose grid is from 0 to 1, got margin. "
+            "Choose another rule."
+        )
+    return choices
 
 
 def why_no_validation(split: str, splits: Collection[str]) -> str | None:

@@ -3,35 +3,23 @@
 Axes: N volumes, F findings.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import numpy as np
 import pandas as pd
 
 from radtower.evaluation.pairs.embedded_pairs import model_identity
+from radtower.evaluation.read_outs.labeled_vectors import ReadOut
 from radtower.evaluation.results import MetricResult, Provenance, Results
 from radtower.evaluation.rows import ScoreRows
 from radtower.evaluation.zero_shot.finding_measures import MeasureOptions, measure_items
 from radtower.evaluation.zero_shot.labeled_volumes import LabeledVolumes
 from radtower.evaluation.zero_shot.protocol import Protocol, class_set_name
-from radtower.evaluation.zero_shot.scored_items import ScoredItems, num_saturated, per_unit, zero_shot_scores
+from radtower.evaluation.zero_shot.scan_read_outs import num_saturated, zero_shot_read_out
+from radtower.evaluation.zero_shot.scored_items import per_unit
 from radtower.evaluation.zero_shot.threshold_choice import ThresholdChoice
 from radtower.modeling.modeling_medclip import MedCLIPModel
-
-
-@dataclass(frozen=True)
-class ReadOut:
-    """Something that scores findings by the vectors of volumes.
-
-    Args:
-        description: What it does, as results say it.
-        score: Volumes -> ``(N, F)``, findings in the order of their ``keys``.
-    """
-
-    description: str
-    score: Callable[[LabeledVolumes], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,18 +53,7 @@ class ZeroShotEvaluation:
     results: Results
     rows: ScoreRows
     size: str
-    num_saturated: int = 0
-    failures: dict[str, str] = field(default_factory=dict)
-
-
-def zero_shot_read_out(model: MedCLIPModel, protocol: Protocol) -> ReadOut:
-    """Return the read-out by prompts."""
-
-    def score(volumes: LabeledVolumes) -> np.ndarray:
-        columns = [protocol.labels.keys.index(key) for key in volumes.keys]
-        return zero_shot_scores(model, volumes.volumes.images, protocol)[:, columns]
-
-    return ReadOut(protocol.description, score)
+    num_saturated: int
 
 
 def evaluate_zero_shot(
@@ -99,16 +76,21 @@ def evaluate_zero_shot(
     """
     metrics: list[MetricResult] = []
     frames = []
-    everything = [zero_shot_read_out(model, protocol), *read_outs]
-    tests = [_items(read_out, data.test, protocol) for read_out in everything]
-    for read_out, items in zip(everything, tests, strict=True):
-        validation = None if data.validation is None else _items(read_out, data.validation, protocol)
+    prompts = zero_shot_read_out(model, protocol, data.test, data.validation)
+    for read_out in (prompts, *read_outs):
+        items = per_unit(read_out.test, data.test, protocol.unit, read_out.undefined)
+        described = (
+            read_out.description if read_out is prompts else f"{read_out.description}, per {protocol.unit}"
+        )
         provenance = Provenance(
             dataset=data.dataset,
             class_set=class_set_name(protocol.labels, len(data.test.keys)),
             label_source=data.label_source,
-            protocol=read_out.description,
+            protocol=described,
         )
+        validation = None
+        if data.validation is not None and read_out.validation is not None:
+            validation = per_unit(read_out.validation, data.validation, protocol.unit, read_out.undefined)
         thresholds = [choice.thresholds(items, validation) for choice in choices]
         metrics += measure_items(
             items, provenance, _class_sets(protocol, data.test.keys), thresholds, options
@@ -124,13 +106,9 @@ def evaluate_zero_shot(
         not_measured=tuple(data.not_measured),
     )
     rows = ScoreRows(pd.concat(frames, ignore_index=True))
-    saturated = 0 if protocol.score == "margin" else num_saturated(tests[0].sample.scores)
-    return ZeroShotEvaluation(results, rows, tests[0].size, saturated, data.test.failures)
-
-
-def _items(read_out: ReadOut, volumes: LabeledVolumes, protocol: Protocol) -> ScoredItems:
-    scores = read_out.score(volumes)
-    return per_unit(scores, volumes.labels, volumes.volumes.studies, volumes.keys, protocol.unit)
+    size = per_unit(prompts.test, data.test, protocol.unit).size
+    saturated = 0 if protocol.score == "margin" else num_saturated(prompts.test)
+    return ZeroShotEvaluation(results, rows, size, saturated)
 
 
 def _class_sets(protocol: Protocol, keys: Sequence[str]) -> dict[str, list[str]]:

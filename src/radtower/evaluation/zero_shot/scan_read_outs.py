@@ -1,0 +1,174 @@
+"""What reads the vectors of scans: the prompts of a protocol, and the read-outs beside them.
+
+Axes: N volumes, F findings, P projected embedding.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+
+from radtower.data.findings_catalog import map_scores
+from radtower.evaluation.read_outs.finding_head import finding_head_read_out, head_findings
+from radtower.evaluation.read_outs.labeled_vectors import LabeledVectors, ReadOut
+from radtower.evaluation.read_outs.linear_probe import linear_probe
+from radtower.evaluation.read_outs.neighbors import nearest_neighbors
+from radtower.evaluation.zero_shot.labeled_volumes import LabeledVolumes
+from radtower.evaluation.zero_shot.protocol import ALL_SPLITS, Protocol
+from radtower.evaluation.zero_shot.threshold_choice import ThresholdChoice
+from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.modeling.modeling_zero_shot import pair_scores
+
+ReadOutName = Literal["linear-probe", "knn", "finding-head"]
+FITTED = {"linear-probe": linear_probe, "knn": nearest_neighbors}
+
+
+@torch.no_grad()
+def zero_shot_scores(model: MedCLIPModel, images: torch.Tensor, protocol: Protocol) -> np.ndarray:
+    """Score image vectors by the prompts of a protocol.
+
+    Where a finding is made of several that are asked for, it has the largest of their scores. The arithmetic
+    is in float64: in float32 a softmax near 1 is 1, and what ties is not ranked.
+
+    Args:
+        model: Whose vectors they are.
+        images: ``(N, P)``, as the model compares them.
+        protocol: What is asked, and how.
+
+    Returns:
+        ``(N, F)`` float64, in the order of ``protocol.labels``; NaN for findings without a counterpart.
+    """
+    directions = model.pair_directions(protocol.asked_phrases, protocol.prompts).cpu().double()
+    scale = model.zero_shot_scale().cpu().double()
+    scores = pair_scores(images.double(), directions, scale, protocol.score).numpy()
+    if protocol.mapping is None:
+        return scores
+    table = pd.DataFrame(scores, columns=list(protocol.asked_keys))
+    return map_scores(table, protocol.mapping).to_numpy()
+
+
+def zero_shot_read_out(
+    model: MedCLIPModel, protocol: Protocol, test: LabeledVolumes, validation: LabeledVolumes | None = None
+) -> ReadOut:
+    """Score volumes by the prompts of a protocol; see :func:`zero_shot_scores`."""
+
+    def scores(volumes: LabeledVolumes) -> np.ndarray:
+        columns = [protocol.labels.keys.index(key) for key in volumes.keys]
+        return zero_shot_scores(model, volumes.compared, protocol)[:, columns]
+
+    return ReadOut(scores(test), None if validation is None else scores(validation), {}, protocol.description)
+
+
+def head_read_out(
+    model: MedCLIPModel, protocol: Protocol, test: LabeledVolumes, validation: LabeledVolumes | None = None
+) -> ReadOut:
+    """Score volumes by the finding head of the tower; findings are made of several as for the prompts.
+
+    Raises:
+        ValueError: If there is no head, or it knows none of the findings.
+    """
+    logits = finding_head_read_out(
+        model, test.projected, protocol.asked_keys, None if validation is None else validation.projected
+    )
+
+    def mapped(values: np.ndarray | None, keys: Sequence[str]) -> np.ndarray | None:
+        if values is None:
+            return None
+        table = pd.DataFrame(values, columns=list(protocol.asked_keys))
+        return (table if protocol.mapping is None else map_scores(table, protocol.mapping))[
+            list(keys)
+        ].to_numpy()
+
+    scores = mapped(logits.test, test.keys)
+    assert scores is not None  # there are test volumes
+    undefined = {
+        key: "the finding head does not know all of it"
+        for column, key in enumerate(test.keys)
+        if np.isnan(scores[:, column]).any()
+    }
+    if len(undefined) == len(test.keys):
+        raise ValueError(
+            "the finding head must know one of the findings with labels, got "
+            f"{', '.join(head_findings(model))}. Choose another read-out."
+        )
+    return ReadOut(scores, mapped(logits.validation, test.keys), undefined, logits.description)
+
+
+def fitted_read_out(
+    name: str, train: LabeledVolumes, validation: LabeledVolumes | None, test: LabeledVolumes
+) -> ReadOut:
+    """Fit a linear probe, or ask the nearest neighbors, on the vectors as the model compares them."""
+    splits = [
+        None
+        if volumes is None
+        else LabeledVectors(
+            volumes.compared.numpy(), volumes.labels, volumes.studies["patient_id"].to_numpy(object)
+        )
+        for volumes in (train, validation, test)
+    ]
+    fit = FITTED[name]
+    assert splits[0] is not None
+    assert splits[2] is not None
+    return fit(splits[0], splits[1], splits[2], test.keys)
+
+
+def further_read_outs(
+    names: Sequence[str], model: MedCLIPModel, protocol: Protocol, splits: Mapping[str, LabeledVolumes]
+) -> list[ReadOut]:
+    """Return the read-outs of these names.
+
+    Args:
+        names: Checked, see :func:`check_read_outs`.
+        model: A dual tower.
+        protocol: What is asked for.
+        splits: By name, see :func:`needed_splits`.
+    """
+    test, validation = splits[protocol.split], splits.get("validation")
+    return [
+        fitted_read_out(name, splits["train"], validation, test)
+        if name in FITTED
+        else head_read_out(model, protocol, test, validation)
+        for name in names
+    ]
+
+
+def needed_splits(
+    protocol: Protocol, choices: Sequence[ThresholdChoice], read_outs: Sequence[str]
+) -> list[str]:
+    """Return the splits that have to be embedded, the one under test first."""
+    is_fitted = any(name in FITTED for name in read_outs)
+    needs_validation = is_fitted or any(choice.origin == "validation" for choice in choices)
+    return [protocol.split, *["train"] * is_fitted, *["validation"] * needs_validation]
+
+
+def check_read_outs(names: Sequence[str], split: str, splits: Collection[str]) -> None:
+    """Refuse before the work what cannot be read out.
+
+    Args:
+        names: Read-outs.
+        split: What is measured.
+        splits: What the manifest has.
+
+    Raises:
+        ValueError: If there is no such read-out, one comes twice, or a split that one is fitted on is missing
+            or under test.
+    """
+    known = get_args(ReadOutName)
+    if set(names) - set(known) or len(set(names)) < len(names):
+        raise ValueError(f"read-outs must be of {', '.join(known)}, each once, got {', '.join(names)}.")
+    missing = sorted({"train", "validation"} - set(splits))
+    under_test = {split, *(("train", "validation") if split == ALL_SPLITS else ())} & {"train", "validation"}
+    fitted = [name for name in names if name in FITTED]
+    if fitted and (missing or under_test):
+        what = f"no {', '.join(missing)}" if missing else f"{', '.join(sorted(under_test))} under test"
+        raise ValueError(
+            f"{', '.join(fitted)} must have a train and a validation split that are not under test, got "
+            f"{what}. Leave it out, or choose another split."
+        )
+
+
+def num_saturated(scores: np.ndarray) -> int:
+    """Return how many of ``(N, F)`` probabilities are rounded to 0 or 1, where they are not ranked."""
+    return int(((scores == 0.0) | (scores == 1.0)).sum())
