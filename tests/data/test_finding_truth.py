@@ -49,7 +49,7 @@ def test_a_finding_without_a_column_is_left_out_and_said():
 
 
 def test_a_table_of_the_source_is_mapped_by_or():
-    columns = {key: 0 for key in CT_RATE.keys}
+    columns = dict.fromkeys(CT_RATE.keys, 0)
     columns |= {
         "arterial_wall_calcification": [0, 1, 0, 0],
         "coronary_artery_wall_calcification": [0, 0, 1, None],
@@ -61,7 +61,7 @@ def test_a_table_of_the_source_is_mapped_by_or():
     assert truth.labels[:, 1].tolist() == [0, 1, 1, -100]
     assert truth.labels[:, 2].tolist() == [1, 0, 0, 1]
     assert truth.left_out == {}
-    words = {key: "absent" for key in CT_RATE.keys}
+    words = dict.fromkeys(CT_RATE.keys, "absent")
     words |= {"coronary_artery_wall_calcification": ["present", "uncertain", "not_mentioned", "absent"]}
     assert read_truth(manifest(**words), TO_RAD).labels[:, 1].tolist() == [1, -100, 0, 0]
 
@@ -77,7 +77,7 @@ def test_a_source_that_is_missing_leaves_what_is_made_of_it_out():
     }
     assert (truth.labels[:, :2] == -100).all()
     assert (truth.labels[:, 2:] == 1).all()
-    with_mask = manifest(**{key: "uncertain" for key in columns})
+    with_mask = manifest(**dict.fromkeys(columns, "uncertain"))
     assert (read_truth(with_mask, TO_RAD).labels == -100).all()
 
 

@@ -88,6 +88,7 @@ def _said(item: MetricResult, items: ScoredItems) -> MetricResult:
     num_masked = len(items.item_ids) - item.n
     notes = [
         item.note,
+        items.note,
         items.size if items.unit == "study" else None,
         f"{num_masked} more without a known label" if num_masked else None,
     ]

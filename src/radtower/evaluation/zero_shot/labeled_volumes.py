@@ -69,14 +69,35 @@ def label_splits(
         id_column: Of the table.
 
     Raises:
-        ValueError: If a split has no volume.
+        ValueError: If a split has no volume, or studies are measured whose volumes have different labels.
     """
     splits = {name: manifest if name == ALL_SPLITS else manifest.split(_split(name)) for name in names}
     findings = protocol.mapping or protocol.labels
-    return {
+    labeled = {
         name: LabeledSplit(volumes, read_truth(volumes, findings, table, id_column))
         for name, volumes in splits.items()
     }
+    for split in labeled.values() if protocol.unit == "study" else ():
+        frame = split.manifest.frame
+        is_labeled = ~frame["volume_id"].isin(split.truth.unlabeled).to_numpy()
+        check_labels_agree(split.truth.labels[is_labeled], frame["study_id"].to_numpy()[is_labeled])
+    return labeled
+
+
+def check_labels_agree(labels: np.ndarray, study_ids: np.ndarray) -> None:
+    """Refuse ``(N, F)`` labels that differ within a study.
+
+    Raises:
+        ValueError: If they do.
+    """
+    rows, distinct = pd.factorize(study_ids)
+    first = np.unique(rows, return_index=True)[1]
+    num_differing = len(np.unique(rows[(labels != labels[first][rows]).any(axis=1)]))
+    if num_differing:
+        raise ValueError(
+            f"labels must agree within a study to be measured per study, got {num_differing} of "
+            f"{len(distinct)} studies whose volumes differ. Measure per volume."
+        )
 
 
 def embed_labeled(

@@ -12,7 +12,7 @@ import torch
 
 from radtower.data.findings_catalog import map_scores
 from radtower.evaluation.read_outs.finding_head import finding_head_read_out, head_findings
-from radtower.evaluation.read_outs.labeled_vectors import LabeledVectors, ReadOut
+from radtower.evaluation.read_outs.labeled_vectors import LabeledVectors, ReadOutScores
 from radtower.evaluation.read_outs.linear_probe import linear_probe
 from radtower.evaluation.read_outs.neighbors import nearest_neighbors
 from radtower.evaluation.zero_shot.labeled_volumes import LabeledVolumes
@@ -51,19 +51,21 @@ def zero_shot_scores(model: MedCLIPModel, images: torch.Tensor, protocol: Protoc
 
 def zero_shot_read_out(
     model: MedCLIPModel, protocol: Protocol, test: LabeledVolumes, validation: LabeledVolumes | None = None
-) -> ReadOut:
+) -> ReadOutScores:
     """Score volumes by the prompts of a protocol; see :func:`zero_shot_scores`."""
 
     def scores(volumes: LabeledVolumes) -> np.ndarray:
         columns = [protocol.labels.keys.index(key) for key in volumes.keys]
         return zero_shot_scores(model, volumes.compared, protocol)[:, columns]
 
-    return ReadOut(scores(test), None if validation is None else scores(validation), {}, protocol.description)
+    return ReadOutScores(
+        scores(test), None if validation is None else scores(validation), {}, protocol.description, ""
+    )
 
 
 def head_read_out(
     model: MedCLIPModel, protocol: Protocol, test: LabeledVolumes, validation: LabeledVolumes | None = None
-) -> ReadOut:
+) -> ReadOutScores:
     """Score volumes by the finding head of the tower; findings are made of several as for the prompts.
 
     Raises:
@@ -93,12 +95,14 @@ def head_read_out(
             "the finding head must know one of the findings with labels, got "
             f"{', '.join(head_findings(model))}. Choose another read-out."
         )
-    return ReadOut(scores, mapped(logits.validation, test.keys), undefined, logits.description)
+    return ReadOutScores(
+        scores, mapped(logits.validation, test.keys), undefined, logits.protocol, logits.note
+    )
 
 
 def fitted_read_out(
     name: str, train: LabeledVolumes, validation: LabeledVolumes | None, test: LabeledVolumes
-) -> ReadOut:
+) -> ReadOutScores:
     """Fit a linear probe, or ask the nearest neighbors, on the vectors as the model compares them."""
     splits = [
         None
@@ -116,7 +120,7 @@ def fitted_read_out(
 
 def further_read_outs(
     names: Sequence[str], model: MedCLIPModel, protocol: Protocol, splits: Mapping[str, LabeledVolumes]
-) -> list[ReadOut]:
+) -> list[ReadOutScores]:
     """Return the read-outs of these names.
 
     Args:

@@ -12,7 +12,7 @@ import pandas as pd
 from radtower.evaluation.decisions.finding_scores import FindingScores
 from radtower.evaluation.results import Provenance
 from radtower.evaluation.rows import SCORE_COLUMNS, ScoreRows
-from radtower.evaluation.zero_shot.labeled_volumes import LabeledVolumes
+from radtower.evaluation.zero_shot.labeled_volumes import LabeledVolumes, check_labels_agree
 from radtower.evaluation.zero_shot.protocol import Unit
 
 
@@ -25,12 +25,14 @@ class ScoredItems:
         item_ids: ``(N,)`` ids of volumes, or of studies.
         num_volumes: Volumes behind the items; N, unless these are studies.
         unit: What an item is.
+        note: What was chosen for this model; goes to every result.
     """
 
     sample: FindingScores
     item_ids: np.ndarray
     num_volumes: int
     unit: Unit
+    note: str = ""
 
     @property
     def size(self) -> str:
@@ -56,7 +58,11 @@ class ScoredItems:
 
 
 def per_unit(
-    scores: np.ndarray, volumes: LabeledVolumes, unit: Unit, undefined: Mapping[str, str] | None = None
+    scores: np.ndarray,
+    volumes: LabeledVolumes,
+    unit: Unit,
+    undefined: Mapping[str, str] | None = None,
+    note: str = "",
 ) -> ScoredItems:
     """Take volumes as they are, or average the scores of a study's reconstructions.
 
@@ -65,6 +71,7 @@ def per_unit(
         volumes: N volumes with the labels of F findings.
         unit: What an item shall be.
         undefined: Why a finding has no score, by key.
+        note: See :class:`ScoredItems`.
 
     Raises:
         ValueError: If the volumes of a study have different labels.
@@ -73,12 +80,7 @@ def per_unit(
     ids = studies[f"{unit}_id"].to_numpy(object)
     rows, distinct = pd.factorize(ids)  # in order of appearance
     first = np.unique(rows, return_index=True)[1]
-    differing = np.unique(rows[(labels != labels[first][rows]).any(axis=1)])
-    if len(differing):
-        raise ValueError(
-            f"labels must agree within a study to be measured per study, got {len(differing)} of "
-            f"{len(distinct)} studies whose reconstructions differ. Measure per volume."
-        )
+    check_labels_agree(labels, ids)
     sums = np.zeros((len(distinct), scores.shape[1]))
     np.add.at(sums, rows, scores)
     sample = FindingScores(
@@ -88,7 +90,7 @@ def per_unit(
         keys=volumes.keys,
         undefined=undefined or {},
     )
-    return ScoredItems(sample, ids[first], len(studies), unit)
+    return ScoredItems(sample, ids[first], len(studies), unit, note)
 
 
 def _counted(number: int, one: str, several: str) -> str:

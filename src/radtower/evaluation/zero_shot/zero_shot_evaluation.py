@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from radtower.evaluation.pairs.embedded_pairs import model_identity
-from radtower.evaluation.read_outs.labeled_vectors import ReadOut
+from radtower.evaluation.read_outs.labeled_vectors import ReadOutScores
 from radtower.evaluation.results import MetricResult, Provenance, Results
 from radtower.evaluation.rows import ScoreRows
 from radtower.evaluation.zero_shot.finding_measures import MeasureOptions, measure_items
@@ -62,7 +62,7 @@ def evaluate_zero_shot(
     data: EvaluationData,
     choices: Sequence[ThresholdChoice] = (),
     options: MeasureOptions | None = None,
-    read_outs: Sequence[ReadOut] = (),
+    read_outs: Sequence[ReadOutScores] = (),
 ) -> ZeroShotEvaluation:
     """Measure the prompts of a protocol, and further read-outs of the same vectors.
 
@@ -78,10 +78,8 @@ def evaluate_zero_shot(
     frames = []
     prompts = zero_shot_read_out(model, protocol, data.test, data.validation)
     for read_out in (prompts, *read_outs):
-        items = per_unit(read_out.test, data.test, protocol.unit, read_out.undefined)
-        described = (
-            read_out.description if read_out is prompts else f"{read_out.description}, per {protocol.unit}"
-        )
+        items = per_unit(read_out.test, data.test, protocol.unit, read_out.undefined, read_out.note)
+        described = read_out.protocol if read_out is prompts else f"{read_out.protocol}, per {protocol.unit}"
         provenance = Provenance(
             dataset=data.dataset,
             class_set=class_set_name(protocol.labels, len(data.test.keys)),
