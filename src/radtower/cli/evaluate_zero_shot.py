@@ -128,7 +128,7 @@ def zero_shot(  # noqa: PLR0913 -- one argument per flag
         everything, needed_splits(chosen, choices, read_out or ()), chosen, labels, label_id
     )
     truth = splits[chosen.split].truth
-    tower = _loaded(model, read_out or ())
+    tower = _loaded(model, chosen, read_out or ())
     embedded = _embedded(tower, splits, truth.labeled_keys, cache, batch_size)
     data = EvaluationData(
         test=embedded[chosen.split],
@@ -161,13 +161,15 @@ def _end(embedded: "dict[str, LabeledVolumes]", num_volumes: int) -> None:
         raise typer.Exit(1)
 
 
-def _loaded(model: str, read_outs: Sequence[str]) -> "MedCLIPModel":
+def _loaded(model: str, protocol: "Protocol", read_outs: Sequence[str]) -> "MedCLIPModel":
+    """Load the tower, and let it refuse what it cannot read before the scans are."""
     from radtower.evaluation.pairs.embedded_pairs import load_dual_tower
     from radtower.evaluation.read_outs.finding_head import head_findings
 
     tower = load_dual_tower(model)
     if "finding-head" in read_outs:
-        head_findings(tower)  # refuses a tower without one before the work
+        head_findings(tower)
+    tower.pair_directions(protocol.asked_phrases[:1], protocol.prompts)
     return tower
 
 

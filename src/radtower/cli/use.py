@@ -24,17 +24,36 @@ def zero_shot(
     scan: Annotated[
         Path, typer.Argument(help="DICOM folder, NIfTI, NRRD or MetaImage; PNG, JPEG or TIFF for a 2D tower.")
     ],
-    findings: Annotated[str, typer.Option(help="Findings set, or a YAML file.")] = "ct_rate_18",
+    findings: Annotated[
+        str | None, typer.Option(help="Findings set, or a YAML file. Without: ct_rate_18.")
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="Score as `radtower evaluate zero-shot` does by this protocol. Without: an ensemble."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score the findings of one scan."""
     register_models()
     from radtower.evaluation.pairs.embedded_pairs import load_dual_tower
+    from radtower.evaluation.zero_shot.protocol import load_protocol
+    from radtower.evaluation.zero_shot.scan_read_outs import zero_shot_scores
     from radtower.labeling.findings import load_findings
 
+    if protocol is not None and findings is not None:
+        raise ValueError(
+            f"--findings must not come with --protocol, which names them, got {findings!r}. Leave it out."
+        )
+    asked = None if protocol is None else load_protocol(protocol)
+    chosen = (load_findings(findings or "ct_rate_18") if asked is None else asked.labels).findings
     tower = load_dual_tower(model)
-    chosen = load_findings(findings).findings
-    scores = tower.zero_shot(scan, [finding.prompts[0] for finding in chosen])[0].tolist()
+    if asked is None:
+        scores = tower.zero_shot(scan, [finding.prompts[0] for finding in chosen])[0].tolist()
+    else:
+        vectors = tower.encode_image(scan, normalize=tower.is_cosine).cpu()
+        scores = zero_shot_scores(tower, vectors, asked)[0].tolist()
     ranked = sorted(zip(scores, chosen, strict=True), key=lambda pair: -pair[0])
     if json:
         by_key = {finding.key: score for score, finding in zip(scores, chosen, strict=True)}

@@ -205,7 +205,7 @@ def test_volumes_without_labels_or_a_scan_are_named(tiny_medclip, tmp_path):
     pd.DataFrame({"volume_id": ["c", "a", "d"], "lung_nodule": [0, 1, 1]}).to_csv(table, index=False)
     splits = label_splits(study_manifest(), ["test", "validation"], CT_RATE, table)
     assert {name: len(split) for name, split in splits.items()} == {"test": 3, "validation": 1}
-    scans = {name: torch.full((1, 8, 8, 8), float(n)) for n, name in enumerate("abd")}
+    scans = {name: torch.randn(1, 8, 8, 8) for name in "abd"}
 
     def load(volume_id):
         return scans[volume_id]
@@ -220,6 +220,7 @@ def test_volumes_without_labels_or_a_scan_are_named(tiny_medclip, tmp_path):
         volumes.projected, tiny_medclip.encode_image(scans["a"][None], normalize=False)
     )
     torch.testing.assert_close(volumes.compared, tiny_medclip.encode_image(scans["a"][None]))
+    assert (volumes.compared - volumes.projected).abs().max() > 0.01
     tiny_medclip.config.similarity = "legacy_dot"
     volumes = embed_labeled(tiny_medclip, splits["test"], keys, load)
     torch.testing.assert_close(volumes.compared, volumes.projected)

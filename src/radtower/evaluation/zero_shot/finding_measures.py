@@ -21,11 +21,18 @@ class MeasureOptions:
         specificity: At which the sensitivity is measured; in (0, 1).
         num_resamples: Of the patients.
         seed: Of the resampling.
+
+    Raises:
+        ValueError: If ``specificity`` is not in (0, 1).
     """
 
     specificity: float = 0.9
     num_resamples: int = 2000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.specificity < 1:
+            raise ValueError(f"specificity must be between 0 and 1, got {self.specificity}. Use 0.9.")
 
 
 def measure_items(

@@ -123,9 +123,8 @@ def embed_labeled(
     """
     frame, truth = split.manifest.frame, split.truth
     rows = np.flatnonzero(~frame["volume_id"].isin(truth.unlabeled).to_numpy())
-    volumes = embed_volumes(
-        model, frame.iloc[rows].reset_index(drop=True), load_scan, batch_size, on_progress
-    )
+    wanted = frame.iloc[rows].reset_index(drop=True)
+    volumes = embed_volumes(model, wanted, load_scan, batch_size, on_progress, normalize=False)
     place = {volume_id: row for row, volume_id in enumerate(frame["volume_id"])}
     kept = [place[volume_id] for volume_id in volumes.studies["volume_id"]]
     columns = [truth.keys.index(key) for key in keys]
