@@ -198,7 +198,7 @@ def test_calibration_by_hand():
     # effusion, gold 1 0 0 0 0 0: .1, .1 and .1 share a bin, the others are alone: .2 + .3 + .2 + .9 over 6.
     assert results.get("ece", "effusion").value == pytest.approx(1.6 / 6)
     assert results.get("macro_ece").value == pytest.approx((1.35 / 5 + 1.6 / 6) / 2)
-    assert agreement.reliability.num_scores.sum() == 11
+    assert agreement.reliability.counts.sum() == 11
 
 
 def test_without_scores_there_is_no_calibration():
@@ -216,7 +216,7 @@ def test_a_finding_with_a_missing_score_falls_back_to_its_status():
     assert results.get("auroc", "effusion").note.startswith("three-level score")
     assert "three-level score in 1 of 2" in results.get("macro_auroc").note
     assert [item.finding for item in agreement.metrics if item.metric == "ece"] == ["emphysema"]
-    assert agreement.reliability.num_scores.sum() == 5
+    assert agreement.reliability.counts.sum() == 5
 
 
 def test_only_failures_are_refused():

@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from radtower.evaluation.calibration import fit_temperature, negative_log_likelihood, reliability
+from radtower.evaluation.calibration import (
+    fit_temperature,
+    negative_log_likelihood,
+    reliability,
+    weighted_error,
+)
+
+SCORES = np.array([0.05, 0.95, 1.0, 0.92, 0.31, np.nan])
+LABELS = np.array([0.0, 1.0, 1.0, 0.0, -100.0, 1.0])
+# Bins: .05 alone (gap .05); .95, 1 and .92 together (2.87 against 2).
+ECE = (0.05 + 0.87) / 4
 
 
 def test_the_likelihood_is_that_of_the_scaled_probabilities():
@@ -64,15 +74,64 @@ def test_reliability_may_have_other_bins():
     assert found.error == pytest.approx(0.2)
 
 
+def test_a_curve_by_hand():
+    curve = reliability(SCORES, LABELS)
+    assert curve.counts.tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 0, 3]
+    assert curve.mean_score[[0, 9]] == pytest.approx([0.05, 2.87 / 3])
+    assert curve.mean_label[[0, 9]] == pytest.approx([0, 2 / 3])
+    assert np.isnan(curve.mean_label[1:9]).all()
+    assert curve.error == pytest.approx(ECE)
+
+
+def test_the_error_of_resamples_counts_rows():
+    counts = np.array([[1, 1, 1, 1, 1, 1], [2, 0, 0, 1, 5, 5], [0, 0, 0, 0, 3, 3]])
+    values = weighted_error(SCORES, LABELS, counts)
+    assert values[:2] == pytest.approx([ECE, (2 * 0.05 + 0.92) / 3])
+    assert np.isnan(values[2])
+
+
+def test_pooled_findings_share_their_bins():
+    # 0.9 too high and 0.8 too low cancel in no bin of their own, but do in the shared one.
+    scores, labels = np.array([[0.95, 0.9], [0.1, 0.5]]), np.array([[0.0, 1.0], [0.0, -100.0]])
+    both = weighted_error(scores, labels, np.ones((1, 2)))[0]
+    assert both == pytest.approx((abs(0.95 - 0.1) + 0.1) / 3)
+    assert both == pytest.approx(reliability(scores, labels).error)
+    assert weighted_error(scores, labels, np.array([[2, 0]]))[0] == pytest.approx(2 * 0.85 / 4)
+
+
+def test_scores_that_mean_what_they_say_have_almost_no_error():
+    rng = np.random.default_rng(0)
+    scores = rng.random(20_000)
+    labels = (rng.random(20_000) < scores).astype(float)
+    assert reliability(scores, labels).error < 0.02
+    assert reliability(1 - scores, labels).error == pytest.approx(0.5, abs=0.02)
+
+
+def test_nothing_known_is_undefined():
+    assert np.isnan(reliability(np.array([np.nan, 0.5]), np.array([1.0, -100.0])).error)
+
+
+@pytest.mark.parametrize("function", [reliability, lambda s, y: weighted_error(s, y, np.ones((1, len(s))))])
 @pytest.mark.parametrize(
     ("scores", "labels", "message"),
     [
         ([0.5, 0.5], [1.0], r"one shape, got \(2,\) and \(1,\)"),
-        ([0.5, 0.5], [-100.0, -100.0], "a known one, got 2 that are all -100"),
         ([0.5, 0.5], [-1.0, 1.0], r"in \[0, 1\] or -100, got -1.0 to 1.0"),
-        ([0.5, 2.0], [0.0, 1.0], r"scores must be in \[0, 1\], got 0.5 to 2.0"),
+        ([0.5, 2.0], [0.0, 1.0], r"scores must be in \[0, 1\], got 2.0. Give probabilities"),
     ],
 )
-def test_refuses_what_is_no_probability_or_label(scores, labels, message):
+def test_refuses_what_is_no_probability_or_label(function, scores, labels, message):
     with pytest.raises(ValueError, match=message):
-        reliability(np.array(scores), np.array(labels))
+        function(np.array(scores), np.array(labels))
+
+
+def test_a_float32_score_on_the_border_of_two_bins_is_in_one_bin_for_both():
+    scores = np.array([0.3, 0.7, 0.6], dtype=np.float32)
+    labels = np.array([1.0, 0.0, 1.0], dtype=np.float32)
+    resampled = weighted_error(scores, labels, np.ones((1, 3)))[0]
+    assert resampled == pytest.approx(reliability(scores, labels).error, abs=1e-12)
+
+
+def test_no_temperature_without_a_label():
+    with pytest.raises(ValueError, match="a known one, got 2 that are all -100"):
+        fit_temperature(np.array([0.5, 0.5]), np.array([-100.0, -100.0]))

@@ -12,7 +12,7 @@ import pandas as pd
 
 from radtower.data.targets import MASKED_TARGET, Status, TargetPolicy
 from radtower.evaluation.bootstrap import Interval, count_bootstrap, percentile_interval
-from radtower.evaluation.labels.calibration import Reliability, reliability, weighted_ece
+from radtower.evaluation.calibration import Reliability, reliability, weighted_error
 from radtower.evaluation.metrics import auroc_per_finding, binary_metrics, bootstrap_auroc, macro_mean
 from radtower.evaluation.results import MetricResult, Provenance, measured
 
@@ -188,8 +188,8 @@ def _calibration_results(sample: _Sample, keys: list[str], report: _Reporter) ->
 
     def all_findings(counts: np.ndarray) -> np.ndarray:
         """Return ``(R, F' + 1)``, the last one for all findings pooled."""
-        columns = [weighted_ece(sample.measured[:, f], labels[:, f], counts) for f in scored]
-        return np.stack([*columns, weighted_ece(sample.measured, labels, counts)], axis=1)
+        columns = [weighted_error(sample.measured[:, f], labels[:, f], counts) for f in scored]
+        return np.stack([*columns, weighted_error(sample.measured, labels, counts)], axis=1)
 
     values = all_findings(np.ones((1, len(labels))))[0]
     resampled = count_bootstrap(all_findings, sample.patient_ids, report.num_resamples)

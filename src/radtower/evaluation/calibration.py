@@ -1,6 +1,7 @@
 """Do probabilities mean what they say: reliability, its error, and the temperature that repairs it.
 
-Labels are numbers in [0, 1], or -100 where unknown; all known labels of a matrix count alike. Axes: K bins.
+Labels are numbers in [0, 1], or -100 where unknown; all known labels of a matrix count alike.
+Axes: N items, F findings, R resamples, K bins.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import numpy as np
 
 from radtower.data.targets import MASKED_TARGET
 
-NUM_BINS = 10
+NUM_BINS = 10  # of equal width over [0, 1]; Guo et al. 2017, arXiv 1706.04599
 # Temperatures looked at. Where every held-out label is right there is no best one: the lower, the better.
 LOWEST, HIGHEST = 0.1, 10.0
 _GOLDEN = (5**0.5 - 1) / 2
@@ -24,7 +25,8 @@ class Reliability:
         counts: ``(K,)`` labels per bin.
         mean_score: ``(K,)`` mean probability of a bin; NaN where it is empty.
         mean_label: ``(K,)`` share of present findings in it; NaN where it is empty.
-        error: Expected calibration error: the mean distance of the two, weighted by the counts.
+        error: Expected calibration error: the mean distance of the two, weighted by the counts; NaN where
+            nothing is known.
     """
 
     counts: np.ndarray
@@ -70,25 +72,46 @@ def reliability(scores: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS
     """Compare probabilities with labels.
 
     Args:
-        scores: P(present) in [0, 1], of any shape.
-        labels: Of the same shape, in [0, 1] or -100.
+        scores: P(present) in [0, 1], of any shape; NaN is left out.
+        labels: Of the same shape, in [0, 1] or -100, which is left out.
         num_bins: Number K of bins.
 
     Raises:
-        ValueError: If the shapes differ, no label is known, or a score or label is out of range.
+        ValueError: If the shapes differ, or a score or label is out of range.
     """
-    said, truth = _known(scores, labels)
-    if not ((said >= 0) & (said <= 1)).all():
-        raise ValueError(
-            f"scores must be in [0, 1], got {said.min()} to {said.max()}. Give probabilities, not logits."
-        )
-    place = np.minimum((said * num_bins).astype(int), num_bins - 1)
+    is_known = _are_known(scores, labels)
+    said, truth = scores[is_known].astype(np.float64), labels[is_known].astype(np.float64)
+    place = _bins(said, num_bins)
     counts = np.bincount(place, minlength=num_bins)
     filled = np.where(counts, counts, np.nan)
-    mean_score = np.bincount(place, said, num_bins) / filled
-    mean_label = np.bincount(place, truth, num_bins) / filled
-    error = np.nansum(np.abs(mean_score - mean_label) * counts) / counts.sum()
-    return Reliability(counts, mean_score, mean_label, float(error))
+    mean_score, mean_label = (np.bincount(place, w, num_bins) / filled for w in (said, truth))
+    gaps = np.abs(mean_score - mean_label) * counts
+    error = float(np.nansum(gaps) / len(said)) if len(said) else float("nan")
+    return Reliability(counts, mean_score, mean_label, error)
+
+
+def weighted_error(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return ``(R,)`` the expected calibration error of resamples given as row counts.
+
+    Few rows bias it upward, in a resample more than in the sample.
+
+    Args:
+        scores: ``(N,)``, or ``(N, F)`` to pool the findings, in [0, 1]; NaN is left out.
+        labels: The same shape, in [0, 1] or -100, which is left out.
+        counts: ``(R, N)``.
+
+    Returns:
+        NaN where a resample has no known score.
+
+    Raises:
+        ValueError: If the shapes differ, or a score or label is out of range.
+    """
+    is_known = _are_known(scores, labels)
+    gap = np.zeros((len(scores), NUM_BINS))  # per row and bin: sum of score minus label
+    said, truth = scores[is_known].astype(np.float64), labels[is_known].astype(np.float64)
+    np.add.at(gap, (np.nonzero(is_known)[0], _bins(said, NUM_BINS)), said - truth)
+    total = counts @ is_known.reshape(len(scores), -1).sum(axis=1)
+    return np.where(total > 0, np.abs(counts @ gap).sum(axis=1) / np.where(total > 0, total, 1), np.nan)
 
 
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:
@@ -152,20 +175,40 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0.0, -np.asarray(logits, dtype=np.float64)))
 
 
+def _bins(scores: np.ndarray, num_bins: int) -> np.ndarray:
+    return np.minimum((scores * num_bins).astype(np.int64), num_bins - 1)  # 1.0 belongs to the last
+
+
+def _are_known(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Cells with a score and a label, both in range."""
+    _check_pair(scores, labels)
+    is_known = (labels != MASKED_TARGET) & ~np.isnan(scores)
+    outside = scores[(scores < 0) | (scores > 1)]
+    if len(outside):
+        raise ValueError(
+            f"scores must be in [0, 1], got {float(outside[0])}. Give probabilities, not logits."
+        )
+    return is_known
+
+
 def _known(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Values and labels of the known cells, float64, flat."""
+    _check_pair(values, labels)
+    is_known = labels != MASKED_TARGET
+    if not is_known.any():
+        raise ValueError(
+            f"labels must hold a known one, got {labels.size} that are all {MASKED_TARGET:g}. Label more."
+        )
+    return values[is_known].astype(np.float64), labels[is_known].astype(np.float64)
+
+
+def _check_pair(values: np.ndarray, labels: np.ndarray) -> None:
     if values.shape != labels.shape:
         raise ValueError(
             f"values and labels must have one shape, got {values.shape} and {labels.shape}. Pair them."
         )
-    is_known = labels != MASKED_TARGET
-    truth = labels[is_known].astype(np.float64)
-    if not len(truth):
+    known = labels[labels != MASKED_TARGET]
+    if not ((known >= 0) & (known <= 1)).all():
         raise ValueError(
-            f"labels must hold a known one, got {labels.size} that are all {MASKED_TARGET:g}. Label more."
+            f"labels must be in [0, 1] or {MASKED_TARGET:g}, got {known.min()} to {known.max()}. Mask others."
         )
-    if not ((truth >= 0) & (truth <= 1)).all():
-        raise ValueError(
-            f"labels must be in [0, 1] or {MASKED_TARGET:g}, got {truth.min()} to {truth.max()}. Mask others."
-        )
-    return values[is_known].astype(np.float64), truth
