@@ -1,0 +1,113 @@
+import pytest
+
+from radtower.evaluation.reports.result_tables import result_tables
+
+
+def cells(row):
+    return [None if cell.item is None else cell.item.value for cell in row.cells]
+
+
+def test_findings_are_rows_and_metrics_are_columns(make_results, zero_shot_metrics):
+    (table,) = result_tables([make_results(*zero_shot_metrics())])
+    assert table.metrics == ("auroc", "average_precision")
+    assert [(row.name, row.counts) for row in table.rows] == [
+        ("mean of the findings", "125"),
+        ("pleural effusion", "30 / 125"),
+        ("lung nodule", "0 / 120"),
+    ]
+    assert [cells(row) for row in table.rows] == [[0.7, None], [0.7, 0.5], [None, None]]
+    assert table.has_positives
+    assert table.footnotes == (("a", "mean of 1 of 2 findings"), ("b", "undefined: one class only"))
+    assert [cell.marks for row in table.rows for cell in row.cells] == [("a",), (), (), (), ("b",), ("b",)]
+    assert not table.has_best
+
+
+def test_chance_is_one_line_where_all_rows_share_it(make_results, retrieval_metrics):
+    (table,) = result_tables([make_results(*retrieval_metrics())])
+    assert [row.name for row in table.rows] == ["image to report", "report to image"]
+    assert table.chance == (("chance", ("0.008", "0.040", "63.0")),)
+    assert not table.has_positives
+    # What holds for all is said once, without marks.
+    assert table.remarks == (
+        "95% intervals: patient bootstrap, percentile, 1000 resamples",
+        "queries resampled, gallery fixed",
+    )
+    assert table.footnotes == ()
+
+
+def test_chance_that_differs_stands_by_its_row(make_results, make_metric):
+    items = [
+        make_metric("recall_at_1", direction="image_to_report", chance=0.1),
+        make_metric("recall_at_1", direction="report_to_image", chance=0.2),
+    ]
+    (table,) = result_tables([make_results(*items)])
+    assert table.chance == (("chance, image to report", ("0.100",)), ("chance, report to image", ("0.200",)))
+
+
+def test_another_source_of_thresholds_is_another_table(make_results, make_metric):
+    items = [make_metric("f1", threshold_source=source) for source in ("validation", "test_oracle")]
+    tables = result_tables([make_results(*items)])
+    assert [table.provenance.threshold_source for table in tables] == ["validation", "test_oracle"]
+
+
+def test_a_number_of_other_studies_has_a_row_of_its_own(make_results, make_metric):
+    items = [make_metric("auroc", n=125, finding="x"), make_metric("f1", n=80, finding="x")]
+    (table,) = result_tables([make_results(*items)])
+    assert [(row.counts, cells(row)) for row in table.rows] == [("125", [0.8, None]), ("80", [None, 0.8])]
+
+
+def test_models_stand_side_by_side(make_results, zero_shot_metrics):
+    both = [make_results(*zero_shot_metrics(shift), model_id=name) for name, shift in (("a", 0.0), ("b", 0.11))]
+    (table,) = result_tables(both)
+    assert table.models == ("a", "b")
+    effusion = next(row for row in table.rows if row.name == "pleural effusion")
+    assert cells(effusion) == pytest.approx([0.7, 0.81, 0.5, 0.61])
+    # 0.65-0.75 and 0.76-0.86: apart, so b is best; once they touch, nobody is.
+    assert [cell.is_best for cell in effusion.cells] == [False, True, False, True]
+    near = [make_results(*zero_shot_metrics(shift), model_id=name) for name, shift in (("a", 0.0), ("b", 0.09))]
+    assert not result_tables(near)[0].has_best
+
+
+def test_a_low_rank_is_the_best(make_results, make_metric):
+    both = [
+        make_results(make_metric("median_rank", value, 1.0), model_id=name)
+        for name, value in (("far", 9.0), ("near", 3.0), ("middle", 6.0))
+    ]
+    (table,) = result_tables(both)
+    assert [cell.is_best for cell in table.rows[0].cells] == [False, True, False]
+
+
+@pytest.mark.parametrize("metric", ["something_new", "auroc_difference"])
+def test_nothing_is_best_where_better_is_not_known(make_results, make_metric, metric):
+    both = [make_results(make_metric(metric, value), model_id=name) for name, value in (("a", 0.1), ("b", 0.9))]
+    assert not result_tables(both)[0].has_best
+
+
+def test_nothing_is_best_against_what_was_not_measured(make_results, make_metric):
+    both = [
+        make_results(make_metric("auroc", 0.9), model_id="a"),
+        make_results(make_metric("auroc", None), model_id="b"),
+        make_results(make_metric("auroc", 0.2), model_id="c"),
+    ]
+    assert not result_tables(both)[0].has_best
+
+
+def test_many_metrics_are_several_tables(make_results, make_metric):
+    names = [f"recall_at_{k}" for k in range(1, 9)]
+    one = result_tables([make_results(*(make_metric(name) for name in names))])
+    assert [len(table.metrics) for table in one] == [6, 2]
+    models = [make_results(*(make_metric(name) for name in names), model_id=m) for m in "abcdefg"]
+    assert [(len(t.metrics), len(t.rows[0].cells)) for t in result_tables(models)] == [(1, 7)] * 8
+
+
+def test_many_footnotes_have_their_own_letters(make_results, make_metric):
+    items = [make_metric("auroc", None, finding=f"f{i}", note=f"undefined: reason {i}") for i in range(28)]
+    (table,) = result_tables([make_results(*items)])
+    marks = [mark for mark, _ in table.footnotes]
+    assert marks[:2] + marks[25:] == ["a", "b", "z", "aa", "ab"]
+    assert dict(table.footnotes)["ab"] == "undefined: reason 27"
+
+
+def test_results_without_a_metric_are_refused(make_results):
+    with pytest.raises(ValueError, match="must hold a metric, got 1 without. Evaluate first"):
+        result_tables([make_results()])
