@@ -7,7 +7,7 @@ import typer
 from yaml import YAMLError
 
 from radtower import __version__
-from radtower.cli import compare, data, demo, evaluate, explain, hub, label, manifest, reports, train, use
+from radtower.cli import compare, data, demo, evaluate, explain, hub, label, manifest, report, reports, train, use
 
 SOME_FAILED = 1  # exit code: the good items are done, the bad ones are listed
 UNUSABLE_INPUT = 2  # exit code
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Radiology vision-language models on the Hugging Face Hub. Research use only, not for diagnosis.",
 )
-for group in (demo, manifest, data, reports, label, train, use, evaluate, compare, explain, hub):
+for group in (demo, manifest, data, reports, label, train, use, evaluate, compare, report, explain, hub):
     group.add_commands(app)
 
 

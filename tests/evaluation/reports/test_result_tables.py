@@ -94,8 +94,10 @@ def test_nothing_is_best_against_what_was_not_measured(make_results, make_metric
 
 def test_many_metrics_are_several_tables(make_results, make_metric):
     names = [f"recall_at_{k}" for k in range(1, 9)]
-    one = result_tables([make_results(*(make_metric(name) for name in names))])
-    assert [len(table.metrics) for table in one] == [6, 2]
+    for num_metrics, expected in ((4, [4]), (5, [3, 2]), (8, [4, 4])):
+        one = result_tables([make_results(*(make_metric(name) for name in names[:num_metrics]))])
+        assert [len(table.metrics) for table in one] == expected
+        assert sum([table.metrics for table in one], ()) == tuple(names[:num_metrics])
     models = [make_results(*(make_metric(name) for name in names), model_id=m) for m in "abcdefg"]
     assert [(len(t.metrics), len(t.rows[0].cells)) for t in result_tables(models)] == [(1, 7)] * 8
 

@@ -30,12 +30,14 @@ def test_a_table_in_markdown(make_results, zero_shot_metrics):
 def test_chance_and_several_models_in_markdown(make_results, retrieval_metrics):
     both = [make_results(*retrieval_metrics(shift), model_id=name) for name, shift in (("a", 0.3), ("b", 0.0))]
     lines = markdown_tables(both).splitlines()
-    assert "|  | n | recall@1 a | recall@1 b | recall@5 a | recall@5 b | median rank a | median rank b |" in lines
+    assert "|  | n | recall@1 a | recall@1 b | recall@5 a | recall@5 b |" in lines
+    assert "|  | n | median rank a | median rank b |" in lines
     assert (
         "| image to report | 125 | **0.460 (0.410-0.510)** | 0.160 (0.110-0.210) | **0.760 (0.710-0.810)** "
-        "| 0.460 (0.410-0.510) | 6.0 (4.5-7.5) | 6.0 (4.5-7.5) |"
+        "| 0.460 (0.410-0.510) |"
     ) in lines
-    assert "| *chance* |  | 0.008 | 0.008 | 0.040 | 0.040 | 63.0 | 63.0 |" in lines
+    assert "| *chance* |  | 0.008 | 0.008 | 0.040 | 0.040 |" in lines
+    assert "| image to report | 125 | 6.0 (4.5-7.5) | 6.0 (4.5-7.5) |" in lines
     assert any(line.startswith("Bold: its interval lies beyond those of all others") for line in lines)
 
 
@@ -54,7 +56,7 @@ def test_models_share_the_head_of_a_metric_in_latex(make_results, retrieval_metr
     both = [make_results(*retrieval_metrics(shift), model_id=name) for name, shift in (("a", 0.3), ("b", 0.0))]
     text = latex_tables(both)
     assert r"\multicolumn{2}{c}{recall@1} & \multicolumn{2}{c}{recall@5}" in text
-    assert r"\cmidrule(lr){3-4}\cmidrule(lr){5-6}\cmidrule(lr){7-8}" in text
+    assert r"\cmidrule(lr){3-4}\cmidrule(lr){5-6}" + "\n" in text
     assert r"\textbf{0.460 (0.410--0.510)}" in text
     assert r"\textit{chance} &  & 0.008 & 0.008" in text
 
@@ -95,7 +97,7 @@ def many(make_results, make_metric, zero_shot_metrics, retrieval_metrics):
 def test_a_long_table_goes_over_pages(many):
     text = latex_tables(many)
     assert text.count(r"\begin{longtable}") == 1
-    assert text.count(r"\begin{tabular}") == 4
+    assert text.count(r"\begin{tabular}") == 5
 
 
 @pytest.mark.slow

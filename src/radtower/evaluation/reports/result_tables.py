@@ -17,7 +17,7 @@ from radtower.evaluation.reports.wording import (
 )
 from radtower.evaluation.results import MetricResult, Provenance, Results
 
-MAX_COLUMNS = 6  # numbers with their intervals that fit on a page; more make another table
+MAX_COLUMNS = 4  # numbers with their intervals that fit on a printed page; more make another table
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def _tables_of(provenance: Provenance, items: Sequence[tuple[str, MetricResult]]
     """Tables of one provenance, of a few metrics each."""
     models = tuple(dict.fromkeys(name for name, _ in items))
     metrics = list(dict.fromkeys(base_metric(item) for _, item in items))
-    num_at_once = max(1, MAX_COLUMNS // len(models))
+    num_tables = -(-len(metrics) // max(1, MAX_COLUMNS // len(models)))
+    num_at_once = -(-len(metrics) // num_tables)  # as many in each
     for start in range(0, len(metrics), num_at_once):
         chosen = metrics[start : start + num_at_once]
         yield _table(provenance, models, chosen, [pair for pair in items if base_metric(pair[1]) in chosen])
