@@ -1,4 +1,4 @@
-"""A headless Chromium that opens one file, asked over its DevTools pipe: what it logged, asked for and drew."""
+"""A headless Chromium that opens a file, asked over its DevTools pipe what it logged, asked for and drew."""
 
 import base64
 import json
@@ -26,12 +26,17 @@ _FLAGS = (
     "--disable-extensions",
     "--disable-sync",
     "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND",  # whatever a page asks for, no test reaches a network
     "--remote-debugging-pipe",
 )
 
 
 class Browser:
-    """One tab. ``errors`` are what the console and the page complained about, ``requests`` what was asked for."""
+    """One tab.
+
+    ``errors`` are what console and page complained about since a page was opened,
+    ``requests`` what it asked for.
+    """
 
     def __init__(self, write: int, read: int) -> None:
         self._write, self._read = write, os.fdopen(read, "rb")
@@ -57,9 +62,15 @@ class Browser:
     def open(self, url: str, width: int, scheme: str = "light") -> None:
         """Open a page as wide as ``width`` pixels, in the light or the dark scheme."""
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=900,
+            deviceScaleFactor=1,
+            mobile=width < 500,
         )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.errors.clear()
+        self.requests.clear()
         self.call("Page.navigate", url=url)
         self._wait(lambda m: m.get("method") == "Page.loadEventFired")
 

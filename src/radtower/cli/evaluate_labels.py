@@ -210,12 +210,16 @@ def _draw(done: "LabelEvaluation", provenance: "Provenance", folder: Path, *, is
     if not is_installed("plots"):
         typer.echo(NO_PLOTS, err=is_quiet)
         return []
-    from radtower.evaluation.labels.label_plots import plot_forest, plot_reliability
+    from radtower.evaluation.reports.pictures.drawing import write_png
+    from radtower.evaluation.reports.pictures.interval_plots import draw_forest, draw_reliability
 
-    title = f"{done.results.model_id} against {provenance.label_source}\n{provenance.class_set}"
-    pictures = [plot_forest(done.results.metrics, title, folder / "forest.png")]
+    name = done.results.model_id
+    title = f"{name} against {provenance.label_source}\n{provenance.class_set}"
+    forest = draw_forest({name: done.results.metrics}, ("auroc", "f1"), title)
+    pictures = [write_png(forest, folder / "forest.png")]
     if done.agreement.reliability is not None:
-        pictures.append(plot_reliability(done.agreement.reliability, title, folder / "reliability.png"))
+        curve = draw_reliability({name: done.agreement.reliability}, title)
+        pictures.append(write_png(curve, folder / "reliability.png"))
     return pictures
 
 

@@ -12,7 +12,9 @@ from radtower.cli.output import print_json
 def report(
     results: Annotated[
         list[Path],
-        typer.Argument(help="results.json; several are set side by side. Rows and pictures beside it are used."),
+        typer.Argument(
+            help="results.json; several are set side by side. Rows and pictures beside it are used."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for page, tables and pictures.")],
     title: Annotated[str | None, typer.Option(help="Of the page. Without: the names of the models.")] = None,

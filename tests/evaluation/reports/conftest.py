@@ -1,10 +1,17 @@
 from datetime import UTC, datetime
+from io import BytesIO
 
+import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
-from radtower.evaluation.results import MetricResult, Results
+from radtower.evaluation.reports.figures import Caption, Picture, write_pictures
+from radtower.evaluation.results import MetricResult, Results, write_results
+from radtower.evaluation.rows import QUERY_COLUMNS, SCORE_COLUMNS, QueryRows, ScoreRows, write_rows
 
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
+WHERE = ("scans, test split", "two findings", "manual", "prompt ensemble")
 
 
 @pytest.fixture
@@ -44,7 +51,9 @@ def zero_shot_metrics(make_metric):
         common = {"protocol": "prompt ensemble"}
         return [
             make_metric("auroc", 0.7 + shift, finding="pleural_effusion", n_positive=30, **common),
-            make_metric("average_precision", 0.5 + shift, finding="pleural_effusion", n_positive=30, **common),
+            make_metric(
+                "average_precision", 0.5 + shift, finding="pleural_effusion", n_positive=30, **common
+            ),
             make_metric("auroc", None, finding="lung_nodule", n_positive=0, n=120, **common),
             make_metric("average_precision", None, finding="lung_nodule", n_positive=0, n=120, **common),
             make_metric("macro_auroc", 0.7 + shift, note="mean of 1 of 2 findings", **common),
@@ -77,3 +86,59 @@ def retrieval_metrics(make_metric):
         ]
 
     return make
+
+
+@pytest.fixture
+def write_run(tmp_path, make_results, zero_shot_metrics, retrieval_metrics):
+    """Results with score rows, query rows and a picture beside them; returns the path of the results."""
+
+    def write(folder="run", model_id="tower", seed=0, *, has_rows=True, metrics=None, **details):
+        path = tmp_path / folder / "results.json"
+        chosen = [*zero_shot_metrics(), *retrieval_metrics()] if metrics is None else metrics
+        results = make_results(*chosen, model_id=model_id, **details)
+        write_results(results, path)
+        if has_rows:
+            write_rows(_score_rows(seed), results, path)
+            write_rows(_query_rows(seed), results, path)
+            caption = Caption(
+                file="map.png", title="A map", caption="Principal components, n = 3.", alt="Dots"
+            )
+            write_pictures([Picture(caption, _png())], results, path)
+        return path
+
+    return write
+
+
+def _png():
+    buffer = BytesIO()
+    Image.new("RGB", (40, 20), "#0072b2").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _score_rows(seed):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for item in range(40):
+        for finding in ("pleural_effusion", "lung_nodule"):
+            label = 0.0 if finding == "lung_nodule" else float(rng.random() < 0.4)
+            score = rng.random() / 2 + label / 3
+            rows.append((*WHERE, f"secret-scan-{item}", f"secret-patient-{item // 2}", finding, score, label))
+    return ScoreRows(pd.DataFrame(rows, columns=list(SCORE_COLUMNS)))
+
+
+def _query_rows(seed):
+    rng = np.random.default_rng(seed)
+    place = ("scans, test split", "none", "pairing", "exact row")
+    rows = [
+        (
+            *place,
+            direction,
+            f"secret-scan-{i}",
+            f"secret-patient-{i // 2}",
+            "rank",
+            float(rng.integers(1, 30)),
+        )
+        for direction in ("image_to_report", "report_to_image")
+        for i in range(40)
+    ]
+    return QueryRows(pd.DataFrame(rows, columns=list(QUERY_COLUMNS)))

@@ -57,14 +57,18 @@ def test_a_number_of_other_studies_has_a_row_of_its_own(make_results, make_metri
 
 
 def test_models_stand_side_by_side(make_results, zero_shot_metrics):
-    both = [make_results(*zero_shot_metrics(shift), model_id=name) for name, shift in (("a", 0.0), ("b", 0.11))]
+    both = [
+        make_results(*zero_shot_metrics(shift), model_id=name) for name, shift in (("a", 0.0), ("b", 0.11))
+    ]
     (table,) = result_tables(both)
     assert table.models == ("a", "b")
     effusion = next(row for row in table.rows if row.name == "pleural effusion")
     assert cells(effusion) == pytest.approx([0.7, 0.81, 0.5, 0.61])
     # 0.65-0.75 and 0.76-0.86: apart, so b is best; once they touch, nobody is.
     assert [cell.is_best for cell in effusion.cells] == [False, True, False, True]
-    near = [make_results(*zero_shot_metrics(shift), model_id=name) for name, shift in (("a", 0.0), ("b", 0.09))]
+    near = [
+        make_results(*zero_shot_metrics(shift), model_id=name) for name, shift in (("a", 0.0), ("b", 0.09))
+    ]
     assert not result_tables(near)[0].has_best
 
 
@@ -79,7 +83,9 @@ def test_a_low_rank_is_the_best(make_results, make_metric):
 
 @pytest.mark.parametrize("metric", ["something_new", "auroc_difference"])
 def test_nothing_is_best_where_better_is_not_known(make_results, make_metric, metric):
-    both = [make_results(make_metric(metric, value), model_id=name) for name, value in (("a", 0.1), ("b", 0.9))]
+    both = [
+        make_results(make_metric(metric, value), model_id=name) for name, value in (("a", 0.1), ("b", 0.9))
+    ]
     assert not result_tables(both)[0].has_best
 
 
@@ -111,5 +117,5 @@ def test_many_footnotes_have_their_own_letters(make_results, make_metric):
 
 
 def test_results_without_a_metric_are_refused(make_results):
-    with pytest.raises(ValueError, match="must hold a metric, got 1 without. Evaluate first"):
+    with pytest.raises(ValueError, match=r"must hold a metric, got 1 without. Evaluate first"):
         result_tables([make_results()])

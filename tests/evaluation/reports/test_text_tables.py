@@ -4,7 +4,12 @@ import subprocess
 
 import pytest
 
-from radtower.evaluation.reports.text_tables import escape_latex, escape_markdown, latex_tables, markdown_tables
+from radtower.evaluation.reports.text_tables import (
+    escape_latex,
+    escape_markdown,
+    latex_tables,
+    markdown_tables,
+)
 
 NASTY = r"50% of a_b & c#1 $x$ {y} ~z^2 \input{/etc/passwd} <b> | 'q' \"r\" `s` a--b" + "\n\nnext\x00line"
 
@@ -13,9 +18,10 @@ def test_a_table_in_markdown(make_results, zero_shot_metrics):
     text = markdown_tables([make_results(*zero_shot_metrics(), model_id="my_tower", phantom=True)])
     assert text.split("\n\n") == [
         "*Research use only, not for diagnosis.*",
-        "*Phantom results: scans or reports are synthetic. They show that the software works, not that a model "
-        "is good.*",
-        "**my\\_tower: scans, test split; class set: two findings; labels: manual; protocol: prompt ensemble**",
+        "*Phantom results: scans or reports are synthetic. They show that the software works, "
+        "not that a model is good.*",
+        "**my\\_tower: scans, test split; class set: two findings; labels: manual; "
+        "protocol: prompt ensemble**",
         "|  | present / n | AUROC | average precision |\n"
         "| --- | ---: | ---: | ---: |\n"
         "| mean of the findings | 125 | 0.700 (0.650-0.750) (a) |  |\n"
@@ -28,7 +34,9 @@ def test_a_table_in_markdown(make_results, zero_shot_metrics):
 
 
 def test_chance_and_several_models_in_markdown(make_results, retrieval_metrics):
-    both = [make_results(*retrieval_metrics(shift), model_id=name) for name, shift in (("a", 0.3), ("b", 0.0))]
+    both = [
+        make_results(*retrieval_metrics(shift), model_id=name) for name, shift in (("a", 0.3), ("b", 0.0))
+    ]
     lines = markdown_tables(both).splitlines()
     assert "|  | n | recall@1 a | recall@1 b | recall@5 a | recall@5 b |" in lines
     assert "|  | n | median rank a | median rank b |" in lines
@@ -53,7 +61,9 @@ def test_a_table_in_latex(make_results, zero_shot_metrics):
 
 
 def test_models_share_the_head_of_a_metric_in_latex(make_results, retrieval_metrics):
-    both = [make_results(*retrieval_metrics(shift), model_id=name) for name, shift in (("a", 0.3), ("b", 0.0))]
+    both = [
+        make_results(*retrieval_metrics(shift), model_id=name) for name, shift in (("a", 0.3), ("b", 0.0))
+    ]
     text = latex_tables(both)
     assert r"\multicolumn{2}{c}{recall@1} & \multicolumn{2}{c}{recall@5}" in text
     assert r"\cmidrule(lr){3-4}\cmidrule(lr){5-6}" + "\n" in text
@@ -103,7 +113,9 @@ def test_a_long_table_goes_over_pages(many):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles(many, tmp_path):
-    preamble = "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{booktabs,longtable,textcomp}\n"
+    preamble = (
+        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{booktabs,longtable,textcomp}\n"
+    )
     document = f"{preamble}\\begin{{document}}\n{latex_tables(many)}\\end{{document}}\n"
     (tmp_path / "tables.tex").write_text(document, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]

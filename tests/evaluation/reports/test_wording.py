@@ -36,7 +36,9 @@ def test_rows_are_findings_means_or_directions(make_metric):
     assert row_name(make_metric(finding="lung_nodule")) == "lung nodule"
     assert row_name(make_metric("macro_auroc")) == "mean of the findings"
     assert row_name(make_metric("recall_at_1", direction="image_to_report")) == "image to report"
-    assert row_name(make_metric("recall_at_1", finding="x", direction="image_to_image")) == "x, image to image"
+    assert (
+        row_name(make_metric("recall_at_1", finding="x", direction="image_to_image")) == "x, image to image"
+    )
     assert row_name(make_metric("exact_row")) == "all"
     assert base_metric(make_metric("macro_auroc")) == "auroc"
     # A finding's own macro average is no mean of the findings.

@@ -1,4 +1,4 @@
-"""Pictures that cannot be drawn from a ``results.json``: they lie beside it, in ``results.figures/``, with captions.
+"""Pictures that no ``results.json`` can give: they lie beside it in ``results.figures/``, with captions.
 
 A gallery needs scans, a map needs vectors: whoever has them draws, and the report shows what lies there.
 """
@@ -75,7 +75,7 @@ def write_pictures(pictures: Sequence[Picture], results: Results, path: str | Pa
     foreign = sorted(p.name for p in folder.glob("*") if p.name != CAPTIONS and p.suffix != ".png")
     if foreign:
         raise ValueError(
-            f"{folder.name} must hold pictures only, got {foreign[0]}. Move it elsewhere: the folder is replaced."
+            f"{folder.name} must hold pictures only, got {foreign[0]}. Move it: the folder is replaced."
         )
     captions = _Captions(
         model_id=results.model_id,
@@ -96,7 +96,7 @@ def write_pictures(pictures: Sequence[Picture], results: Results, path: str | Pa
 
 
 def read_pictures(results: Results, path: str | Path) -> list[Picture]:
-    """Read the pictures beside the ``results.json`` at ``path``, in their order; none where there is no folder.
+    """Read the pictures beside the ``results.json`` at ``path``, in their order; none without a folder.
 
     Raises:
         ValueError: If they are of another run, a caption is missing or incomplete, or a file is no PNG.
@@ -107,15 +107,16 @@ def read_pictures(results: Results, path: str | Path) -> list[Picture]:
     captions = _read_captions(folder)
     if (captions.model_id, captions.created) != (results.model_id, str(results.created)):
         raise ValueError(
-            f"{folder.name} must be of the results beside it, got {captions.model_id!r} of {captions.created} "
-            f"where they say {results.model_id!r} of {results.created}. Draw them again, or delete the folder."
+            f"{folder.name} must be of the results beside it, got {captions.model_id!r} of "
+            f"{captions.created} where they say {results.model_id!r} of {results.created}. "
+            "Draw them again, or delete the folder."
         )
     told = {caption.file for caption in captions.figures}
     there = {file.name for file in folder.glob("*.png")}
     if told != there:
         raise ValueError(
-            f"{folder.name}/{CAPTIONS} must have a caption for each picture, got {sorted(told ^ there)[0]} in "
-            "one of them only. Add what is missing."
+            f"{folder.name}/{CAPTIONS} must have a caption for each picture, got "
+            f"{sorted(told ^ there)[0]} in one of them only. Add what is missing."
         )
     pictures = [Picture(caption, (folder / caption.file).read_bytes()) for caption in captions.figures]
     for picture in pictures:

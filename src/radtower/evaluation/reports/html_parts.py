@@ -73,7 +73,7 @@ def figure_html(figure: PageFigure) -> str:
         data = base64.b64encode(figure.png).decode()
         body = f'<img src="data:image/png;base64,{data}" alt="{text(figure.alt)}">'
     return (
-        f'<figure>\n{_scrolled(body, figure.title)}\n<figcaption><strong>{text(figure.title)}.</strong> '
+        f"<figure>\n{_scrolled(body, figure.title)}\n<figcaption><strong>{text(figure.title)}.</strong> "
         f"{text(figure.caption)}</figcaption>\n</figure>"
     )
 
@@ -96,16 +96,18 @@ def table_html(table: ResultTable, name: str) -> str:
         for row in table.rows
     )
     foot = "\n".join(
-        f'<tr><th scope="row">{text(label)}</th><td></td>' + "".join(f"<td>{v}</td>" for v in values) + "</tr>"
+        f'<tr><th scope="row">{text(label)}</th><td></td>'
+        + "".join(f"<td>{v}</td>" for v in values)
+        + "</tr>"
         for label, values in table.chance
     )
     of = f"{table.models[0]}: " if len(table.models) == 1 else ""
     content = (
-        f'<table class="sortable">\n<caption><span>{text(of + described(table.provenance))}</span></caption>\n'
+        '<table class="sortable">\n'
+        f"<caption><span>{text(of + described(table.provenance))}</span></caption>\n"
         f'<thead><tr><th scope="col"><span class="head">{first}</span></th>'
-        f'<th scope="col"><span class="head">{counted}</span></th>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>'
-        + (f"\n<tfoot>\n{foot}\n</tfoot>" if foot else "")
-        + "\n</table>"
+        f'<th scope="col"><span class="head">{counted}</span></th>{head}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody>" + (f"\n<tfoot>\n{foot}\n</tfoot>" if foot else "") + "\n</table>"
     )
     return f"{_scrolled(content, 'Table')}\n{_notes(table, name)}"
 
@@ -141,7 +143,9 @@ def confusion_html(results: Results) -> str:
         + "</tr>"
         for gold, row in total.items()
     )
-    caption = f"Gold (rows) and label (columns), {len(results.confusion)} findings together; counts of reports"
+    caption = (
+        f"Gold (rows) and label (columns), {len(results.confusion)} findings together; counts of reports"
+    )
     content = (
         f"<table>\n<caption>{caption}</caption>\n"
         f'<thead><tr><th scope="col">gold</th>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'

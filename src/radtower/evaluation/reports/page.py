@@ -155,15 +155,18 @@ def _how(runs: Sequence[Run], commands: Sequence[str]) -> str:
     first = (
         f"<p>The results were made by</p>\n<pre>{known}</pre>"
         if commands
-        else "<p>How the results were made is not recorded; <code>radtower evaluate --help</code> lists what there is.</p>"
+        else "<p>How the results were made is not recorded; <code>radtower evaluate --help</code> lists "
+        "what there is.</p>"
     )
-    files_of = " ".join(["results.json"] * len(runs)) if len(runs) == 1 else "A/results.json B/results.json"
+    numbered = " ".join(f"{number}/results.json" for number in range(1, len(runs) + 1))
+    files_of = "results.json" if len(runs) == 1 else numbered
     return (
         '<section aria-labelledby="how">\n<h2 id="how">How this was made</h2>\n'
         f"{first}\n<p>This page, from the results:</p>\n<pre>radtower report {files_of} -o FOLDER</pre>\n"
-        "<p>Every number stands in <code>results.json</code>, with its interval, n, class set and label source. "
-        "Bands of curves are drawn from the rows beside it. Intervals say how much the number depends on "
-        "which patients were measured; not on the training run, nor on another hospital.</p>\n</section>"
+        "<p>Every number stands in <code>results.json</code>, with its interval, n, class set and label "
+        "source. Bands of curves are drawn from the rows beside it. Intervals say how much the number "
+        "depends on the patients that were measured; not on the training run, nor on another hospital.</p>\n"
+        "</section>"
     )
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from radtower.data.targets import MASKED_TARGET
-from radtower.evaluation.calibration import Reliability, reliability
+from radtower.evaluation.calibration import NUM_BINS, Reliability, reliability
 from radtower.evaluation.reports.html_parts import PageFigure
 from radtower.evaluation.reports.pictures.curve_plots import MAX_PANELS, draw_recall, draw_roc
 from radtower.evaluation.reports.pictures.curves import Curve, recall_curve, roc_curves, score_matrix
@@ -77,7 +77,9 @@ def _forest(runs: Sequence[Run], place: Where, resampling: Resampling) -> _Drawn
     items = {name: found for name, found in items.items() if _has_findings(found)}
     if not items:
         return None
-    shown = [item for found in items.values() for item in found if item.metric.removeprefix("macro_") in FOREST]
+    shown = [
+        item for found in items.values() for item in found if item.metric.removeprefix("macro_") in FOREST
+    ]
     num_findings = len({item.finding for item in shown if item.finding is not None})
     values = [item for item in shown if item.metric == "auroc" and item.value is not None]
     alt = f"Intervals of {num_findings} findings"
@@ -103,12 +105,16 @@ def _roc(runs: Sequence[Run], place: Where, resampling: Resampling) -> _Drawn | 
         sizes.append(f"{len(sample.labels)} items of {mean.num_patients} patients")
     if not means:
         return None
-    left_out = f" Without a curve, as they have one class only: {', '.join(dict.fromkeys(missing))}." if missing else ""
+    left_out = (
+        f" Without a curve, as they have one class only: {', '.join(dict.fromkeys(missing))}."
+        if missing
+        else ""
+    )
     num_findings = len({finding for one in curves.values() for finding in one})
     thin = f" With more than {MAX_PANELS} findings each is a thin line." if num_findings > MAX_PANELS else ""
     caption = (
-        f"n = {'; '.join(dict.fromkeys(sizes))}. Band: 95% of {resampling.num_resamples} resamples of the patients, at "
-        f"each rate by itself. The mean is that of the sensitivities at a rate.{thin}{left_out}"
+        f"n = {'; '.join(dict.fromkeys(sizes))}. Band: 95% of {resampling.num_resamples} resamples of the "
+        f"patients, at each rate by itself. The mean is that of the sensitivities at a rate.{thin}{left_out}"
     )
     alt = f"ROC curves of {num_findings} findings with bands; the areas stand in the table."
     return _Drawn("roc", "ROC curves", caption, alt, draw_roc(curves, means), is_narrow=num_findings == 1)
@@ -125,8 +131,8 @@ def _reliability(runs: Sequence[Run], place: Where, resampling: Resampling) -> _
         return None
     sizes = dict.fromkeys(f"{int(curve.counts.sum())} scores" for curve in curves.values())
     caption = (
-        f"n = {'; '.join(sizes)} with a known label, all findings together, in {len(next(iter(curves.values())).counts)} "
-        "bins of equal width. The scores are read as probabilities; on the dotted line they mean what they say. "
+        f"n = {'; '.join(sizes)} with a known label, all findings together, in {NUM_BINS} bins of equal "
+        "width. The scores are read as probabilities; on the dotted line they mean what they say. "
         "Point estimates, without intervals."
     )
     errors = ", ".join(f"{name} {curve.error:.3f}" for name, curve in curves.items())
@@ -150,11 +156,13 @@ def _recall(runs: Sequence[Run], place: Where, resampling: Resampling) -> _Drawn
     if not curves:
         return None
     caption = (
-        f"n = {'; '.join(dict.fromkeys(sizes))} in each direction. Band: 95% of {resampling.num_resamples} resamples of "
-        "the patients of the queries, at each k by itself; the gallery stays as it is."
+        f"n = {'; '.join(dict.fromkeys(sizes))} in each direction. Band: 95% of "
+        f"{resampling.num_resamples} resamples of the patients of the queries, at each k by itself; the "
+        "gallery stays as it is."
     )
     alt = "; ".join(
-        f"{direction.replace('_', ' ')}, {name}: recall@1 {curve.y[0]:.2f}, recall@{curve.x[-1]} {curve.y[-1]:.2f}"
+        f"{direction.replace('_', ' ')}, {name}: recall@1 {curve.y[0]:.2f}, "
+        f"recall@{curve.x[-1]} {curve.y[-1]:.2f}"
         for direction, lines in curves.items()
         for name, curve in lines.items()
     )

@@ -62,7 +62,11 @@ def write_report(
         LATEX: latex_tables(results).encode(),
     }
     sections = _sections(runs, Resampling(options.num_resamples))
-    pictures = [(run.name, _page_figure(run, place, number)) for number, run in enumerate(runs, start=1) for place in range(len(run.pictures))]
+    pictures = [
+        (run.name, _page_figure(run, place, number))
+        for number, run in enumerate(runs, start=1)
+        for place in range(len(run.pictures))
+    ]
     figures = [*(f for section in sections for f in section.figures), *(figure for _, figure in pictures)]
     contents.update({f"{figure.name}.png": figure.png for figure in figures})
     title = options.title or f"Evaluation of {', '.join(run.name for run in runs)}"

@@ -167,9 +167,7 @@ def _letters(number: int) -> str:
     return (_letters(rest - 1) if rest else "") + chr(ord("a") + last)
 
 
-def _best(
-    row: dict[tuple[str, str], MetricResult], models: Sequence[str], metric: str
-) -> str | None:
+def _best(row: dict[tuple[str, str], MetricResult], models: Sequence[str], metric: str) -> str | None:
     """Return the model whose interval lies beyond those of all others; None where none does.
 
     Modest on purpose: intervals that overlap say nothing, as models are measured on the same patients. The

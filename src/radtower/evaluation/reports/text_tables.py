@@ -160,7 +160,9 @@ def _latex_cell(cell: Cell) -> str:
         return ""
     text = value_and_interval(cell.item, "--", "$-$")
     marks = ",".join(cell.marks)
-    return (rf"\textbf{{{text}}}" if cell.is_best else text) + (rf"\textsuperscript{{{marks}}}" if marks else "")
+    return (rf"\textbf{{{text}}}" if cell.is_best else text) + (
+        rf"\textsuperscript{{{marks}}}" if marks else ""
+    )
 
 
 def _columns(table: ResultTable) -> list[tuple[str, str]]:

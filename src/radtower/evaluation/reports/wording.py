@@ -7,7 +7,8 @@ from radtower.evaluation.results import MetricResult, Provenance, Results
 
 NOT_FOR_DIAGNOSIS = "Research use only, not for diagnosis."
 PHANTOM_NOTICE = (
-    "Phantom results: scans or reports are synthetic. They show that the software works, not that a model is good."
+    "Phantom results: scans or reports are synthetic. "
+    "They show that the software works, not that a model is good."
 )
 MEAN_ROW = "mean of the findings"
 _MACRO = "macro_"
@@ -21,9 +22,11 @@ _NAMES = {
     "map": "mAP",
 }
 # What is read here is better where it is higher; of a metric in neither list nothing is called best.
-_HIGHER = ("auroc", "average_precision", "f1", "accuracy", "precision", "recall", "sensitivity", "specificity")
-_HIGHER += ("balanced_accuracy", "kappa", "mrr", "map", "ndcg", "exact_row", "weighted_f1")
-_LOWER = ("median_rank", "ece", "brier", "irma_error")
+_HIGHER = {
+    *("auroc", "average_precision", "f1", "accuracy", "precision", "recall", "sensitivity", "specificity"),
+    *("balanced_accuracy", "kappa", "mrr", "map", "ndcg", "exact_row", "weighted_f1"),
+}
+_LOWER = {"median_rank", "ece", "brier", "irma_error"}
 
 
 def metric_name(metric: str) -> str:

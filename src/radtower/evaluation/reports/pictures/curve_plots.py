@@ -110,7 +110,9 @@ def _draw_lines(axes: Axes, lines: Mapping[str, Curve], models: Sequence[str]) -
         if curve.low is not None and curve.high is not None:
             axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.2, linewidth=0)
         x, y = (np.r_[0.0, curve.x], np.r_[0.0, curve.y]) if curve.x[0] == 0 else (curve.x, curve.y)
-        axes.plot(x, y, color=color, linestyle=series_style(number), linewidth=1.6, label=shortened(model, 40))
+        axes.plot(
+            x, y, color=color, linestyle=series_style(number), linewidth=1.6, label=shortened(model, 40)
+        )
 
 
 def _draw_thin(axes: Axes, curves: Mapping[str, Mapping[str, Curve]]) -> None:

@@ -4,9 +4,11 @@ Needs the extra ``plots``.
 """
 
 import re
+from contextlib import AbstractContextManager
 from io import BytesIO, StringIO
 from pathlib import Path
 from textwrap import wrap
+from typing import Any, Literal
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -28,7 +30,7 @@ _FROM_PAGE = {
     **{color: f"--series-{number}" for number, color in enumerate(SERIES_COLORS)},
 }
 _PAINT = re.compile(r"\b(fill|stroke): (#[0-9a-f]{6})")
-_STYLE = {
+_STYLE: Any = {
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,
@@ -68,7 +70,7 @@ def new_figure(width: float, height: float, facecolor: str = "white") -> Figure:
     return figure
 
 
-def house_style() -> rc_context:
+def house_style() -> AbstractContextManager[None]:
     """Return the context in which every picture is drawn, whatever the settings of the caller."""
     return rc_context(_STYLE)
 
@@ -103,6 +105,8 @@ def svg_text(figure: Figure, name: str) -> str:
     text = text[text.index("<svg") :]
     # The style element of the drawing would hold for the whole page.
     text = re.sub(r"<style.*?</style>", "", text, count=1, flags=re.DOTALL)
+    # Names of its groups come again in the next drawing; nothing points to them.
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
     # Its own size is in points; the page says how wide it is.
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
@@ -120,7 +124,7 @@ def panel_title(name: str) -> str:
     return "\n".join(lines if len(lines) <= 2 else [lines[0], shortened(" ".join(lines[1:]), TITLE_WIDTH)])
 
 
-def tidy(axes: Axes, grid: str = "both") -> None:
+def tidy(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
     """Put a faint grid behind what is drawn."""
     axes.set_axisbelow(True)
     axes.grid(axis=grid)

@@ -6,7 +6,7 @@ model is. Axes: N studies, E embedding.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -90,6 +90,7 @@ def map_embeddings(
     means = [kind.mean(axis=0) for kind in kinds]
     gap = float(np.linalg.norm(means[0] - means[1])) if len(kinds) == 2 else None
     points = np.concatenate([kind - mean for kind, mean in zip(kinds, means, strict=True)])
+    explained: tuple[float, float] | None
     places, explained = _pca(points)
     name = "Principal components"
     if method == "tsne":
@@ -153,11 +154,19 @@ def _draw_kinds(axes: Axes, found: EmbeddingMap) -> None:
     if reports is not None and len(images) <= MAX_LINES:
         for image, report in zip(images, reports, strict=True):
             axes.plot(*zip(image, report, strict=True), color=RULE, linewidth=0.7, zorder=1)
-    axes.scatter(*images.T, s=20, color=SERIES_COLORS[0], label="scan", zorder=2, linewidth=0)
+    axes.scatter(
+        images[:, 0], images[:, 1], s=20, color=SERIES_COLORS[0], label="scan", zorder=2, linewidth=0
+    )
     if reports is not None:
-        style = {"s": 22, "marker": "^", "color": SERIES_COLORS[1], "zorder": 2, "linewidth": 0}
+        style: dict[str, Any] = {
+            "s": 22,
+            "marker": "^",
+            "color": SERIES_COLORS[1],
+            "zorder": 2,
+            "linewidth": 0,
+        }
         joined = ", joined with its scan" if len(images) <= MAX_LINES else ""
-        axes.scatter(*reports.T, label=f"report{joined}", **style)
+        axes.scatter(reports[:, 0], reports[:, 1], label=f"report{joined}", **style)
     axes.legend(loc="best", frameon=True, framealpha=0.8)
     axes.set_title(found.method)
     if found.explained is not None:
@@ -167,9 +176,7 @@ def _draw_kinds(axes: Axes, found: EmbeddingMap) -> None:
     axes.set_yticks([])
 
 
-def _draw_finding(
-    axes: Axes, found: EmbeddingMap, labels: np.ndarray, name: str
-) -> list[PathCollection]:
+def _draw_finding(axes: Axes, found: EmbeddingMap, labels: np.ndarray, name: str) -> list[PathCollection]:
     """Draw one finding; returns what a legend shows, which is the same for all of them."""
     kinds = [("scan", "o", found.images)]
     if found.reports is not None:
@@ -178,10 +185,12 @@ def _draw_finding(
     # Present last, on top: it is the rarer.
     for value, color, size, word in _LAYERS:
         for kind, marker, places in kinds:
-            style = {"s": size, "marker": marker, "color": color, "linewidth": 0}
+            style: dict[str, Any] = {"s": size, "marker": marker, "color": color, "linewidth": 0}
             dots = axes.scatter(*places[labels == value].T, label=f"{word}, {kind}", **style)
             if value != MASKED_TARGET:
                 handles.append(dots)
-    axes.set_title(f"{panel_title(name)}  ({int((labels == 1).sum())} / {int((labels >= 0).sum())})", fontsize=8.5)
+    axes.set_title(
+        f"{panel_title(name)}  ({int((labels == 1).sum())} / {int((labels >= 0).sum())})", fontsize=8.5
+    )
     axes.tick_params(bottom=False, left=False, labelbottom=False, labelleft=False)
     return handles

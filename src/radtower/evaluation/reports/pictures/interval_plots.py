@@ -1,6 +1,7 @@
 """Forest of intervals per finding, and reliability of probabilities; needs the extra ``plots``."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -38,9 +39,7 @@ def draw_forest(
     Raises:
         ValueError: If no finding has one of the metrics.
     """
-    found = {
-        (model, item.metric, item.finding): item for model, items in metrics.items() for item in items
-    }
+    found = {(model, item.metric, item.finding): item for model, items in metrics.items() for item in items}
     shown = [name for name in names if any(metric == name and key for _, metric, key in found)]
     keys = list(dict.fromkeys(key for _, metric, key in found if metric in shown and key is not None))
     if not keys:
@@ -54,7 +53,10 @@ def draw_forest(
         panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
         for axes, name in zip(panels, shown, strict=True):
             for number, model in enumerate(metrics):
-                rows = [found.get((model, f"macro_{name}", None)), *(found.get((model, name, k)) for k in keys)]
+                rows = [
+                    found.get((model, f"macro_{name}", None)),
+                    *(found.get((model, name, k)) for k in keys),
+                ]
                 _draw_intervals(axes, rows, number, len(metrics), model)
             _frame_forest(axes, name)
         labels = [_label(key, [found.get((model, shown[0], key)) for model in metrics]) for key in keys]
@@ -122,19 +124,22 @@ def _draw_intervals(
             continue
         place = height + offset
         if item.value is None or item.ci_low is None or item.ci_high is None:
-            place_on_page = {"transform": axes.get_yaxis_transform(), "va": "center"}
+            place_on_page: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center"}
             axes.text(0.01, place, "undefined", fontsize=7.5, color=color, **place_on_page)
             continue
         axes.plot((item.ci_low, item.ci_high), (place, place), color=color, linewidth=1.8)
         size = 6.5 if item.finding is None else 4.8
         marker = _MARKERS[number % len(_MARKERS)]
-        axes.plot(item.value, place, marker=marker, markersize=size, color=color, linestyle="none", label=label)
+        axes.plot(
+            item.value, place, marker=marker, markersize=size, color=color, linestyle="none", label=label
+        )
         label = "_nolegend_"
 
 
 def _frame_forest(axes: Axes, name: str) -> None:
-    spans = [line.get_xdata() for line in axes.lines]
-    lowest, highest = (f((f(span) for span in spans), default=d) for f, d in ((min, 0.0), (max, 1.0)))
+    drawn = [np.asarray(line.get_xdata(), dtype=float) for line in axes.lines]
+    ends = np.concatenate(drawn) if drawn else np.array([0.0, 1.0])
+    lowest, highest = float(ends.min()), float(ends.max())
     level = _CHANCE.get(name)
     if level is not None:
         axes.axvline(level, color=MUTED, linewidth=1, linestyle=":")

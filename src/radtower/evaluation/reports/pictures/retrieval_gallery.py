@@ -189,12 +189,16 @@ def _frame(axes: Axes, color: str, width: float) -> None:
 def _write_below(axes: Axes, row: int, findings: Sequence[str], shared: Sequence[str]) -> None:
     """Findings below a scan, those it shares with the query first and marked."""
     ordered = [key for key in findings if key in shared] + [key for key in findings if key not in shared]
-    marked = [f"= {name}" if key in shared else f"  {name}" for key, name in zip(ordered, ordered, strict=True)]
+    marked = [
+        f"= {name}" if key in shared else f"  {name}" for key, name in zip(ordered, ordered, strict=True)
+    ]
     _caption(axes, "\n".join([f"row {row}", *_lines(marked, MAX_FINDINGS)]))
 
 
 def _caption(axes: Axes, text: str) -> None:
-    axes.text(0.0, -0.04, text, va="top", fontsize=7, color=LETTERS, transform=axes.transAxes, linespacing=1.25)
+    axes.text(
+        0.0, -0.04, text, va="top", fontsize=7, color=LETTERS, transform=axes.transAxes, linespacing=1.25
+    )
 
 
 def _lines(findings: Sequence[str], most: int) -> list[str]:

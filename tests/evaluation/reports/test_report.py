@@ -1,0 +1,233 @@
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from radtower.evaluation.reports.report import ReportOptions, write_report
+from radtower.evaluation.reports.runs import read_runs
+from radtower.evaluation.rows import ScoreRows, write_rows
+
+QUICK = ReportOptions(num_resamples=20)
+NASTY = "<script>alert('x')</script> & \"a_b\" </title></svg> $x$ {y}"
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes, and the text outside of style and script."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.texts, self._open = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "br"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self._open):
+            self.texts.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+
+def read(paths, folder, options=QUICK):
+    written = write_report(paths, folder, options)
+    return written, Reader(written[0].read_text(encoding="utf-8"))
+
+
+def test_everything_that_lies_beside_the_results_is_shown(write_run, tmp_path):
+    written, page = read([write_run(phantom=True, not_measured=("heat maps: no scans",))], tmp_path / "out")
+    assert [path.name for path in written] == [
+        "report.html",
+        "tables.md",
+        "tables.tex",
+        "forest-1.png",
+        "roc-1.png",
+        "reliability-1.png",
+        "recall-2.png",
+        "picture-1-map.png",
+    ]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in written)
+    for wanted in (
+        "Evaluation of tower",
+        "Phantom results: scans or reports are synthetic.",
+        "Research use only, not for diagnosis.",
+        "model tower; revision not known (a local folder); measured 2026-01-01; 9 numbers, n = 120 to 125; "
+        "2 undefined",
+        "scans, test split: prompt ensemble",
+        "scans, test split: exact row",
+        "AUROC, mean of the findings, prompt ensemble",
+        "n = 125; 95%: 0.650 to 0.750",
+        "n = 125; 95%: 0.410 to 0.510; chance 0.040",
+        "undefined: one class only",
+        "ROC curves. n = 40 items of 20 patients. Band: 95% of 20 resamples of the patients",
+        "Without a curve, as they have one class only: lung nodule.",
+        "n = 40 queries of 20 patients in each direction.",
+        "n = 80 scores with a known label, all findings together, in 10 bins of equal width.",
+        "A map. Principal components, n = 3.",
+        "Not measured heat maps: no scans",
+        "results schema 1; results of 2026-01-01T00:00:00+00:00.",
+    ):
+        assert wanted in page.text, wanted
+
+
+def test_a_page_of_patients_has_no_phantom_notice_and_no_id(write_run, tmp_path):
+    written, page = read([write_run()], tmp_path / "out")
+    assert "Phantom" not in page.text
+    assert all(b"secret-" not in path.read_bytes() for path in written)
+
+
+def test_the_page_asks_for_nothing_and_says_what_its_pictures_show(write_run, tmp_path):
+    written, page = read([write_run()], tmp_path / "out")
+    sources = [a[name] for _, a in page.tags for name in ("src", "href", "xlink:href") if name in a]
+    assert sources
+    assert {re.split("[:#]", source)[0] for source in sources} <= {"data", ""}
+    assert "url(" not in re.sub(r"url\(#", "", written[0].read_text())
+    assert all(len(image["alt"]) > 3 for image in page.all("img"))
+    drawings = [svg for svg in page.all("svg") if svg.get("role") == "img"]
+    assert len(drawings) == 4
+    assert all(len(svg["aria-label"]) > 20 for svg in drawings)
+    assert {head["scope"] for head in page.all("th")} == {"row", "col"}
+    assert len(page.all("caption")) == len(page.all("table")) == 2
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    links = [a["href"][1:] for a in page.all("a")]
+    assert set(links) <= set(ids)
+
+
+def test_the_same_results_give_the_same_bytes(write_run, tmp_path):
+    path = write_run()
+    first, again = (write_report([path], tmp_path / name, QUICK) for name in ("a", "b"))
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in again]
+
+
+def test_a_hostile_name_is_inert(write_run, make_metric, tmp_path):
+    items = [
+        make_metric(
+            finding=NASTY, dataset=NASTY, class_set=NASTY, label_source=NASTY, protocol=NASTY, note=NASTY
+        ),
+        make_metric(NASTY, dataset=NASTY),
+    ]
+    path = write_run(
+        metrics=items, has_rows=False, model_id=NASTY, model_revision=NASTY, not_measured=(NASTY,)
+    )
+    written, page = read([path], tmp_path / "out", ReportOptions(NASTY, (NASTY,), 20))
+    assert len(page.all("script")) == 1  # ours
+    assert len(page.all("title")) == 1
+    assert "alert('x')" in page.text
+    assert "<script>alert" not in written[0].read_text()
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    (policy,) = (m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith(
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-"
+    )
+
+
+def test_two_models_side_by_side(write_run, tmp_path):
+    paths = [write_run(name, seed=seed) for seed, name in enumerate(("a", "b"))]
+    written, page = read(paths, tmp_path / "out")
+    assert "Evaluation of tower (1), tower (2)" in page.text
+    assert "picture-2-map.png" in [path.name for path in written]
+    assert page.text.count("tower (1) A map.") == 1
+    assert "radtower report 1/results.json 2/results.json -o FOLDER" in page.text
+
+
+def test_commands_and_title_are_said(write_run, tmp_path):
+    _, page = read([write_run(has_rows=False)], tmp_path / "out", ReportOptions("My page", ("make demo",)))
+    assert "My page" in page.text
+    assert "The results were made by make demo" in page.text
+    _, other = read([write_run("b", has_rows=False)], tmp_path / "other")
+    assert "How the results were made is not recorded" in other.text
+
+
+def test_results_without_a_defined_number_say_so(write_run, make_metric, tmp_path):
+    undefined = make_metric(value=None, finding="x")
+    _, page = read([write_run(metrics=[undefined], has_rows=False)], tmp_path / "out")
+    assert "No number of this model is defined" in page.text
+    assert "0 numbers, n = 125; 1 undefined" in page.text
+    assert " nan" not in page.text.lower()
+
+
+def test_one_number_is_a_page(write_run, make_metric, tmp_path):
+    written, page = read([write_run(metrics=[make_metric("exact_row")], has_rows=False)], tmp_path / "out")
+    assert [path.name for path in written] == ["report.html", "tables.md", "tables.tex"]
+    assert "exact row, all n = 125; 95%: 0.750 to 0.850" in page.text.replace(" 0.800", "")
+    assert not page.all("nav")
+
+
+def test_eighty_findings_of_long_names(write_run, make_metric, tmp_path):
+    items = [make_metric(finding=f"{'very_' * 20}long_{i}", n_positive=3) for i in range(80)]
+    written, page = read([write_run(metrics=items, has_rows=False)], tmp_path / "out")
+    assert len(page.all("tr")) == 81
+    assert "forest-1.png" in [path.name for path in written]
+
+
+def test_thresholds_of_several_sources_leave_f1_out_of_the_forest(write_run, make_metric, tmp_path):
+    items = [
+        make_metric("f1", finding="x", threshold_source=source, value=value)
+        for source, value in (("validation", 0.4), ("test_oracle", 0.6))
+    ]
+    written, _ = read([write_run(metrics=items, has_rows=False)], tmp_path / "out")
+    assert "forest-1.png" not in [path.name for path in written]
+
+
+def test_sections_of_one_name_are_told_apart(write_run, make_metric, tmp_path):
+    items = [make_metric(label_source=source) for source in ("manual", "silver")]
+    _, page = read([write_run(metrics=items, has_rows=False)], tmp_path / "out")
+    assert "scans, test split (two findings; labels: silver)" in page.text
+
+
+def test_states_of_labels_are_added_up(write_run, make_metric, tmp_path):
+    confusion = {
+        "a": {"present": {"present": 3, "absent": 1}, "absent": {"present": 0, "absent": 5}},
+        "b": {"present": {"present": 2, "not_mentioned": 4}},
+    }
+    _, page = read(
+        [write_run(metrics=[make_metric()], has_rows=False, confusion=confusion)], tmp_path / "out"
+    )
+    assert "gold present absent not mentioned present 5 1 4 absent 0 5 0" in page.text
+
+
+def test_scores_that_are_no_probabilities_have_no_reliability(write_run, tmp_path):
+    path = write_run()
+    run = read_runs([path])[0]
+    frame = run.scores.frame.assign(score=run.scores.frame["score"] * 5)
+    write_rows(ScoreRows(frame), run.results, path)
+    written, _ = read([path], tmp_path / "out")
+    assert "reliability-1.png" not in [p.name for p in written]
+    assert "roc-1.png" in [p.name for p in written]
+
+
+def test_refuses_what_is_no_report(write_run, tmp_path):
+    path = write_run(has_rows=False)
+    with pytest.raises(ValueError, match=r"paths must name a results.json, got none"):
+        write_report([], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"-o must be a folder, got the file 'results.json'"):
+        write_report([path], path)
+    with pytest.raises(FileNotFoundError, match=r"a file that radtower evaluate wrote, got none.json"):
+        write_report([tmp_path / "none.json"], tmp_path / "out")
+    with pytest.raises(ValueError, match="different files, got one of them twice"):
+        write_report([path, path.parent / "." / path.name], tmp_path / "out")
+    with pytest.raises(ValueError, match="results must hold a metric, got 1 without"):
+        write_report([write_run("empty", metrics=[], has_rows=False)], tmp_path / "out")
+
+
+def test_rows_of_another_run_are_refused(write_run, tmp_path):
+    one, other = write_run("one"), write_run("other", model_id="b")
+    (one.parent / "results.scores.parquet").replace(other.parent / "results.scores.parquet")
+    with pytest.raises(ValueError, match="must be of the results beside it, got model_id 'tower'"):
+        write_report([other], tmp_path / "out", QUICK)
