@@ -7,7 +7,20 @@ import typer
 from yaml import YAMLError
 
 from radtower import __version__
-from radtower.cli import compare, data, demo, evaluate, explain, hub, label, manifest, report, reports, train, use
+from radtower.cli import (
+    compare,
+    data,
+    demo,
+    evaluate,
+    explain,
+    hub,
+    label,
+    manifest,
+    report,
+    reports,
+    train,
+    use,
+)
 
 SOME_FAILED = 1  # exit code: the good items are done, the bad ones are listed
 UNUSABLE_INPUT = 2  # exit code
