@@ -330,3 +330,28 @@ def slurm(tmp_path, monkeypatch) -> Path:
         (commands / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
     return commands
+
+
+@pytest.fixture(scope="session")
+def _evaluate_offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The library, offline. One folder of modules for the whole run: their package is imported once."""
+    import evaluate  # noqa: PLC0415 -- takes its time, and few tests need it
+
+    root = tmp_path_factory.mktemp("evaluate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
+        patch.setattr(evaluate.config, "HF_MODULES_CACHE", root / "modules")
+        patch.setattr(evaluate.config, "HF_METRICS_CACHE", root / "metrics")
+        patch.syspath_prepend(str(root / "modules"))
+        yield evaluate
+
+
+@pytest.fixture
+def load_metric(_evaluate_offline: Any) -> Callable[[Path], Any]:
+    """Load a metric of ``evaluate`` from a folder."""
+
+    def load(folder: Path) -> Any:
+        # In memory: after an error, evaluate keeps the lock of its file, and the next module waits for it.
+        return _evaluate_offline.load(str(folder), keep_in_memory=True)
+
+    return load

@@ -167,3 +167,21 @@ def test_every_family_exports_exactly_these_files(tmp_path, model_type):
         text = path.read_text()
         assert "from .." not in text
         assert "import radtower" not in text
+
+
+def test_follows_absolute_imports_of_a_named_package_only(tmp_path):
+    package = tmp_path / "ours"
+    for folder in (package / "a" / "b", tmp_path / "out"):
+        folder.mkdir(parents=True)
+    (package / "a" / "b" / "deep.py").write_text("import numpy\nSIZE = 3\n")
+    source = package / "a" / "top.py"
+    source.write_text("from ours.a.b.deep import (\n    SIZE,\n)\nfrom .b.deep import numpy\n")
+    allowed = frozenset({"numpy"})
+    written = export_code([source], tmp_path / "out", package=package, allowed_packages=allowed)
+    assert [path.name for path in written] == ["deep.py", "top.py"]
+    assert written[1].read_text() == "from .deep import (\n    SIZE,\n)\nfrom .deep import numpy\n"
+    with pytest.raises(ValueError, match=r"top\.py:1 imports ours, which a Hub user may not have"):
+        export_code([source], tmp_path / "out", allowed_packages=allowed)
+    source.write_text("from oursother import x\n")
+    with pytest.raises(ValueError, match=r"top\.py:1 imports oursother"):
+        export_code([source], tmp_path / "out", package=package, allowed_packages=allowed)

@@ -1,4 +1,4 @@
-"""``radtower export`` and ``radtower push-labels``: model folders and label tables -> the Hub."""
+"""``radtower export``, ``push-labels``, ``export-metric`` and ``push-metric``: what goes to the Hub."""
 
 import tempfile
 from contextlib import ExitStack
@@ -161,7 +161,51 @@ def _print_release(release: "LabelRelease", published: "Published | None", *, as
         print(f"Pushed to {published.url} ({'private' if published.is_private else 'public'})")
 
 
+def export_metric(
+    name: Annotated[str, typer.Argument(help="multi_label_auroc, retrieval_map or retrieval_recall.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder.")],
+) -> None:
+    """Write a metric for evaluate.load as a folder that needs no RadTower: code, card, page of a Space."""
+    from radtower.hub_cards.metrics import metric_export
+
+    folder = metric_export.export_metric(name, output)
+    print(f"Exported {folder}")
+    print(f'In {folder.absolute().parent.name}: evaluate.load("{metric_export.loaded_by(name, folder)}")')
+
+
+def push_metric(
+    name: Annotated[str, typer.Argument(help="multi_label_auroc, retrieval_map or retrieval_recall.")],
+    repo_id: Annotated[str, typer.Argument(help="OWNER/NAME of the Space; NAME is that of the metric.")],
+    public: Annotated[bool, typer.Option("--public", help="Visible to everyone; without: private.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Publish a metric as a Space, which evaluate.load takes by its id: private, unless asked."""
+    from radtower.hub_cards.metrics.metric_export import export_metric
+    from radtower.hub_cards.publish import push_folder, require_token
+
+    require_token()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = export_metric(name, Path(scratch) / name, repo_id)
+        published = push_folder(
+            folder, repo_id, repo_type="space", message="Metric by radtower push-metric", is_public=public
+        )
+    if json:
+        print_json(
+            {
+                "repo_id": repo_id,
+                "url": published.url,
+                "commit": published.commit,
+                "is_private": published.is_private,
+            }
+        )
+        return
+    print(f"Pushed to {published.url} ({'private' if published.is_private else 'public'})")
+    print(f'evaluate.load("{repo_id}")' + (", with a token that may read it" if published.is_private else ""))
+
+
 def add_commands(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command()(export)
     app.command()(push_labels)
+    app.command()(export_metric)
+    app.command()(push_metric)

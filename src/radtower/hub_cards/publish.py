@@ -8,7 +8,7 @@ from typing import Literal
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
-RepoType = Literal["dataset", "model"]
+RepoType = Literal["dataset", "model", "space"]
 # Of httpx or httpx2, whichever this release of huggingface_hub is built on; no OSError.
 _TRANSPORT_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 
@@ -91,7 +91,8 @@ def _push(
     owned_files: frozenset[str],
 ) -> Published:
     api = HfApi(library_name="radtower")
-    url = api.create_repo(repo_id, repo_type=repo_type, private=not is_public, exist_ok=True)
+    sdk = "gradio" if repo_type == "space" else None
+    url = api.create_repo(repo_id, repo_type=repo_type, private=not is_public, exist_ok=True, space_sdk=sdk)
     is_private = bool(api.repo_info(repo_id, repo_type=repo_type).private)
     if not is_private and not is_public:
         raise ValueError(

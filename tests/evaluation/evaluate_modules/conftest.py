@@ -1,10 +1,9 @@
-"""Load modules of ``evaluate`` by path, with all its caches in a folder of the test run."""
+"""Load modules of ``evaluate`` from the source of the package."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import evaluate
 import pytest
 
 import radtower
@@ -12,24 +11,11 @@ import radtower
 MODULES = Path(radtower.__file__).parent / "evaluation" / "evaluate_modules"
 
 
-@pytest.fixture(scope="session")
-def _evaluate_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    # One folder per run: the package of dynamic modules is imported once.
-    root = tmp_path_factory.mktemp("evaluate")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
-        patch.setattr(evaluate.config, "HF_MODULES_CACHE", root / "modules")
-        patch.setattr(evaluate.config, "HF_METRICS_CACHE", root / "metrics")
-        patch.syspath_prepend(str(root / "modules"))
-        yield root
-
-
 @pytest.fixture
-def load_module(_evaluate_caches: Path) -> Callable[..., Any]:
+def load_module(load_metric: Callable[..., Any]) -> Callable[..., Any]:
     """Load one of our modules by name."""
 
     def load(name: str) -> Any:
-        # In memory: after an error, evaluate keeps the lock of its file, and the next module waits for it.
-        return evaluate.load(str(MODULES / name), keep_in_memory=True)
+        return load_metric(MODULES / name)
 
     return load
