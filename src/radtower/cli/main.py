@@ -14,6 +14,7 @@ from radtower.cli import (
     evaluate,
     explain,
     hub,
+    index,
     label,
     manifest,
     report,
@@ -33,7 +34,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Radiology vision-language models on the Hugging Face Hub. Research use only, not for diagnosis.",
 )
-for group in (demo, manifest, data, reports, label, train, use, evaluate, compare, report, explain, hub):
+for group in (
+    demo,
+    manifest,
+    data,
+    reports,
+    label,
+    train,
+    use,
+    evaluate,
+    compare,
+    report,
+    explain,
+    index,
+    hub,
+):
     group.add_commands(app)
 
 

@@ -227,6 +227,21 @@ def _check_labels(study_ids: pd.Series, names: tuple[str, ...], labels: np.ndarr
         )
 
 
+def label_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns of a manifest or report table that are labels, as 0, 1 and -100.
+
+    Status values follow the default rule.
+
+    Args:
+        frame: As it was read; see :func:`read_report_table` for what counts as a label.
+
+    Raises:
+        ValueError: If a label is -1.
+    """
+    names, labels = _labels_of(frame, TargetPolicy())
+    return pd.DataFrame(labels, columns=list(names), index=frame.index)
+
+
 def _labels_of(frame: pd.DataFrame, policy: TargetPolicy) -> tuple[tuple[str, ...], np.ndarray]:
     columns = {name: _as_label(frame[name], policy) for name in frame if name not in _NO_LABELS}
     kept = {str(name): values for name, values in columns.items() if values is not None}

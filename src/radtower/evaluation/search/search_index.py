@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from radtower.evaluation.features import Features
 from radtower.evaluation.retrieval.top_k import NO_ROW, TopK
@@ -118,7 +118,7 @@ class SearchIndex:
                 allow_patterns=[ABOUT_FILE, *DATA_FILES],
                 library_name="radtower",
             )
-        except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
             raise FileNotFoundError(
                 f"an index must be a folder or a data set of the Hub, got {str(path_or_repo)!r} and "
                 f"{type(error).__name__}. Check the name, the revision, the token and the network."
@@ -161,6 +161,15 @@ class SearchIndex:
         if keys is not None:
             found = _without(found, keys)
         return SearchHits(found.rows[:, :k], found.similarities[:, :k], list(queries.ids), num_matching)
+
+    def num_matching(self, filters: Sequence[str] = ()) -> int:
+        """Return how many items pass the filters; ask before queries are embedded.
+
+        Raises:
+            KeyError: If a filter names no column.
+            ValueError: If nothing passes.
+        """
+        return int(matching_items(self.items, self.about.finding_columns, filters).sum())
 
     def hits_of(self, hits: SearchHits, query: int) -> list[dict[str, Any]]:
         """Return the answers to one query: rank, item_id, score, findings, and the columns of the item."""
