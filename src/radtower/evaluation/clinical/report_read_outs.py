@@ -103,7 +103,7 @@ def measure_read_outs(
         overall = without_macro_precision(measure.scores(mine, answers))
         for name, theirs in measure.baselines(answers).items():
             baseline = measure.scores(theirs, answers)
-            metrics += _as_baseline(baseline, name).results(*resampling)
+            metrics += as_baseline(baseline, name).results(*resampling)
             metrics += overall.minus(without_macro_precision(baseline), name, *resampling)
     too_many = [k for k in ks if k not in possible]
     if too_many:
@@ -136,7 +136,7 @@ def _most_common(
     return None, [f"labels of the {MOST_COMMON}: {reason}"]
 
 
-def _as_baseline(scores: TaskScores, name: str) -> TaskScores:
+def as_baseline(scores: TaskScores, name: str) -> TaskScores:
     """Under names of their own, so that nobody takes them for numbers of the model."""
     protocol = f"{scores.provenance.protocol}; {name}"
     return replace(
