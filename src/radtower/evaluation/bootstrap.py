@@ -2,6 +2,12 @@
 
 A resample is a vector of counts, how often each row was drawn; all rows of a patient share its count.
 Metrics that take counts as weights are computed for many resamples at once.
+
+How often a 95 % interval of an AUROC covers the truth, by patients in the rarer class (simulated, 2,000
+repeats, 1 to 4 scans per patient): 6 patients 85 to 90 %, 15 patients 90 to 93 %, 30 patients 92 to 93 %,
+60 patients 93 to 94 %, 120 patients 95 %. BCa intervals would cover 3 points more at 15 patients, 1 at 30 and
+none from 60 on, for a jackknife beside every bootstrap; they would still be too narrow where it matters. So
+intervals are percentiles, and results say where patients are few.
 Axes: N rows, R resamples, K numbers per resample.
 """
 
@@ -10,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+FEW_PATIENTS = 50  # in the rarer class: below, the interval of an AUROC covers less than 93 %
 _BLOCK_ELEMENTS = 2_000_000  # counts in memory at once, 16 MB
 
 

@@ -76,7 +76,7 @@ def test_decisions_use_the_threshold_of_their_finding():
         assert found["f1", key].value == pytest.approx(sk.f1_score(labels, called))
         weighted = sk.f1_score(labels, called, average="weighted")
         assert found["weighted_f1", key].value == pytest.approx(weighted)
-        assert found["f1", key].note == f"threshold >= {threshold.value:g}"
+        assert found["f1", key].note.startswith(f"threshold >= {threshold.value:g}; ")
         assert found["f1", key].threshold == threshold.value
     assert {item.threshold_source for item in found.values()} == {"by hand"}
     macro = np.mean([found["precision", key].value for key in KEYS])
@@ -86,7 +86,7 @@ def test_decisions_use_the_threshold_of_their_finding():
 def test_a_strict_threshold_is_named_so():
     strict = [Threshold(0.5, "by hand", is_strict=True)] * 3
     found = by_name(decision_results(make_sample(), strict, PROVENANCE, num_resamples=5))
-    assert found["f1", "nodule"].note == "threshold > 0.5"
+    assert found["f1", "nodule"].note.startswith("threshold > 0.5; ")
     assert found["f1", "nodule"].threshold == np.nextafter(0.5, 1)
     assert found["macro_f1", None].threshold is None
 
@@ -117,7 +117,7 @@ def test_a_resample_with_one_class_counts_as_undefined():
     labels[7] = 1  # drawn with its patient in two thirds of the resamples
     found = by_name(decision_results(make_sample(labels=labels), fixed_thresholds(0, 3), PROVENANCE))
     note = found["accuracy", "nodule"].note
-    num_undefined = int(note.split("; ")[1].split()[0])
+    num_undefined = int(note.split("; ")[2].split()[0])
     assert 2000 * 0.3 < num_undefined < 2000 * 0.42
     assert "of 2000 resamples undefined and left out" in note
 
@@ -162,6 +162,19 @@ def test_a_finding_that_a_read_out_does_not_know_is_undefined_with_its_reason():
         assert found[name, "effusion"].value is None
         assert "the finding head does not know it" in found[name, "effusion"].note
     assert found["macro_auroc", None].note == "mean of 2 of 3 findings"
+
+
+def test_few_patients_of_a_class_are_pointed_out():
+    labels = np.zeros((200, 3))
+    labels[:100, 0] = 1  # 50 patients with it, 50 without
+    labels[:98, 1] = 1  # 49 with it
+    labels[97:, 2] = 1  # 49 without it, of which one has both
+    sample = make_sample(n=200, labels=labels)
+    found = by_name(ranking_results(sample, PROVENANCE, num_resamples=5))
+    assert found["auroc", "nodule"].note is None
+    for key in ("effusion", "hernia"):
+        note = "49 patients in the rarer class: below 50 intervals tend to be too narrow"
+        assert found["auroc", key].note == note
 
 
 def test_two_models_are_compared_on_the_same_resamples():

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from radtower.evaluation.bootstrap import FEW_PATIENTS
 from radtower.evaluation.decisions.confusion import Confusion, count_decisions
 from radtower.evaluation.decisions.finding_scores import FindingScores
 from radtower.evaluation.decisions.thresholds import Threshold, common_source
@@ -148,6 +149,7 @@ def _task(
     """Put macro means in front of ``measure``: counts ``(N, R)`` -> values ``(metrics, R, F)``."""
     values = measure(np.ones((len(sample.labels), 1)))[:, 0]
     reasons = {**(reasons or {}), **sample.undefined}
+    few = [_few_patients(sample, column) for column in range(len(sample.keys))]
     macros = [
         Metric(
             name=f"macro_{metric}",
@@ -163,7 +165,7 @@ def _task(
             n=int(sample.num_known[column]),
             n_positive=int(sample.num_positive[column]),
             finding=key,
-            note=notes.get((metric, key)),
+            note="; ".join(filter(None, [notes.get((metric, key)), few[column]])) or None,
             undefined_because=reasons.get(key) or _why_undefined(sample, column, metric),
         )
         for column, key in enumerate(sample.keys)
@@ -182,6 +184,15 @@ def _task(
         patient_ids=np.asarray(sample.patient_ids),
         weighted=weighted,
     )
+
+
+def _few_patients(sample: FindingScores, column: int) -> str | None:
+    """What to say about an interval from few patients; a class without any is said elsewhere."""
+    patients = np.asarray(sample.patient_ids)
+    rarer = min(len(np.unique(patients[sample.labels[:, column] == label])) for label in (0, 1))
+    if not 0 < rarer < FEW_PATIENTS:
+        return None
+    return f"{rarer} patients in the rarer class: below {FEW_PATIENTS} intervals tend to be too narrow"
 
 
 def _why_undefined(sample: FindingScores, column: int, metric: str) -> str:
