@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from radtower.data import publish
 from radtower.evaluation.embedding import embed_reports, embed_scans
 from radtower.evaluation.features import Features, FeatureSource, read_features, write_features
 from radtower.evaluation.search.search_index import SearchIndex
@@ -227,3 +228,17 @@ def test_what_cannot_be_asked_is_one_line(radtower, tmp_path, arguments, message
     assert (done.code, done.out) == (2, "")
     assert message in done.err
     assert "secret words" not in done.err
+
+
+def test_a_push_says_what_it_did_and_begins_with_a_token(radtower, model, table, tmp_path, monkeypatch):
+    radtower("index", "build", model, table, "-o", tmp_path / "index", "--of", "reports", "--with-text")
+    monkeypatch.setattr(publish, "get_token", lambda: None)
+    done = radtower("index", "push", tmp_path / "index", "me/index")
+    assert (done.code, "a token of the Hub must be set" in done.err) == (2, True)
+    monkeypatch.setattr(publish, "get_token", lambda: "token")
+    done = radtower("index", "push", tmp_path / "index", "me/index")
+    assert (done.code, "must hold no text of reports unless" in done.err) == (2, True)
+    done = radtower("index", "push", tmp_path / "index", "me/index", "--include-text", "--public")
+    assert (done.code, "must stay private" in done.err) == (2, True)
+    done = radtower("index", "push", tmp_path / "index", "me/index", "--include-text", "--accept-phi", 3)
+    assert (done.code, "no more and no less than 3 matches" in done.err) == (2, True)

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from radtower.hub_cards import publish
+from radtower.data import publish
 from radtower.labeling.label_table import LabelRow, stream_labels, write_labels
 from radtower.processing.report_text import report_sha256
 

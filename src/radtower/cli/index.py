@@ -196,6 +196,39 @@ def query(  # noqa: PLR0913 -- one argument per flag
         raise typer.Exit(1)
 
 
+@index_app.command()
+def push(
+    index: Annotated[Path, typer.Argument(help="Folder of an index.")],
+    repo_id: Annotated[str, typer.Argument(help="owner/name of the data set on the Hub.")],
+    public: Annotated[bool, typer.Option("--public", help="Visible to everyone; without: private.")] = False,
+    include_text: Annotated[
+        bool, typer.Option("--include-text", help="The index holds text of reports, and may go up with it.")
+    ] = False,
+    accept_phi: Annotated[
+        int, typer.Option(help="Matches of the privacy check in the texts that you judged harmless.")
+    ] = 0,
+    keep_ids: Annotated[
+        bool, typer.Option("--keep-ids", help="Ids like record numbers or dates are public names.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Publish an index as a data set with a card: private, and without report text, unless asked."""
+    from radtower.evaluation.search.search_index import SearchIndex
+
+    published = SearchIndex(index).push_to_hub(
+        repo_id,
+        private=not public,
+        include_text=include_text,
+        keep_ids=keep_ids,
+        num_accepted_matches=accept_phi,
+    )
+    if json:
+        print_json({"url": published.url, "commit": published.commit, "is_private": published.is_private})
+    else:
+        kind = "private" if published.is_private else "public"
+        print(f"Pushed to {published.url} ({kind}), commit {published.commit}")
+
+
 def _contents(
     source: str, table: Path | None, of: Of | None, options: "TableOptions", cache: Path | None
 ) -> "IndexContents":

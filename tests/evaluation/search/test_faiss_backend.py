@@ -61,6 +61,11 @@ def test_recall_is_that_of_the_items_themselves_left_out(builder):
     assert measure_recall(few.vectors, few._source) is None
 
 
+def test_one_query_has_no_interval(builder):
+    with pytest.raises(ValueError, match="num_recall_queries must be at least 2, got 1"):
+        builder.build(30, backend="hnsw", num_recall_queries=1)
+
+
 def test_equal_vectors_are_all_right(builder):
     index = builder.build(60, backend="hnsw")
     vectors = index.vectors[:1].repeat(60, 1)

@@ -142,12 +142,15 @@ def check_buildable(folder: str | Path, options: IndexOptions) -> None:
 
     Raises:
         ImportError: If the backend is one of faiss and that is not installed.
-        ValueError: If the backend is unknown, or the folder holds something else than an index.
+        ValueError: If the backend is unknown, there are too few queries for an interval, or the folder holds
+            something else than an index.
     """
     if options.backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {options.backend!r}.")
     if options.backend != "exact":
         require_faiss()
+    if options.num_recall_queries < 2:
+        raise ValueError(f"num_recall_queries must be at least 2, got {options.num_recall_queries}. Use 200.")
     folder = Path(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / ABOUT_FILE).exists()):
         raise ValueError(

@@ -27,9 +27,9 @@ class Recall(BaseModel):
 
     k: int = Field(ge=1)
     value: float = Field(ge=0, le=1)
-    ci_low: float | None
-    ci_high: float | None
-    num_queries: int = Field(ge=1)
+    ci_low: float = Field(ge=0, le=1)
+    ci_high: float = Field(ge=0, le=1)
+    num_queries: int = Field(ge=2)
     queries: str = "items of the index, themselves left out"
 
 

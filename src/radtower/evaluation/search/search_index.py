@@ -15,6 +15,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from radtower.data.publish import Published
 from radtower.evaluation.features import Features
 from radtower.evaluation.retrieval.top_k import NO_ROW, TopK
 from radtower.evaluation.search.build_index import (
@@ -31,6 +32,7 @@ from radtower.evaluation.search.filters import matching_items
 from radtower.evaluation.search.index_about import ABOUT_FILE, IndexAbout, read_about
 from radtower.evaluation.search.items import ITEM_ID, STUDY_ID, present_findings, read_items
 from radtower.evaluation.search.nearest import CandidateSource, nearest
+from radtower.evaluation.search.publish_index import PushOptions, publish_index
 from radtower.evaluation.search.vector_file import read_vectors
 
 LeaveOut = Literal["item", "study"]
@@ -201,6 +203,46 @@ class SearchIndex:
             else:
                 (target / name).unlink(missing_ok=True)
         return target
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = True,
+        include_text: bool = False,
+        keep_ids: bool = False,
+        num_accepted_matches: int = 0,
+    ) -> Published:
+        """Push the index with a card to a data set of the Hub, in one commit; its name loads it from there.
+
+        The ids of items and studies go along: without them nothing can be found. Patterns look for dates and
+        record numbers in them, and in texts.
+
+        Args:
+            repo_id: ``owner/name``.
+            private: Whether a new repository is private. One that is public already must be asked for.
+            include_text: Needed for an index with text of reports, which stays private.
+            keep_ids: Ids that look like those of patients are public names.
+            num_accepted_matches: Matches in the texts that you judged harmless; exactly the number found.
+
+        Raises:
+            PermissionError: If there is no token, or it may not write there.
+            ValueError: If text would go along unasked or in public, ids or texts look like those of patients,
+                or the repository is public and ``private`` was not false.
+            ConnectionError: If the Hub cannot be reached.
+        """
+        return publish_index(
+            self.folder,
+            self.about,
+            self.items,
+            repo_id,
+            PushOptions(
+                is_public=not private,
+                has_text=include_text,
+                are_ids_public=keep_ids,
+                num_accepted_matches=num_accepted_matches,
+            ),
+        )
 
 
 def _check_files(folder: Path, about: IndexAbout) -> None:

@@ -9,7 +9,7 @@ import pytest
 SCRIPT = """
 import json, os, sys
 from pathlib import Path
-from radtower.hub_cards.publish import push_folder
+from radtower.data.publish import push_folder
 
 folder = Path(sys.argv[1])
 def push(files, repo_id, token="hf_local_test_token", **options):

@@ -1,6 +1,6 @@
 import pytest
 
-from radtower.hub_cards.privacy import (
+from radtower.data.privacy import (
     KINDS,
     PrivacyReport,
     count_identifiers,
