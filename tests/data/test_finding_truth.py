@@ -117,7 +117,7 @@ def label_row(report, error=None, keys=SMALL.keys, findings_set="ct_rate_18", **
     said = {key: None if error else status.get(key, "not_mentioned") for key in keys}
     return LabelRow(
         report_id=report, report_sha256=report_sha256(report), status=said, score=dict.fromkeys(keys),
-        evidence=dict.fromkeys(keys), labeler="encoder", model_id="m", prompt_version=None,
+        evidence=dict.fromkeys(keys), labeler="encoder", model_id="/somewhere/m", prompt_version=None,
         findings_set=findings_set, error=error,
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from radtower.data.csv_table import read_csv_table
 from radtower.data.gold_labels import RELEASED_NAME, side_of
 from radtower.data.manifest import Manifest
+from radtower.data.model_names import without_machine_path
 from radtower.data.targets import MASKED_TARGET, Status, TargetPolicy, numeric_targets
 from radtower.labeling.findings import FindingsSet
 from radtower.labeling.findings_mapping import FindingsMapping, map_scores, map_statuses
@@ -107,9 +108,8 @@ def _by_report(
     columns = [key for key in known.keys if key in labels.keys]
     values = _from_statuses(statuses, mapping)
     left_out = _left_out(columns, known, mapping)
-    makers = ", ".join(
-        sorted({f"{r.labeler} {r.model_id}" for r in labels.frame[["labeler", "model_id"]].itertuples()})
-    )
+    who = labels.frame[["labeler", "model_id"]].drop_duplicates().itertuples()
+    makers = ", ".join(sorted({f"{row.labeler} {without_machine_path(str(row.model_id))}" for row in who}))
     _check(values, left_out)
     return FindingTruth(_keys(findings), values, left_out, reasons, f"{name} by {makers}; {RULE}")
 

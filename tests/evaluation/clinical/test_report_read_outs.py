@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from radtower.data.report_targets import ReportTargets
+from radtower.data.finding_truth import FindingTruth
+from radtower.evaluation.clinical.report_labels import ReportLabels, report_labels
 from radtower.evaluation.clinical.report_read_outs import measure_read_outs
 from radtower.evaluation.clinical.report_search import FoundReports, find_reports
 from radtower.evaluation.pairs.embedded_pairs import EmbeddedPairs
@@ -26,9 +27,11 @@ STUDIES = pd.DataFrame(
 )
 
 
-def _targets(values, labeled=True):
-    values = np.asarray(values, dtype=np.float32)
-    return ReportTargets(KEYS, values, np.full(len(values), labeled), "labels by x; rule", "two")
+UNKNOWN = [[-100, -100]] * 4
+
+
+def _targets(values):
+    return ReportLabels(KEYS, np.asarray(values, dtype=np.float32), "labels by x; rule", "two, 2 findings")
 
 
 def _found(rows):
@@ -113,7 +116,7 @@ def test_without_training_labels_the_baseline_is_named_as_missing():
     rows = [[0], [0], [0], [0]]
     for training, reason in (
         (None, "the manifest has no training split"),
-        (_targets(TRUTH, labeled=False), "no report of the training split is labeled"),
+        (_targets(UNKNOWN), "no report of the training split is labeled"),
     ):
         read_outs = _measure(rows, training)
         assert read_outs.not_measured[0] == f"labels of the most common report: {reason}"
@@ -123,7 +126,7 @@ def test_without_training_labels_the_baseline_is_named_as_missing():
 def test_what_is_masked_or_not_labeled_is_counted_in_the_note():
     values = TRUTH.copy()
     values[2] = -100
-    labels = ReportTargets(KEYS, values, np.array([True, True, False, True]), "s", "two")
+    labels = _targets(values)
     read_outs = _measure([[0], [0], [0], [1]], labels=labels, ks=(1,))
     item = next(m for m in read_outs.metrics if m.metric == "label_jaccard")
     assert (item.n, item.value) == (3, pytest.approx(2 / 3))  # what is masked states nothing
@@ -144,11 +147,26 @@ def test_query_rows_are_those_of_the_first_report():
 def test_tables_that_do_not_fit_are_refused():
     rows = [[0], [0], [0], [0]]
     with pytest.raises(ValueError, match="labels must be there for the reports, got none for 4 volumes"):
-        _measure(rows, labels=_targets(TRUTH, labeled=False))
+        _measure(rows, labels=_targets(UNKNOWN))
     with pytest.raises(ValueError, match="must be of the same volumes, got 4, 3 and 4 rows"):
         _measure(rows, labels=_targets(TRUTH[:3]))
     with pytest.raises(ValueError, match="must be of the same volumes, got 4, 4 and 2 rows"):
         _measure(rows[:2])
-    other = ReportTargets(("a",), TRUTH[:, :1], np.ones(4, dtype=bool), "s", "one")
+    other = ReportLabels(("a",), TRUTH[:, :1], "s", "one")
     with pytest.raises(ValueError, match="must have the same findings, got 1 and 2"):
         _measure(rows, other)
+
+
+def test_findings_without_labels_are_left_out():
+    truth = FindingTruth(
+        keys=("a", "gone", "b"),
+        labels=np.array([[1, -100, 0], [-100, -100, -100]], dtype=np.float32),
+        left_out={"gone": "there is no column of labels"},
+        unlabeled={},
+        source="labels by x; rule",
+    )
+    labels = report_labels(truth, "three")
+    assert (labels.keys, labels.class_set) == (KEYS, "three, 2 findings")
+    assert labels.values.tolist() == [[1, 0], [-100, -100]]
+    assert labels.is_labeled.tolist() == [True, False]
+    assert labels.at([1, 0]).values.tolist() == [[-100, -100], [1, 0]]

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from radtower.data.report_targets import ReportTargets
 from radtower.data.targets import MASKED_TARGET
 from radtower.evaluation.clinical.label_answers import LabelAnswers, Pick, answers_of_rows, random_answers
 from radtower.evaluation.clinical.label_scores import label_scores, without_macro_precision
 from radtower.evaluation.clinical.most_common import most_common_reports
+from radtower.evaluation.clinical.report_labels import ReportLabels
 from radtower.evaluation.clinical.report_search import FoundReports
 from radtower.evaluation.results import MetricResult, Provenance
 from radtower.evaluation.retrieval.ranks import RetrievalOptions
@@ -52,8 +52,8 @@ class _Answers(NamedTuple):
 def measure_read_outs(
     found: FoundReports,
     studies: pd.DataFrame,
-    labels: ReportTargets,
-    training: ReportTargets | None,
+    labels: ReportLabels,
+    training: ReportLabels | None,
     dataset: str,
     *,
     ks: Sequence[int] = (1, 5),
@@ -118,8 +118,8 @@ def _picks(num_answers: int) -> tuple[Pick, ...]:
 
 
 def _most_common(
-    labels: ReportTargets, training: ReportTargets | None, num_reports: int
-) -> tuple[ReportTargets | None, list[str]]:
+    labels: ReportLabels, training: ReportLabels | None, num_reports: int
+) -> tuple[ReportLabels | None, list[str]]:
     """The most common training reports, the first one first; or why there are none."""
     reason = None
     if training is None:
@@ -152,8 +152,8 @@ class _Measure:
 
     reports: FoundReports
     studies: pd.DataFrame
-    labels: ReportTargets
-    most_common: ReportTargets | None
+    labels: ReportLabels
+    most_common: ReportLabels | None
     dataset: str
 
     def found(self, answers: _Answers) -> LabelAnswers:
@@ -212,7 +212,7 @@ class _Measure:
     def _provenance(self, answers: _Answers) -> Provenance:
         return Provenance(
             dataset=self.dataset,
-            class_set=f"{self.labels.class_set}, {len(self.labels.keys)} findings",
+            class_set=self.labels.class_set,
             label_source=self.labels.source,
             protocol=answers.title,
         )
