@@ -15,7 +15,7 @@ def make_comparison(toy, folder, second=None, **changes):
 
 def test_a_row_has_both_numbers_the_difference_and_the_test(toy, tmp_path):
     comparison = make_comparison(toy, tmp_path)
-    table = comparison_tables(comparison, ("A", "B"))[0]
+    table, decisions = comparison_tables(comparison, ("A", "B"))
     assert table.title == "toy, test, toy, drawn, prompts"
     assert table.columns == ("metric", "n (positive)", "A", "B", "B - A", "DeLong p", "Holm p")
     rows = {row[0]: row for row in table.rows}
@@ -30,7 +30,10 @@ def test_a_row_has_both_numbers_the_difference_and_the_test(toy, tmp_path):
         "<0.001" if item.delong_p_holm < 0.001 else f"{item.delong_p_holm:.3f}",
     )
     assert rows["macro auroc"][-2:] == ("", "")
-    assert "recall nodule (by hand)" in rows
+    assert decisions.title == "toy, test, toy, drawn, prompts; thresholds: by hand"
+    assert decisions.rows[0][0] == "macro accuracy"
+    assert decisions.columns[-1] == "B - A"
+    assert decisions.notes[1] == "Each model has its own thresholds, which the resamples keep."
     assert table.notes == (
         "Differences with 95% intervals: paired patient bootstrap, percentile, 30 resamples.",
         "p of an AUROC: DeLong, clustered by patient (Obuchowski 1997); Holm p: corrected for 2 findings.",
@@ -62,4 +65,4 @@ def test_markdown_is_a_document_with_its_warning(toy, tmp_path):
     assert "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n| macro auroc | 80 |" in text
     assert text.endswith("Research use only, not for diagnosis.\n")
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.count("|") - line.count("\\|") for line in lines} == {8}
+    assert {line.count("|") - line.count("\\|") for line in lines} == {6, 8}

@@ -26,7 +26,7 @@ class ComparisonTable:
 
 
 def comparison_tables(comparison: Comparison, names: tuple[str, str]) -> list[ComparisonTable]:
-    """Return one table per data set, class set, label source, protocol and direction.
+    """Return one table per data set, class set, label source, protocol, direction and source of thresholds.
 
     Args:
         comparison: Two models.
@@ -85,6 +85,8 @@ def _said(items: Sequence[MetricDifference]) -> list[str]:
     if methods:
         levels = sorted({f"{item.ci_level:.0%}" for item in items if item.ci_method})
         said.append(f"Differences with {', '.join(levels)} intervals: {'; '.join(methods)}.")
+        if items[0].threshold_source:
+            said.append("Each model has its own thresholds, which the resamples keep.")
     tests = [item for item in items if item.delong_p is not None]
     if tests:
         kinds = ", ".join(dict.fromkeys(str(item.delong_method) for item in tests))
@@ -94,12 +96,12 @@ def _said(items: Sequence[MetricDifference]) -> list[str]:
 
 def _title(item: MetricDifference) -> str:
     parts = [getattr(item, name) for name in (*WHERE, "direction")]
-    return ", ".join(part.replace("_to_", " to ") for part in parts if part)
+    title = ", ".join(part.replace("_to_", " to ") for part in parts if part)
+    return f"{title}; thresholds: {item.threshold_source}" if item.threshold_source else title
 
 
 def _name(item: MetricDifference) -> str:
-    name = " ".join(filter(None, [item.metric, item.finding])).replace("_at_", "@").replace("_", " ")
-    return f"{name} ({item.threshold_source})" if item.threshold_source else name
+    return " ".join(filter(None, [item.metric, item.finding])).replace("_at_", "@").replace("_", " ")
 
 
 def _size(item: MetricDifference) -> str:
