@@ -49,7 +49,7 @@ def test_json_names_what_was_written(radtower, results, tmp_path):
 def test_unusable_input_is_one_line(radtower, results, tmp_path):
     done = radtower("report", tmp_path / "none.json", "-o", tmp_path / "out")
     assert (done.code, done.out) == (2, "")
-    assert done.err.startswith("error: results must be a file that radtower evaluate wrote, got none.json")
+    assert done.err.startswith("error: results must be a file, got no none.json there")
     done = radtower("report", results, "-o", results)
     assert (done.code, "-o must be a folder" in done.err) == (2, True)
 

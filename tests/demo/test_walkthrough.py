@@ -48,7 +48,8 @@ def test_two_runs_of_one_seed_print_and_write_the_same(tmp_path, capsys, monkeyp
         capsys.readouterr()
         print_summary(summary)
         printed.append(capsys.readouterr().out.replace(str(tmp_path / name), "OUT").split())
-        written.append([(tmp_path / name / m / "results.json").read_text() for m in MODELS])
+        files = [*(f"{m}/results.json" for m in MODELS), "report/report.html", "report/tables.md"]
+        written.append([(tmp_path / name / file).read_text() for file in files])
     assert printed[0] == printed[1]
     assert written[0] == written[1]
     assert summary.reload_difference < 1e-4
@@ -59,3 +60,15 @@ def test_two_runs_of_one_seed_print_and_write_the_same(tmp_path, capsys, monkeyp
     card = (summary.export / "README.md").read_text()
     assert "not on patients" in card
     assert not list(summary.export.glob("run.yaml"))
+    # Rows name patients, and stay at home.
+    assert not list(summary.export.glob("results.*"))
+    page = summary.page.read_text()
+    for wanted in (
+        "Phantom results:",
+        "ROC curves",
+        "Recall at k",
+        "Retrieval gallery",
+        "Map of scans and reports",
+    ):
+        assert wanted in page
+    assert "phantom-00" not in page

@@ -71,6 +71,7 @@ def print_summary(summary: "DemoSummary") -> None:
     print(f"Exported model: {summary.export}")
     print(f"  reloaded without RadTower; largest difference of an embedding: {summary.reload_difference:.1e}")
     print(f"Picture: {summary.figure}")
+    print(f"Page with tables, curves, gallery and map: {summary.page}")
     print(f"These are phantom results: they show that the software works. {NOT_FOR_DIAGNOSIS}")
 
 

@@ -4,14 +4,10 @@ Every number it prints is a phantom result.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
 from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
@@ -19,22 +15,19 @@ from radtower.data.csv_table import read_csv_table
 from radtower.data.manifest import Manifest, read_manifest
 from radtower.data.volume_cache import VolumeCache, build_volume_cache, open_volume_cache
 from radtower.demo.cohort import GOLD_NAME, write_cohort
+from radtower.demo.measurement import Measured, draw_measured, load_tower, measure_tower, zero_shot_scores
 from radtower.demo.phantom_findings import PHANTOM_FINDINGS
 from radtower.demo.progress import Steps
 from radtower.demo.reload_check import reload_without_the_package
 from radtower.evaluation.agreement import compare_labels
-from radtower.evaluation.pairs.embedded_pairs import embed_pairs
-from radtower.evaluation.pairs.pair_retrieval import PAIRING, measure_pair_retrieval
 from radtower.evaluation.plots import plot_scan_with_findings
-from radtower.evaluation.results import MetricResult, Provenance, Results, write_results
-from radtower.evaluation.zero_shot.finding_results import zero_shot_results
+from radtower.evaluation.reports.report import ReportOptions, write_report
+from radtower.evaluation.results import MetricResult, Provenance, Results
 from radtower.hub_cards.export import export_model
 from radtower.labeling.encoder import EncoderLabeler
 from radtower.labeling.findings import FindingsSet, load_findings
 from radtower.labeling.label_table import read_labels
 from radtower.labeling.labeler import label_reports
-from radtower.modeling.modeling_medclip import MedCLIPModel
-from radtower.modeling.modeling_zero_shot import pair_scores
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.report_text import report_sha256
 from radtower.processing.volume_io import read_volume
@@ -47,8 +40,6 @@ from radtower.training.train_vision import train_vision
 
 # Lung, soft tissue, and what is denser: calcium, bone, metal.
 WINDOWS_HU = [[-1000.0, 200.0], [-160.0, 240.0], [200.0, 2500.0]]
-# No creation time of a results file may depend on the clock: two runs print and write the same.
-CREATED = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +82,7 @@ class DemoSummary:
     from_scratch: Results
     export: Path
     figure: Path
+    page: Path
     reload_difference: float
 
 
@@ -120,12 +112,12 @@ def run_demo(output: str | Path, seed: int = 0, plan: DemoPlan | None = None) ->
             name: demo.align(manifest_path, labels_path, vision, should_reset)
             for name, should_reset in (("medclip", False), ("medclip_from_scratch", True))
         }
-        results = {name: demo.evaluate(manifest_path, folder) for name, folder in models.items()}
+        measured = {name: demo.evaluate(manifest_path, folder) for name, folder in models.items()}
         export, difference = demo.export(models["medclip"])
         figure = demo.draw(manifest_path, models["medclip"])
-    return DemoSummary(
-        silver, results["medclip"], results["medclip_from_scratch"], export, figure, difference
-    )
+        page = demo.report(manifest_path, list(measured.values()))
+    pretrained, from_scratch = (one.results for one in measured.values())
+    return DemoSummary(silver, pretrained, from_scratch, export, figure, page, difference)
 
 
 def embedded_llm() -> Path:
@@ -263,35 +255,23 @@ class _Demo:
             )
             return train_medclip(run, arguments, [OnStep(on_progress)])
 
-    def evaluate(self, manifest_path: Path, folder: Path) -> Results:
+    def evaluate(self, manifest_path: Path, folder: Path) -> Measured:
         studies = read_manifest(manifest_path).split("test")
-        frame = studies.frame
-        model = MedCLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
-        cache = open_volume_cache(self.output / "cache", model.processor.image_processor)
-        with self.steps.step(f"Evaluate {folder.name}", len(frame)) as on_progress:
-            pairs = embed_pairs(model, frame, cache.__getitem__, on_progress=on_progress)
-            scores = self._scores(model, pairs.images)
-            truth = Manifest(pairs.studies).truth(self.findings)
-        settings: dict[str, Any] = {
-            "dataset": "phantom scans, test split",
-            "class_set": f"{len(self.findings.keys)} phantom findings",
-        }
-        metrics = zero_shot_results(
-            scores,
-            truth,
-            list(pairs.studies["patient_id"]),
-            self.findings.keys,
-            Provenance(**settings, label_source="truth of the phantom", protocol="prompt ensemble"),
-            self.plan.num_resamples,
-        )
-        metrics += measure_pair_retrieval(
-            pairs, Provenance(**settings, label_source=PAIRING), protocols=["exact-row"]
-        )
-        results = Results(
-            model_id=folder.name, model_revision=None, created=CREATED, phantom=True, metrics=tuple(metrics)
-        )
-        write_results(results, folder / "results.json")
-        return results
+        with self.steps.step(f"Evaluate {folder.name}", len(studies)) as on_progress:
+            return measure_tower(
+                folder, studies, self.output / "cache", self.findings, self.plan.num_resamples, on_progress
+            )
+
+    def report(self, manifest_path: Path, measured: list[Measured]) -> Path:
+        studies = read_manifest(manifest_path).split("test")
+        with self.steps.step("Write the report"):
+            draw_measured(measured[0], studies, self.findings)
+            options = ReportOptions(
+                "Phantom demo of RadTower",
+                (f"radtower demo --seed {self.seed}",),
+                num_resamples=self.plan.num_resamples,
+            )
+            return write_report([one.path for one in measured], self.output / "report", options)[0]
 
     def export(self, folder: Path) -> tuple[Path, float]:
         with self.steps.step("Export, and reload without RadTower"):
@@ -302,10 +282,10 @@ class _Demo:
         studies = read_manifest(manifest_path).split("test")
         truth = studies.truth(self.findings)
         row = int(truth.sum(axis=1).argmax())  # the scan with most to see
-        model = MedCLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+        model = load_tower(folder)
         cache = open_volume_cache(self.output / "cache", model.processor.image_processor)
         study_id = studies.frame["study_id"][row]
-        scores = self._scores(model, model.encode_image(cache[study_id][None]))[0]
+        scores = zero_shot_scores(model, model.encode_image(cache[study_id][None]), self.findings)[0]
         volume = read_volume(studies.frame["image_path"][row])
         keys = self.findings.keys
         with self.steps.step("Draw a scan with its findings"):
@@ -317,12 +297,6 @@ class _Demo:
                 f"Synthetic phantom {study_id}, zero-shot scores. Research use only, not for diagnosis.",
                 self.output / "scan_with_findings.png",
             )
-
-    def _scores(self, model: MedCLIPModel, images: torch.Tensor) -> np.ndarray:
-        """Zero-shot probabilities ``(N, F)`` of image vectors."""
-        directions = model.pair_directions([finding.prompts[0] for finding in self.findings.findings])
-        with torch.no_grad():
-            return pair_scores(images, directions, model.zero_shot_scale()).numpy().astype(np.float64)
 
     def _arguments(
         self, name: str, epochs: float, *, batch_size: int, learning_rate: float, warmup_steps: int

@@ -6,7 +6,7 @@ from PIL import Image
 
 from radtower.data.manifest import read_manifest
 from radtower.data.volume_cache import build_volume_cache
-from radtower.evaluation.pairs.scan_source import scan_source
+from radtower.evaluation.pairs.scan_source import picture_source, scan_source
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.volume_io import Volume, VolumeSource, affine_from_spacing, write_volume
 
@@ -67,3 +67,24 @@ def test_images_are_read_by_the_2d_processor(tiny_image_clip, tmp_path):
         ValueError, match=r"cache must be left out for a dual tower of 2D images, got .*cache"
     ):
         scan_source(tiny_image_clip, manifest, tmp_path / "cache")
+
+
+def test_a_person_sees_hounsfield_units(tiny_medclip, volumes, tmp_path):
+    build_volume_cache(volumes.scans(), tiny_medclip.processor.image_processor, tmp_path / "cache")
+    array = picture_source(tiny_medclip, volumes)("s0")
+    assert array.shape == (8, 12, 10)
+    assert array.min() < -900
+    assert array.max() > 500
+    resampled = picture_source(tiny_medclip, volumes, tmp_path / "cache")("s0")
+    assert resampled.dtype == np.int16
+    assert resampled.shape != array.shape
+
+
+@pytest.mark.parametrize(
+    ("mode", "shape"),
+    [("L", (6, 5)), ("I;16", (6, 5)), ("RGB", (6, 5, 3)), ("P", (6, 5, 3)), ("RGBA", (6, 5, 3))],
+)
+def test_images_are_drawn_in_gray_or_color(tiny_image_clip, tmp_path, mode, shape):
+    Image.new(mode, (5, 6)).save(tmp_path / "i.png")
+    manifest = write_manifest(tmp_path, ["i.png"])
+    assert picture_source(tiny_image_clip, manifest)("s0").shape == shape

@@ -1,4 +1,5 @@
 from datetime import UTC, datetime
+from functools import partial
 from io import BytesIO
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from radtower.evaluation.reports.figures import Caption, Picture, write_pictures
+from radtower.evaluation.reports.report import ReportOptions, write_report
 from radtower.evaluation.results import MetricResult, Results, write_results
 from radtower.evaluation.rows import QUERY_COLUMNS, SCORE_COLUMNS, QueryRows, ScoreRows, write_rows
 
@@ -14,7 +16,7 @@ CREATED = datetime(2026, 1, 1, tzinfo=UTC)
 WHERE = ("scans, test split", "two findings", "manual", "prompt ensemble")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_metric():
     """A metric of a small data set; a value of None is undefined."""
 
@@ -34,7 +36,7 @@ def make_metric():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_results():
     def make(*metrics, model_id="tower", **details):
         fields = {"model_revision": None, "created": CREATED, "phantom": False}
@@ -43,7 +45,7 @@ def make_results():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def zero_shot_metrics(make_metric):
     """Two findings and their mean, one of them undefined in one metric."""
 
@@ -62,7 +64,7 @@ def zero_shot_metrics(make_metric):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def retrieval_metrics(make_metric):
     def make(shift=0.0):
         return [
@@ -88,12 +90,12 @@ def retrieval_metrics(make_metric):
     return make
 
 
-@pytest.fixture
-def write_run(tmp_path, make_results, zero_shot_metrics, retrieval_metrics):
+@pytest.fixture(scope="session")
+def write_run_in(make_results, zero_shot_metrics, retrieval_metrics):
     """Results with score rows, query rows and a picture beside them; returns the path of the results."""
 
-    def write(folder="run", model_id="tower", seed=0, *, has_rows=True, metrics=None, **details):
-        path = tmp_path / folder / "results.json"
+    def write(parent, folder="run", model_id="tower", seed=0, *, has_rows=True, metrics=None, **details):
+        path = parent / folder / "results.json"
         chosen = [*zero_shot_metrics(), *retrieval_metrics()] if metrics is None else metrics
         results = make_results(*chosen, model_id=model_id, **details)
         write_results(results, path)
@@ -107,6 +109,19 @@ def write_run(tmp_path, make_results, zero_shot_metrics, retrieval_metrics):
         return path
 
     return write
+
+
+@pytest.fixture
+def write_run(write_run_in, tmp_path):
+    return partial(write_run_in, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def whole_report(write_run_in, tmp_path_factory):
+    """Files of a report of all that can lie beside results. Read-only."""
+    folder = tmp_path_factory.mktemp("whole_report")
+    path = write_run_in(folder, phantom=True, not_measured=("heat maps: no scans",))
+    return write_report([path], folder / "out", ReportOptions(num_resamples=20))
 
 
 def _png():

@@ -49,8 +49,13 @@ def read(paths, folder, options=QUICK):
     return written, Reader(written[0].read_text(encoding="utf-8"))
 
 
-def test_everything_that_lies_beside_the_results_is_shown(write_run, tmp_path):
-    written, page = read([write_run(phantom=True, not_measured=("heat maps: no scans",))], tmp_path / "out")
+@pytest.fixture
+def page(whole_report):
+    return Reader(whole_report[0].read_text(encoding="utf-8"))
+
+
+def test_everything_that_lies_beside_the_results_is_shown(whole_report, page):
+    written = whole_report
     assert [path.name for path in written] == [
         "report.html",
         "tables.md",
@@ -61,7 +66,7 @@ def test_everything_that_lies_beside_the_results_is_shown(write_run, tmp_path):
         "recall-2.png",
         "picture-1-map.png",
     ]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in written)
+    assert sorted(p.name for p in written[0].parent.iterdir()) == sorted(p.name for p in written)
     for wanted in (
         "Evaluation of tower",
         "Phantom results: scans or reports are synthetic.",
@@ -85,18 +90,20 @@ def test_everything_that_lies_beside_the_results_is_shown(write_run, tmp_path):
         assert wanted in page.text, wanted
 
 
-def test_a_page_of_patients_has_no_phantom_notice_and_no_id(write_run, tmp_path):
-    written, page = read([write_run()], tmp_path / "out")
+def test_no_file_names_a_patient_or_scan(whole_report):
+    assert all(b"secret-" not in path.read_bytes() for path in whole_report)
+
+
+def test_a_page_of_patients_has_no_phantom_notice(write_run, tmp_path):
+    _, page = read([write_run(has_rows=False)], tmp_path / "out")
     assert "Phantom" not in page.text
-    assert all(b"secret-" not in path.read_bytes() for path in written)
 
 
-def test_the_page_asks_for_nothing_and_says_what_its_pictures_show(write_run, tmp_path):
-    written, page = read([write_run()], tmp_path / "out")
+def test_the_page_asks_for_nothing_and_says_what_its_pictures_show(whole_report, page):
     sources = [a[name] for _, a in page.tags for name in ("src", "href", "xlink:href") if name in a]
     assert sources
     assert {re.split("[:#]", source)[0] for source in sources} <= {"data", ""}
-    assert "url(" not in re.sub(r"url\(#", "", written[0].read_text())
+    assert "url(" not in re.sub(r"url\(#", "", whole_report[0].read_text())
     assert all(len(image["alt"]) > 3 for image in page.all("img"))
     drawings = [svg for svg in page.all("svg") if svg.get("role") == "img"]
     assert len(drawings) == 4
@@ -109,10 +116,10 @@ def test_the_page_asks_for_nothing_and_says_what_its_pictures_show(write_run, tm
     assert set(links) <= set(ids)
 
 
-def test_the_same_results_give_the_same_bytes(write_run, tmp_path):
-    path = write_run()
-    first, again = (write_report([path], tmp_path / name, QUICK) for name in ("a", "b"))
-    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in again]
+def test_the_same_results_give_the_same_bytes(whole_report, tmp_path):
+    path = whole_report[0].parents[1] / "run" / "results.json"
+    again = write_report([path], tmp_path, QUICK)
+    assert [p.read_bytes() for p in whole_report] == [p.read_bytes() for p in again]
 
 
 def test_a_hostile_name_is_inert(write_run, make_metric, tmp_path):
@@ -205,7 +212,7 @@ def test_states_of_labels_are_added_up(write_run, make_metric, tmp_path):
 def test_scores_that_are_no_probabilities_have_no_reliability(write_run, tmp_path):
     path = write_run()
     run = read_runs([path])[0]
-    frame = run.scores.frame.assign(score=run.scores.frame["score"] * 5)
+    frame = run.scores.assign(score=run.scores["score"] * 5)
     write_rows(ScoreRows(frame), run.results, path)
     written, _ = read([path], tmp_path / "out")
     assert "reliability-1.png" not in [p.name for p in written]
@@ -218,7 +225,7 @@ def test_refuses_what_is_no_report(write_run, tmp_path):
         write_report([], tmp_path / "out")
     with pytest.raises(ValueError, match=r"-o must be a folder, got the file 'results.json'"):
         write_report([path], path)
-    with pytest.raises(FileNotFoundError, match=r"a file that radtower evaluate wrote, got none.json"):
+    with pytest.raises(FileNotFoundError, match=r"results must be a file, got no none.json there"):
         write_report([tmp_path / "none.json"], tmp_path / "out")
     with pytest.raises(ValueError, match="different files, got one of them twice"):
         write_report([path, path.parent / "." / path.name], tmp_path / "out")

@@ -17,6 +17,7 @@ def test_findings_are_rows_and_metrics_are_columns(make_results, zero_shot_metri
     ]
     assert [cells(row) for row in table.rows] == [[0.7, None], [0.7, 0.5], [None, None]]
     assert table.has_positives
+    assert table.row_kind == "finding"
     assert table.footnotes == (("a", "mean of 1 of 2 findings"), ("b", "undefined: one class only"))
     assert [cell.marks for row in table.rows for cell in row.cells] == [("a",), (), (), (), ("b",), ("b",)]
     assert not table.has_best
@@ -27,6 +28,7 @@ def test_chance_is_one_line_where_all_rows_share_it(make_results, retrieval_metr
     assert [row.name for row in table.rows] == ["image to report", "report to image"]
     assert table.chance == (("chance", ("0.008", "0.040", "63.0")),)
     assert not table.has_positives
+    assert table.row_kind == "direction"
     # What holds for all is said once, without marks.
     assert table.remarks == (
         "95% intervals: patient bootstrap, percentile, 1000 resamples",

@@ -22,9 +22,11 @@ from radtower.evaluation.reports.wording import (
         ("macro_auroc", "macro AUROC"),
         ("recall_at_5", "recall@5"),
         ("map_at_50", "mAP@50"),
-        ("legacy_ct_clip_map", "legacy ct clip map"),
+        ("legacy_ct_clip_map_at_50", "legacy ct clip map@50"),
+        ("pooled_ece", "pooled calibration error"),
+        ("macro_new_thing", "macro new thing"),
         ("weighted_f1", "weighted F1"),
-        ("sensitivity_at_specificity_90", "sensitivity@specificity 90"),
+        ("sensitivity_at_0.95_specificity", "sensitivity at 0.95 specificity"),
         ("average_precision", "average precision"),
     ],
 )

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from radtower.data.images_2d import ImageFiles
 from radtower.data.manifest import Manifest
 from radtower.data.volume_cache import open_volume_cache
 from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.processing.image_io import read_image
 from radtower.processing.volume_io import read_volume
 
 
@@ -68,3 +70,31 @@ def volume_source(
         return pixels
 
     return from_file
+
+
+def picture_source(
+    model: MedCLIPModel, manifest: Manifest, cache: str | Path | None = None
+) -> Callable[[str], np.ndarray]:
+    """Return a function of a volume id that gives what a person looks at: the scan before its window.
+
+    Args:
+        model: A 3D tower has volumes, a 2D tower images.
+        manifest: Says where they are.
+        cache: Folder of ``radtower preprocess``, whose volumes are drawn as they were resampled.
+
+    Returns:
+        ``(Z, Y, X)`` in Hounsfield units, or an image ``(Y, X)`` or ``(Y, X, 3)``.
+    """
+    if not model.processor.reads_volumes:
+        paths = dict(zip(manifest.frame["volume_id"], manifest.frame["image_path"], strict=True))
+
+        def from_image(volume_id: str) -> np.ndarray:
+            image = read_image(paths[volume_id])
+            # Gray of any depth stays as it is; a palette, or transparency, becomes color.
+            return np.asarray(image if image.mode in ("L", "I", "I;16", "F", "RGB") else image.convert("RGB"))
+
+        return from_image
+    if cache is not None:
+        return open_volume_cache(cache, model.processor.image_processor).mapped_hu
+    references = manifest.scans()
+    return lambda volume_id: read_volume(references[volume_id]).array_hu

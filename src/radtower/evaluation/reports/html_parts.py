@@ -87,7 +87,7 @@ def table_html(table: ResultTable, name: str) -> str:
         for metric in table.metrics
         for model in table.models
     )
-    first, counted = ("finding", "present / n") if table.has_positives else ("of", "n")
+    counted = "present / n" if table.has_positives else "n"
     body = "\n".join(
         f'<tr><th scope="row" data-value="{text(row.name)}">{text(row.name)}</th>'
         f'<td data-value="{text(row.counts.split(" / ")[0])}">{text(row.counts)}</td>'
@@ -105,7 +105,7 @@ def table_html(table: ResultTable, name: str) -> str:
     content = (
         '<table class="sortable">\n'
         f"<caption><span>{text(of + described(table.provenance))}</span></caption>\n"
-        f'<thead><tr><th scope="col"><span class="head">{first}</span></th>'
+        f'<thead><tr><th scope="col"><span class="head">{table.row_kind}</span></th>'
         f'<th scope="col"><span class="head">{counted}</span></th>{head}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody>" + (f"\n<tfoot>\n{foot}\n</tfoot>" if foot else "") + "\n</table>"
     )

@@ -49,15 +49,11 @@ def section_figures(
         drawn = make(runs, place, resampling)
         if drawn is not None:
             name = f"{drawn.kind}-{number}"
-            yield PageFigure(
-                name,
-                drawn.title,
-                f"{drawn.caption} Measured on {on}.",
-                drawn.alt,
-                svg_text(drawn.figure, name),
-                png_bytes(drawn.figure),
-                drawn.is_narrow,
-            )
+            png = png_bytes(drawn.figure)
+            drawn.figure.set_layout_engine("none")  # it is laid out: twice the same takes twice as long
+            svg = svg_text(drawn.figure, name)
+            caption = f"{drawn.caption} Measured on {on}."
+            yield PageFigure(name, drawn.title, caption, drawn.alt, svg, png, drawn.is_narrow)
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,7 @@ def _recall(runs: Sequence[Run], place: Where, resampling: Resampling) -> _Drawn
     curves: dict[str, dict[str, Curve]] = {}
     sizes = []
     for run in runs:
-        frame = _at(None if run.queries is None else run.queries.frame, place)
+        frame = _at(run.queries, place)
         for direction, group in frame[frame["metric"] == "rank"].groupby("direction", sort=False):
             ranks = group["value"].to_numpy(dtype=float)
             largest = min(LARGEST_K, max(1, len(ranks) - 1))
@@ -173,7 +169,7 @@ def _recall(runs: Sequence[Run], place: Where, resampling: Resampling) -> _Drawn
 
 def _scores(runs: Sequence[Run], place: Where) -> Iterator[tuple[str, pd.DataFrame]]:
     for run in runs:
-        frame = _at(None if run.scores is None else run.scores.frame, place)
+        frame = _at(run.scores, place)
         if len(frame):
             yield run.name, frame
 

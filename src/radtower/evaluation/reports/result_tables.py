@@ -51,6 +51,7 @@ class ResultTable:
         footnotes: Mark and text.
         remarks: What holds for all numbers.
         has_positives: Whether ``counts`` of a row names those that have the finding.
+        row_kind: What rows are: findings, directions, or neither.
     """
 
     provenance: Provenance
@@ -61,6 +62,7 @@ class ResultTable:
     footnotes: tuple[tuple[str, str], ...]
     remarks: tuple[str, ...]
     has_positives: bool
+    row_kind: str
 
     @property
     def has_best(self) -> bool:
@@ -132,7 +134,14 @@ def _table(
         tuple((mark, note) for note, mark in marks.given.items()),
         (interval_method([item for _, item in items]), *shared),
         any(item.n_positive is not None for _, item in items),
+        _row_kind([item for _, item in items]),
     )
+
+
+def _row_kind(items: Sequence[MetricResult]) -> str:
+    if any(item.finding is not None for item in items):
+        return "finding"
+    return "direction" if any(item.direction is not None for item in items) else "all or part"
 
 
 def _shared_notes(items: Sequence[MetricResult]) -> tuple[str, ...]:

@@ -1,30 +1,25 @@
 """A ``results.json`` with what lies beside it: rows of scores and queries, pictures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
+from radtower.evaluation.comparison.runs import read_run
 from radtower.evaluation.reports.figures import Picture, read_pictures
 from radtower.evaluation.reports.wording import model_names
-from radtower.evaluation.results import Results, read_results
-from radtower.evaluation.rows import (
-    QueryRows,
-    ScoreRows,
-    queries_path,
-    read_query_rows,
-    read_score_rows,
-    scores_path,
-)
+from radtower.evaluation.results import Results
 
 
 @dataclass(frozen=True)
 class Run:
-    """One evaluation of one model; what does not lie beside the results is None or empty."""
+    """One evaluation of one model; rows and pictures that do not lie beside it are None and empty."""
 
     name: str
     results: Results
-    scores: ScoreRows | None
-    queries: QueryRows | None
+    scores: pd.DataFrame | None
+    queries: pd.DataFrame | None
     pictures: tuple[Picture, ...]
 
 
@@ -35,22 +30,11 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
         FileNotFoundError: If there is no such file.
         ValueError: If a file is no results file, rows or pictures are of another run, or a path comes twice.
     """
-    resolved = [Path(path).resolve() for path in paths]
-    if len(set(resolved)) < len(resolved):
+    if len({Path(path).resolve() for path in paths}) < len(paths):
         raise ValueError("results must be different files, got one of them twice. Name each once.")
-    runs = [_read(Path(path)) for path in paths]
-    names = model_names([run.results for run in runs])
-    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
-
-
-def _read(path: Path) -> Run:
-    if not path.is_file():
-        raise FileNotFoundError(f"results must be a file that radtower evaluate wrote, got {path.name}.")
-    results = read_results(path)
-    return Run(
-        results.model_id,
-        results,
-        read_score_rows(results, path) if scores_path(path).is_file() else None,
-        read_query_rows(results, path) if queries_path(path).is_file() else None,
-        tuple(read_pictures(results, path)),
-    )
+    found = [read_run(path) for path in paths]
+    names = model_names([run.results for run in found])
+    return [
+        Run(name, run.results, run.scores, run.queries, tuple(read_pictures(run.results, path)))
+        for name, run, path in zip(names, found, paths, strict=True)
+    ]

@@ -12,6 +12,7 @@ PHANTOM_NOTICE = (
 )
 MEAN_ROW = "mean of the findings"
 _MACRO = "macro_"
+_PREFIXES = ("macro", "micro", "pooled", "weighted", "legacy")
 _NAMES = {
     "auroc": "AUROC",
     "average_precision": "average precision",
@@ -32,9 +33,12 @@ _LOWER = {"median_rank", "ece", "brier", "irma_error"}
 def metric_name(metric: str) -> str:
     """Write the name of a metric, ``recall_at_5`` as ``recall@5``."""
     base, at, k = metric.partition("_at_")
-    prefix = f"{base.split('_')[0]} " if base.startswith(("macro_", "micro_", "weighted_", "legacy_")) else ""
-    base = base[len(prefix) :] if prefix else base
-    return prefix + _NAMES.get(base, base.replace("_", " ")) + (f"@{k}" if at else "").replace("_", " ")
+    prefix = next((p for p in _PREFIXES if base.startswith(f"{p}_")), "")
+    base = base.removeprefix(f"{prefix}_")
+    name = " ".join(filter(None, [prefix, _NAMES.get(base, base.replace("_", " "))]))
+    if not at:
+        return name
+    return f"{name}@{k}" if k.isdigit() else f"{name} at {k.replace('_', ' ')}"
 
 
 def finding_name(finding: str) -> str:
