@@ -92,8 +92,8 @@ def retrieval_ranks(
     for name, value, kinds in (("similarity", similarity, Similarity), ("ties", ties, Ties)):
         if value not in get_args(kinds):
             raise ValueError(f"{name} must be one of {', '.join(get_args(kinds))}, got {value!r}.")
-    queries = _checked("query_embeds", query_embeds, similarity)
-    gallery = _checked("gallery_embeds", gallery_embeds, similarity)
+    queries = checked_embeds("query_embeds", query_embeds, similarity)
+    gallery = checked_embeds("gallery_embeds", gallery_embeds, similarity)
     if queries.shape[1] != gallery.shape[1]:
         raise ValueError(
             f"query_embeds and gallery_embeds must have the same width, got {queries.shape[1]} and "
@@ -136,6 +136,8 @@ def measure_retrieval(
             reports count). None is the exact row.
         ks: Numbers of items looked at, each below N: recall@N is 1 by construction.
         options: Similarity, ties and resampling.
+
+    Chance takes every row of the gallery as an item of its own; for copies see :func:`chance_with_copies`.
 
     Raises:
         ValueError: If the lengths differ or a k is out of range.
@@ -206,8 +208,12 @@ def summarize_ranks(
     }
 
 
-def _checked(name: str, embeds: Embeddings, similarity: Similarity) -> np.ndarray:
-    """Return ``(N, E)`` float32, normalized for the cosine."""
+def checked_embeds(name: str, embeds: Embeddings, similarity: Similarity) -> np.ndarray:
+    """Return ``(N, E)`` float32, normalized for the cosine.
+
+    Raises:
+        ValueError: If the shape is another, or a value not finite, or a vector zero for the cosine.
+    """
     raw = embeds.detach().to("cpu", torch.float32).numpy() if isinstance(embeds, torch.Tensor) else embeds
     values = np.asarray(raw, dtype=np.float32)
     if values.ndim != 2 or not len(values):
