@@ -9,6 +9,8 @@ from PIL import Image
 
 from radtower.data.volume_cache import build_volume_cache
 from radtower.evaluation.results import read_results
+from radtower.evaluation.rows import read_query_rows
+from radtower.modeling.modeling_ct3d import CT3DVisionModel
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.volume_io import Volume, VolumeSource, affine_from_spacing, write_volume
@@ -18,7 +20,7 @@ SPACING_MM = (3.0, 2.0, 2.5)
 QUICK = ("--k", 1, "--k", 2, "--resamples", 20)
 
 
-def write_manifest(folder, images, reports=REPORTS, studies=None):
+def write_manifest(folder, images, reports=REPORTS, studies=None, **columns):
     number = range(len(images))
     frame = pd.DataFrame(
         {
@@ -28,6 +30,7 @@ def write_manifest(folder, images, reports=REPORTS, studies=None):
             "image_path": images,
             "report": reports,
             "split": "test",
+            **columns,
         }
     )
     frame.to_csv(folder / "manifest.csv", index=False)
@@ -77,12 +80,21 @@ def test_a_2d_tower_is_measured_on_image_files(radtower, image_tower, images, tm
     wrong = [np.delete(similarity[row], [row, twin[row]]) for row in range(6)]
     ranks = np.array([1 + (others >= best[row] - 1e-6).sum() for row, others in enumerate(wrong)])
     assert (item.n, item.value) == (6, pytest.approx((ranks <= 2).mean()))
-    assert item.chance == pytest.approx((4 * 2 / 6 + 2 * (1 - 4 * 3 / 30)) / 6)
     other = results.get("recall_at_2", direction="report_to_image", protocol="same report")
+    assert other.chance == pytest.approx((4 * 2 / 6 + 2 * (1 - 4 * 3 / 30)) / 6)
     shown = [f"{m.value:.2f} ({m.ci_low:.2f}-{m.ci_high:.2f})" for m in (item, other)]
     line = next(line for line in done.out.split("same report")[1].splitlines() if "recall@2" in line)
-    assert [cell.strip() for cell in line.split("\u2502")[1:-1]] == ["recall@2", *shown, f"{item.chance:.2f}"]
-    assert "images_clip on manifest.csv, test split: 6 scans" in done.out
+    # Of the five reports that differ, one stands for two scans: it is first or second two times out of five.
+    assert item.chance == pytest.approx((2 * (2 / 5) + 4 * (1 / 5 + 3 / 20)) / 6)
+    chances = [f"{m.chance:.2f}" for m in (item, other)]
+    cells = [cell.strip() for cell in line.split("\u2502")[1:-1]]
+    assert cells == ["recall@2", shown[0], chances[0], shown[1], chances[1]]
+    assert "images_clip on manifest.csv, test split" in done.out
+    assert "same report, 6 queries" in done.out
+    rows = read_query_rows(results, output).frame
+    found = rows[(rows["protocol"] == "same report") & (rows["direction"] == "image_to_report")]
+    assert found["value"].tolist() == ranks.tolist()
+    assert found["query_id"].tolist() == [f"v{n}" for n in range(6)]
     assert "stands before it" in done.out
 
 
@@ -112,7 +124,7 @@ def test_a_k_that_failures_make_too_large_is_named_and_the_others_are_measured(
     done = radtower(*arguments, *QUICK, "--k", 5)
     assert done.code == 1
     assert "1 of 6 studies are left out." in done.err
-    assert "recall@5 is left out: 5 studies remain." in done.err
+    assert "not measured: recall@5: only 5 pairs" in done.err
     names = [item.metric for item in read_results(output).metrics]
     assert names[:4] == ["recall_at_1", "recall_at_2", "median_rank", "mrr"]
     output.unlink()
@@ -139,6 +151,106 @@ def test_a_3d_tower_is_measured_on_files_and_on_a_cache(radtower, dual_tower, vo
     assert [m.value for m in files] == [m.value for m in cached]
 
 
+def test_the_usual_ks_that_are_too_large_are_named(radtower, image_tower, images, tmp_path):
+    manifest, output = write_manifest(tmp_path, images), tmp_path / "r.json"
+    arguments = ("evaluate", "retrieval", image_tower, manifest, "-o", output, "--resamples", 20)
+    done = radtower(*arguments, "--protocol", "exact-row")
+    assert done.code == 0, done.err
+    names = [item.metric for item in read_results(output).metrics]
+    assert names[:4] == ["recall_at_1", "recall_at_5", "median_rank", "mrr"]
+    assert "not measured: recall@10: only 6 pairs" in done.err
+    assert read_results(output).not_measured == tuple(f"recall@{k}: only 6 pairs" for k in (10, 50, 100))
+
+
+def test_an_image_tower_finds_images_by_their_findings(
+    radtower, tiny_vision_config, volumes, tmp_path, write_labels
+):
+    tower, output = tmp_path / "tower", tmp_path / "r.json"
+    CT3DVisionModel(tiny_vision_config).eval().save_pretrained(tower)
+    CT3DImageProcessor(spacing_mm=(3.0, 3.0, 3.0), size=(8, 8, 8)).save_pretrained(tower)
+    manifest = write_manifest(tmp_path, volumes, ["", "", "", ""], ["a", "a", "b", "c"])
+    labels = write_labels({"v0": 1, "v1": 1, "v2": 0, "v3": 1})
+    arguments = ("evaluate", "retrieval", tower, manifest, "-o", output, "--resamples", 20)
+    done = radtower(*arguments, "--labels", labels, "--protocol", "study-excluded", "--k", 1, "--phantom")
+    assert done.code == 0, done.err
+    results = read_results(output)
+    assert (results.model_id, results.phantom) == ("tower", True)
+    assert {m.direction for m in results.metrics} == {"image_to_image"}
+    assert {(m.class_set, m.label_source) for m in results.metrics} == {
+        ("ct_rate_18, 1 findings", "labels.csv")
+    }
+    item = results.get("map_at_1", direction="image_to_image", protocol="study excluded; shares a finding")
+    # v2 has no finding, and nothing is like it.
+    assert item.n == 3
+    assert "1 queries left out: the gallery has nothing right for them" in item.note
+    assert item.chance == pytest.approx((1 / 2 + 1 / 2 + 2 / 3) / 3)
+    assert "image to image, study excluded; shares a finding" in " ".join(done.out.split())
+    assert "Research use only, not for diagnosis." in done.out
+    assert "These are phantom results" in done.out
+    frame = read_query_rows(results, output).frame
+    assert set(frame["metric"]) == {"map_at_1", "precision_at_1", "ndcg_at_1", "mean_jaccard_at_1"}
+    assert radtower(*arguments, "--task", "pairs").code == 2
+
+
+@pytest.fixture
+def write_labels(tmp_path):
+    def write(of_volume, column="Lung nodule"):
+        table = pd.DataFrame({"VolumeName": [f"{name}.nii.gz" for name in of_volume]})
+        table[column] = list(of_volume.values())
+        table.to_csv(tmp_path / "labels.csv", index=False)
+        return tmp_path / "labels.csv"
+
+    return write
+
+
+def test_both_tasks_and_the_script_of_ct_clip_in_one_run(radtower, image_tower, images, tmp_path):
+    columns = {"lung_nodule": [1, 1, 0, 0, 1, 1], "pleural_effusion": [0, 0, 1, 0, 0, 1]}
+    manifest = write_manifest(
+        tmp_path, images, studies=list("aabcde"), reports=REPORTS[:1] * 2 + REPORTS[1:5], **columns
+    )
+    output = tmp_path / "r.json"
+    tasks = ("--task", "pairs", "--task", "images", "--k", 1, "--k", 2, "--resamples", 20)
+    protocols = ("--protocol", "legacy-ct-clip", "--protocol", "self-excluded", "--protocol", "study-level")
+    done = radtower("evaluate", "retrieval", image_tower, manifest, "-o", output, *tasks, *protocols)
+    assert done.code == 0, done.err
+    results = read_results(output)
+    assert {m.protocol for m in results.metrics if m.direction != "image_to_image"} == {"study level"}
+    legacy = results.get("legacy_ct_clip_map_at_1", direction="image_to_image")
+    assert (legacy.value, legacy.chance, legacy.n) == (pytest.approx(5 / 6), pytest.approx(5 / 6), 6)
+    oracle = results.get(
+        "mean_jaccard_at_1_oracle_baseline",
+        direction="image_to_image",
+        protocol="CT-CLIP script, list emptied, self excluded",
+    )
+    # Of the five with findings four have a like one, among others or in their study; one shares half.
+    assert oracle.value == pytest.approx((1 + 1 + 0.5 + 0 + 1 + 0.5) / 6)
+    table = done.out.split("MAP@k of CT-CLIP's script in %")[1]
+    model, best = (
+        next(x for x in table.splitlines() if f"@1 {n}" in x) for n in ("this model", "label oracle")
+    )
+    cells = [cell.strip().split(" ")[0] for cell in model.split("\u2502")[2:-1]]
+    assert cells[:2] == ["83.3", "83.3"]
+    assert f"{100 * oracle.value:.1f}" in best
+    assert "as printed" in table
+    assert "not measured: CT-CLIP's script at 5: too few labeled images" in done.err
+
+
+def test_images_are_found_by_irma_codes_in_another_split(radtower, image_tower, images, tmp_path):
+    codes = ["1121-127-700-500"] * 3 + ["1121-127-700-400"] * 3
+    splits = ["test"] * 2 + ["train"] * 4
+    manifest = write_manifest(tmp_path, images, split=splits, irma_code=codes)
+    output = tmp_path / "r.json"
+    options = ("--task", "images", "--relevance", "irma", "--gallery-split", "train", "--k", 4, "--json")
+    done = radtower("evaluate", "retrieval", image_tower, manifest, "-o", output, *options, *QUICK[-2:])
+    assert done.code == 0, done.err
+    assert json.loads(done.out) == json.loads(output.read_text())
+    item = read_results(output).get("precision_at_4", direction="image_to_image")
+    assert (item.n, item.value, item.class_set) == (2, pytest.approx(1 / 4), "2 IRMA codes")
+    assert "gallery of 4 images" in item.note
+    vote = read_results(output).get("irma_error_at_4", direction="image_to_image")
+    assert 0 < vote.value <= 0.25
+
+
 def test_unusable_input_is_refused_before_the_work(radtower, dual_tower, labeler, volumes, tmp_path):
     manifest = write_manifest(tmp_path, volumes, REPORTS[:4])
     output = tmp_path / "r.json"
@@ -153,11 +265,28 @@ def test_unusable_input_is_refused_before_the_work(radtower, dual_tower, labeler
     assert "split must be one of test in this manifest, got 'validation'" in refusal(
         dual_tower, *QUICK, "--split", "validation"
     )
-    assert "ks must be between 1 and 3, got [5, 10]" in refusal(dual_tower)
-    assert "protocol must be one of exact-row, study, report, got 'case'" in refusal(
+    assert "ks must be between 1 and 3, got [5]" in refusal(dual_tower, "--k", 5)
+    assert "protocol must be one of exact-row, study, study-level, report, got 'case'" in refusal(
         dual_tower, *QUICK, "--protocol", "case"
     )
     assert "--dataset must name the data" in refusal(dual_tower, *QUICK, "--dataset", " ")
+    images = ("--task", "images")
+    assert "--label-source must name who gave the labels" in refusal(dual_tower, "--label-source", " ")
+    assert "task must be one of pairs, images, got 'text'" in refusal(dual_tower, "--task", "text")
+    assert "got none of medical_material" in refusal(dual_tower, *images)
+    assert "relevance must be one of findings, concepts, irma, got 'x'" in refusal(
+        dual_tower, *images, "--relevance", "x"
+    )
+    assert "must have a column irma_code for --relevance irma" in refusal(
+        dual_tower, *images, "--relevance", "irma"
+    )
+    assert "--ignore-concept must come with --relevance concepts, got findings" in refusal(
+        dual_tower, *images, "--ignore-concept", "C1"
+    )
+    assert "--labels and --label-id must come with --relevance findings, got irma" in refusal(
+        dual_tower, *images, "--relevance", "irma", "--labels", "x.csv"
+    )
+    assert "must come with the task images, got test" in refusal(dual_tower, "--gallery-split", "test")
     other = CT3DImageProcessor(spacing_mm=(3.0, 3.0, 2.0), size=(8, 8, 8))
     build_volume_cache({"v0": tmp_path / volumes[0]}, other, tmp_path / "other")
     assert "the cache must come from the settings of the processor" in refusal(

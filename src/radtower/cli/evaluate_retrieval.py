@@ -1,42 +1,75 @@
-"""``radtower evaluate retrieval``: does a scan find its report, and a report its scan?"""
+"""``radtower evaluate retrieval``: does a scan find its report, a report its scan, a scan its like?"""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from radtower.cli.extras import register_models
-from radtower.cli.output import (
-    check_results_path,
-    print_failures,
-    print_json,
-    print_table,
-    progress_bar,
-    value_with_interval,
-)
+from radtower.cli.output import check_results_path, print_failures, progress_bar
 
 if TYPE_CHECKING:
-    from radtower.evaluation.results import MetricResult, Results
+    from radtower.data.manifest import Manifest
+    from radtower.evaluation.retrieval.images.image_labels import ImageLabels
 
 
 def retrieval(  # noqa: PLR0913 -- one argument per flag
-    model: Annotated[str, typer.Argument(help="Folder or Hub id of a dual tower.")],
+    model: Annotated[str, typer.Argument(help="Folder or Hub id of a dual tower, or of a 3D image tower.")],
     manifest: Annotated[Path, typer.Argument(help="Table of studies with their reports.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="results.json.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="results.json; outcomes per query are written beside it.")
+    ],
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="pairs: scan to report and back; images: scan to scan; can be repeated. Without: pairs, or "
+            "images for an image tower."
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="Where to measure.")] = "test",
+    gallery_split: Annotated[
+        list[str] | None,
+        typer.Option(help="Where images are searched; can be repeated. Without: the split that asks."),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder of `radtower preprocess`, for a 3D tower. Without: the scan files."),
     ] = None,
     k: Annotated[
-        list[int] | None, typer.Option(help="Of recall@k; can be repeated. Without: 1, 5, 10.")
+        list[int] | None,
+        typer.Option(help="Items looked at; can be repeated. Without: 1, 5, 10, 50, and 100 for pairs."),
     ] = None,
     protocol: Annotated[
         list[str] | None,
         typer.Option(
-            help="exact-row: nothing else is right; study: another scan of it is, too; report: any whose "
-            "report reads the same; can be repeated. Without: all that differ here."
+            help="Pairs: exact-row: nothing else is right; study: another scan of it is, too; study-level: a "
+            "study asks once and takes one place; report: any whose report reads the same. Images: "
+            "self-excluded, study-excluded, patient-excluded, or legacy-ct-clip, the published script beside "
+            "its repairs. Can be repeated. Without: all that differ here, legacy-ct-clip aside."
         ),
+    ] = None,
+    relevance: Annotated[
+        str,
+        typer.Option(
+            help="What makes images alike: findings; concepts: column `concepts`, such as CUIs, separated "
+            "by semicolons; irma: column `irma_code`."
+        ),
+    ] = "findings",
+    findings: Annotated[str, typer.Option(help="Findings set, or a YAML file.")] = "ct_rate_18",
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="labels.parquet, or a table with a column per finding, such as CT-RATE's. Without: the "
+            "columns of the manifest."
+        ),
+    ] = None,
+    label_id: Annotated[str | None, typer.Option(help="Column of volume ids in that table.")] = None,
+    label_source: Annotated[str | None, typer.Option(help="Who gave the labels.")] = None,
+    ignore_concept: Annotated[
+        list[str] | None,
+        typer.Option(help="Concept that does not count, such as a modality; can be repeated."),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Name of the data in the results. Without: file and split.")
@@ -46,77 +79,93 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the patients.")] = 2000,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Recall@k, median rank and MRR from scan to report and back, beside chance."""
+    """Recall@k, median rank and MRR of pairs; mAP@k, nDCG@k and more of images; beside chance."""
     register_models()
+    from radtower.cli.retrieval_tables import print_retrieval
     from radtower.data.manifest import read_manifest
-    from radtower.evaluation.pairs.embedded_pairs import embed_pairs, load_dual_tower
-    from radtower.evaluation.pairs.pair_retrieval import checked_protocols, retrieval_results
+    from radtower.evaluation.pairs.embedded_pairs import load_dual_tower
+    from radtower.evaluation.pairs.image_tower import load_image_tower
+    from radtower.evaluation.pairs.pair_retrieval import retrieval_results
+    from radtower.evaluation.pairs.retrieval_evaluation import (
+        RetrievalData,
+        embed_for_retrieval,
+        measure_retrieval_tasks,
+    )
+    from radtower.evaluation.pairs.retrieval_plan import plan_retrieval, volumes_needed
     from radtower.evaluation.pairs.scan_source import scan_source
     from radtower.evaluation.results import write_results
-    from radtower.evaluation.retrieval.ranks import RetrievalOptions, check_ks
+    from radtower.evaluation.retrieval.ranks import RetrievalOptions
+    from radtower.evaluation.rows import QueryRows, write_rows
 
     check_results_path(output)
-    if dataset is not None and not dataset.strip():
-        raise ValueError("--dataset must name the data, got an empty text. Leave it out for the file name.")
-    studies = read_manifest(manifest).split(split)  # type: ignore[arg-type]
-    ks = tuple(dict.fromkeys(k or (1, 5, 10)))
-    check_ks(ks, len(studies))
-    protocols = checked_protocols(protocol or ())
-    tower = load_dual_tower(model)
-    load_scan = scan_source(tower, studies, cache)
-    with progress_bar("Embedding scans", len(studies)) as on_progress:
-        pairs = embed_pairs(tower, studies.frame, load_scan, batch_size, on_progress)
-    too_large = [value for value in ks if value >= len(pairs.studies)]
-    possible = tuple(value for value in ks if value not in too_large)
-    if not possible:
-        print_failures(pairs.failures)
-        check_ks(ks, len(pairs.studies))
-    results = retrieval_results(
-        tower,
-        pairs,
-        dataset or f"{manifest.name}, {split} split",
-        protocols,
-        possible,
-        RetrievalOptions(num_resamples=resamples),
-        is_phantom=phantom,
+    _check_filled({"--dataset": dataset, "--label-source": label_source})
+    everything = read_manifest(manifest)
+    needed = volumes_needed(everything, split, gallery_split or ())
+    image_tower = load_image_tower(model)
+    plan = plan_retrieval(task or (), protocol or (), k or (), relevance, has_reports=image_tower is None)
+    data = RetrievalData(
+        manifest=needed,
+        split=split,
+        galleries=tuple(gallery_split or ()),
+        name=dataset or f"{manifest.name}, {split} split",
+        read_labels=_label_reader(
+            relevance, findings, labels, label_id, label_source, tuple(ignore_concept or ())
+        ),
     )
+    plan.check_data(split, data.galleries, int((needed.frame["split"] == split).sum()))
+    if "images" in plan.tasks:
+        data.read_labels(needed)  # what is wrong with them is said before the scans are read
+    tower = image_tower or load_dual_tower(model)
+    load_scan = scan_source(tower, needed, cache)
+    with progress_bar("Embedding scans", len(needed)) as on_progress:
+        vectors = embed_for_retrieval(tower, plan, data, load_scan, batch_size, on_progress)
+    print_failures(vectors.failures)
+    measures = measure_retrieval_tasks(plan, data, vectors, RetrievalOptions(num_resamples=resamples))
+    results = retrieval_results(tower, measures, is_phantom=phantom)
     write_results(results, output)
-    if json:
-        print_json(results.model_dump(mode="json"))
-    else:
-        _print(results)
-        print(f"Written: {output}")
-    print_failures(pairs.failures)
-    if pairs.failures:
-        typer.echo(f"{len(pairs.failures)} of {len(studies)} studies are left out.", err=True)
-        if too_large:
-            typer.echo(
-                f"recall@{', @'.join(map(str, too_large))} is left out: {len(pairs.studies)} studies remain.",
-                err=True,
-            )
+    write_rows(QueryRows(measures.query_rows), results, output)
+    print_retrieval(results, output, as_json=json)
+    if vectors.failures:
+        typer.echo(f"{len(vectors.failures)} of {len(needed)} studies are left out.", err=True)
         raise typer.Exit(1)
 
 
-def _print(results: "Results") -> None:
-    """One table per protocol: both directions, and chance, which they share."""
-    first = results.metrics[0]
-    print(f"{results.model_id} on {first.dataset}: {first.n} scans and their reports")
-    groups: dict[str, dict[str, list[MetricResult]]] = {}
-    for item in results.metrics:
-        groups.setdefault(item.protocol or "", {}).setdefault(item.metric, []).append(item)
-    for protocol, metrics in groups.items():
-        rows = [
-            (
-                name.replace("_at_", "@").replace("_", " "),
-                *map(value_with_interval, items),
-                "-" if items[0].chance is None else f"{items[0].chance:.2f}",
-            )
-            for name, items in metrics.items()
-        ]
-        directions = [str(item.direction).replace("_", " ") for item in next(iter(metrics.values()))]
-        print_table(protocol, ("", *directions, "chance"), rows)
-    print(
-        "95 % intervals over patients. Chance: a random order. What ties with the right one stands before it."
+def _check_filled(texts: dict[str, str | None]) -> None:
+    for flag, text in texts.items():
+        if text is not None and not text.strip():
+            what = "the data" if flag == "--dataset" else "who gave the labels"
+            raise ValueError(f"{flag} must name {what}, got an empty text. Leave it out for the default.")
+
+
+def _label_reader(
+    relevance: str,
+    findings: str,
+    table: Path | None,
+    label_id: str | None,
+    label_source: str | None,
+    ignored: tuple[str, ...],
+) -> "Callable[[Manifest], ImageLabels]":
+    """How to read the labels of volumes; flags that do not fit the kind of relevance are refused."""
+    from radtower.data.finding_truth import read_truth
+    from radtower.evaluation.retrieval.images.image_labels import (
+        column_labels,
+        finding_labels,
     )
-    if results.phantom:
-        print("These are phantom results: they show that the software works.")
+    from radtower.labeling.findings import load_findings
+
+    if ignored and relevance != "concepts":
+        raise ValueError(f"--ignore-concept must come with --relevance concepts, got {relevance}.")
+    if (table or label_id) and relevance != "findings":
+        raise ValueError(
+            f"--labels and --label-id must come with --relevance findings, got {relevance}. It is a column "
+            "of the manifest."
+        )
+    chosen = load_findings(findings)
+
+    def read(volumes: "Manifest") -> "ImageLabels":
+        if relevance == "findings":
+            truth = read_truth(volumes, chosen, table, label_id)
+            return finding_labels(replace(truth, source=label_source or truth.source), chosen.name)
+        return column_labels(volumes.frame, relevance, label_source, ignored)
+
+    return read

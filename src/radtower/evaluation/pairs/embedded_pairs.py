@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from transformers import AutoModel
 
+from radtower.evaluation.pairs.image_tower import ImageEncoder
 from radtower.evaluation.retrieval.ranks import Similarity
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.processing.report_text import normalize_report
@@ -79,7 +80,7 @@ def load_dual_tower(source: str | Path) -> MedCLIPModel:
     return model.eval()
 
 
-def model_identity(model: MedCLIPModel) -> tuple[str, str | None]:
+def model_identity(model: ImageEncoder) -> tuple[str, str | None]:
     """Return the name of a model as results have it, without a machine's folders, and its revision."""
     name = model.name_or_path or type(model).__name__
     name = Path(name).resolve().name if Path(name).exists() else name
@@ -87,7 +88,7 @@ def model_identity(model: MedCLIPModel) -> tuple[str, str | None]:
 
 
 def embed_volumes(
-    model: MedCLIPModel,
+    model: ImageEncoder,
     studies: pd.DataFrame,
     load_scan: Callable[[str], torch.Tensor],
     batch_size: int = 8,
@@ -170,14 +171,37 @@ def embed_pairs(
         return load_scan(volume_id)
 
     volumes = embed_volumes(model, studies, load_if_reported, batch_size, on_progress)
+    return add_reports(model, volumes, text_batch_size)
+
+
+def add_reports(
+    model: MedCLIPModel, volumes: EmbeddedVolumes, text_batch_size: int | Literal["auto"] = "auto"
+) -> EmbeddedPairs:
+    """Embed the reports of volumes that are embedded; those without a report are left out and named.
+
+    Args:
+        model: In evaluation mode.
+        volumes: With ``report`` among the columns of their studies.
+        text_batch_size: See :func:`embed_pairs`.
+
+    Raises:
+        ValueError: If no volume has a report.
+    """
+    texts = [normalize_report(report) for report in volumes.studies["report"]]
+    kept = [row for row, text in enumerate(texts) if text]
+    ids = volumes.studies["volume_id"]
+    failures = volumes.failures | {ids[row]: NO_REPORT for row, text in enumerate(texts) if not text}
+    if not kept:
+        raise _nothing_left(failures, len(texts) + len(volumes.failures))
     if text_batch_size == "auto" and getattr(model.text_model.config, "depends_on_batch", False):
         text_batch_size = 1
     reports = model.encode_text(
-        [texts[volume_id] for volume_id in volumes.studies["volume_id"]],
+        [texts[row] for row in kept],
         normalize=volumes.similarity == "cosine",
         batch_size=text_batch_size,
     ).cpu()
-    return EmbeddedPairs(volumes.images, reports, volumes.studies, volumes.similarity, volumes.failures)
+    studies = volumes.studies.iloc[kept].reset_index(drop=True)
+    return EmbeddedPairs(volumes.images[kept], reports, studies, volumes.similarity, failures)
 
 
 def _nothing_left(failures: dict[str, str], num_studies: int) -> ValueError:

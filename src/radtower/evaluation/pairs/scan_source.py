@@ -1,4 +1,4 @@
-"""Where a dual tower finds the scans of a manifest: a cache, scan files, or image files."""
+"""Where a tower finds the scans of a manifest: a cache, scan files, or image files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +10,13 @@ import torch
 from radtower.data.images_2d import ImageFiles
 from radtower.data.manifest import Manifest
 from radtower.data.volume_cache import open_volume_cache
-from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.evaluation.pairs.image_tower import ImageEncoder
 from radtower.processing.image_io import read_image
 from radtower.processing.volume_io import read_volume
 
 
 def scan_source(
-    model: MedCLIPModel, manifest: Manifest, cache: str | Path | None = None
+    model: ImageEncoder, manifest: Manifest, cache: str | Path | None = None
 ) -> Callable[[str], torch.Tensor]:
     """Return a function of a volume id that gives its ``pixel_values``, prepared as the model wants them.
 
@@ -73,7 +73,7 @@ def volume_source(
 
 
 def picture_source(
-    model: MedCLIPModel, manifest: Manifest, cache: str | Path | None = None
+    model: ImageEncoder, manifest: Manifest, cache: str | Path | None = None
 ) -> Callable[[str], np.ndarray]:
     """Return a function of a volume id that gives what a person looks at: the scan before its window.
 

@@ -34,7 +34,8 @@ def chance_levels(
     """
     counts, num_queries = np.unique(np.asarray(num_positives, dtype=np.int64), return_counts=True)
     for name, values in (("num_positives", counts), ("ks", np.asarray(ks, dtype=np.int64))):
-        if not len(values) or values.min() < 1 or values.max() > num_gallery:
+        is_missing = name == "num_positives" and not len(values)
+        if is_missing or (values < 1).any() or (values > num_gallery).any():
             raise ValueError(
                 f"{name} must be between 1 and the {num_gallery} rows of the gallery, got "
                 f"{values.tolist()[:5]}. Count what the queries have."

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from radtower.evaluation.retrieval.relevance import (
+from radtower.evaluation.retrieval.images.relevance import (
     SAME_CODE,
     SAME_FINDINGS,
     SHARES_CONCEPT,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from radtower.evaluation.retrieval.irma import (
+from radtower.evaluation.retrieval.images.irma import (
     IRMAError,
     chance_of_irma_error,
     irma_errors,

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from radtower.evaluation.retrieval import legacy_ct_clip as module
-from radtower.evaluation.retrieval.legacy_ct_clip import (
+from radtower.evaluation.retrieval.images import legacy_ct_clip as module
+from radtower.evaluation.retrieval.images.legacy_ct_clip import (
     AS_PRINTED,
     RESET,
     VARIANTS,

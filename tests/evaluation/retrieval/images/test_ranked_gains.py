@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
 
-from radtower.evaluation.retrieval import ranked_gains as module
-from radtower.evaluation.retrieval.ranked_gains import PerQuery, RankedGains, ranked_gains
-from radtower.evaluation.retrieval.ranks import positives_by_key, retrieval_ranks
-from radtower.evaluation.retrieval.relevance import (
+from radtower.evaluation.retrieval.images import ranked_gains as module
+from radtower.evaluation.retrieval.images.ranked_gains import PerQuery, RankedGains, ranked_gains
+from radtower.evaluation.retrieval.images.relevance import (
     SAME_CODE,
     SAME_FINDINGS,
     SHARES_FINDING,
     FindingOverlap,
     SameCode,
 )
+from radtower.evaluation.retrieval.ranks import positives_by_key, retrieval_ranks
 from radtower.evaluation.retrieval.score_ranks import recall_at_k
 from radtower.evaluation.retrieval.top_k import TopK, top_k
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from radtower.evaluation.retrieval.images.relevance import FindingOverlap
 from radtower.evaluation.retrieval.ranks import Embeddings, Similarity
-from radtower.evaluation.retrieval.relevance import FindingOverlap
 from radtower.evaluation.retrieval.top_k import top_k
 
 CT_CLIP_KS = (1, 5, 10, 50)
@@ -128,6 +128,13 @@ def decoded_ct_clip_map(printed: Sequence[float]) -> list[float]:
     ]
 
 
+def num_labeled_of_others(labels: np.ndarray, study_ids: Sequence[object] | np.ndarray) -> int:
+    """Return how many labeled volumes of other studies every volume has at least: the largest possible k."""
+    is_labeled = (labels == 1).any(axis=1)
+    studies = np.unique(np.asarray(study_ids), return_inverse=True)[1]
+    return int(is_labeled.sum() - np.bincount(studies[is_labeled], minlength=1).max())
+
+
 def _map_of_gains(gains: dict[str, np.ndarray], ks: Sequence[int]) -> CTCLIPMap:
     """Average gains ``(N, k)`` of the items in the order found; the printed one averages these averages."""
     per_query = {
@@ -164,7 +171,7 @@ def _checked(
         raise ValueError(f"ks must increase from 1 or more, got {list(ks)}. The script has {CT_CLIP_KS}.")
     labeled = np.flatnonzero((labels == 1).any(axis=1))
     studies = np.unique(np.asarray(study_ids), return_inverse=True)[1]
-    num_other = len(labeled) - np.bincount(studies[labeled], minlength=studies.max() + 1).max()
+    num_other = num_labeled_of_others(labels, studies)
     if num_other < max(ks):
         raise ValueError(
             f"every volume must have at least {max(ks)} labeled volumes of other studies, the largest k, got "

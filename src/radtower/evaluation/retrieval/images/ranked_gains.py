@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from radtower.evaluation.retrieval.relevance import Relevance
+from radtower.evaluation.retrieval.images.relevance import Relevance
 from radtower.evaluation.retrieval.top_k import NO_ROW, TopK, key_codes
 
 _BLOCK_ELEMENTS = 4_000_000  # gains in memory at once, 16 MB
