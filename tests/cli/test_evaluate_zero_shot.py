@@ -119,7 +119,9 @@ def test_a_2d_tower_is_measured_as_its_zero_shot_scores_are(evaluate, image_towe
     assert decided.threshold_source == "validation split, nearest to the (0, 1) corner"
     assert results.get("macro_weighted_f1", class_set="ct_rate_18").value is not None
     shown = f"{mean.value:.2f} ({mean.ci_low:.2f}-{mean.ci_high:.2f})"
-    assert shown in next(line for line in done.out.splitlines() if "mean, ct_rate_18" in line)
+    assert shown in done.out.split("threshold: validation split")[0]
+    assert "mean, ct_rate_18 (18 of 18)" in done.out
+    assert "mean, ct_rate_16 (16 of 16)" in done.out
     assert "images_clip on manifest.csv, test split: 8 volumes" in done.out
     assert "not for diagnosis" in done.out
 
@@ -245,6 +247,8 @@ def test_read_outs_stand_behind_the_prompts(evaluate, tiny_image_clip, images, t
     unknown = results.get("auroc", "hiatal_hernia", protocol=head)
     assert unknown.value is None
     assert "the finding head does not know" in unknown.note
+    assert "undefined: the finding head does not know all of it; 2 of 18 findings known" in done.out
+    assert "mean, ct_rate_18 (2 of 18)" in done.out
     assert f"{head}; threshold: test_oracle" in " ".join(done.out.split())
 
 

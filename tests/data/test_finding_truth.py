@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -100,6 +103,14 @@ def test_a_table_of_volumes(tmp_path, id_column, ids):
     assert truth.labels.tolist() == [[0, 1], [-100, -100], [1, 0], [-100, -100]]
     assert truth.unlabeled == dict.fromkeys(["a_2", "c_1"], f"it is not in {path.name}")
     assert truth.source == f"{path.name}, {NOT_GOLD}"
+
+
+def test_ct_rates_columns_are_known_whatever_the_file_is_called(tmp_path):
+    table = pd.DataFrame({"VolumeName": ["a_1"], "Lung nodule": [1], "Pleural effusion": [0]})
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    assert read_truth(manifest(), SMALL, tmp_path / "labels.csv").source == f"labels.csv, {NOT_GOLD}"
+    table.drop(columns="Pleural effusion").to_csv(tmp_path / "labels.csv", index=False)
+    assert read_truth(manifest(), SMALL, tmp_path / "labels.csv").source == "labels.csv"
 
 
 def test_a_table_of_studies_and_a_column_of_the_users(tmp_path):
@@ -212,3 +223,31 @@ def test_other_formats_and_tables_of_other_reports_are_refused(tmp_path):
     write_labels([label_row("nodule", keys=("hernia",))], tmp_path / "labels.parquet")
     with pytest.raises(KeyError, match=r"keys must be in .*, got \['hernia'\]"):
         read_truth(manifest(), SMALL, tmp_path / "labels.parquet")
+
+
+def _volumes(ids):
+    """A manifest of CT-RATE's names: study and patient are in them."""
+    frame = {"volume_id": ids, "study_id": ids.str.rsplit("_", n=1).str[0], "patient_id": ids, "report": ""}
+    return Manifest(pd.DataFrame(frame))
+
+
+def test_the_published_tables_have_their_known_prevalence():
+    if "RADTOWER_REAL_DATA" not in os.environ:
+        pytest.skip("set RADTOWER_REAL_DATA to a folder with the label tables of CT-RATE and RAD-ChestCT")
+    folder = Path(os.environ["RADTOWER_REAL_DATA"]) / "ct_label_tables"
+    path = folder / "ctrate_valid_labels.csv"
+    ids = pd.read_csv(path)["VolumeName"].str.removesuffix(".nii.gz")
+    truth = read_truth(_volumes(ids), CT_RATE, path)
+    assert (truth.labels.shape, truth.unlabeled, truth.left_out) == ((3039, 18), {}, {})
+    assert truth.source.endswith(NOT_GOLD)
+    percent = (100 * truth.labels.mean(axis=0)).round(1)
+    assert percent[[0, 1, 4, 9, 17]].tolist() == pytest.approx([10.3, 28.5, 25.2, 44.8, 8.2])
+    both = np.maximum(truth.labels[:, 1], truth.labels[:, 4])
+    np.testing.assert_array_equal(read_truth(_volumes(ids), TO_RAD, path).labels[:, 1], both)
+    path = folder / "rad_chestct_labels.csv"
+    ids = pd.read_csv(path)["NoteAcc_DEID"]
+    truth = read_truth(_volumes(ids), load_mapping("ct_rate_18_to_rad_chestct_15"), path)
+    assert truth.labels.shape == (3630, 15)
+    assert (100 * truth.labels[:, -1].mean()).round(1) == pytest.approx(70.6)
+    sixteen = read_truth(_volumes(ids), TO_RAD, path)
+    assert set(sixteen.left_out) == {"medical_material", "lymphadenopathy"}

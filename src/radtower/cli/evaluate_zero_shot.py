@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from radtower.evaluation.zero_shot.zero_shot_evaluation import ZeroShotEvaluation
     from radtower.modeling.modeling_medclip import MedCLIPModel
 
-RANKING = ("auroc", "average_precision", "sensitivity_at")
 DECISIONS = ("f1", "weighted_f1", "accuracy", "precision", "recall")
 
 
@@ -202,15 +201,17 @@ def _split_words(protocol: "Protocol") -> str:
 
 
 def _print(done: "ZeroShotEvaluation") -> None:
-    """Per read-out the means by class set and the findings, and a table per source of thresholds."""
+    """Per read-out the areas by class set and finding, and the means of decisions by source of thresholds."""
     first = done.results.metrics[0]
     print(f"{done.results.model_id} on {first.dataset}: {done.size}; labels: {first.label_source}")
     groups: dict[tuple[str | None, str | None], list[MetricResult]] = {}
     for item in done.results.metrics:
         groups.setdefault((item.protocol, item.threshold_source), []).append(item)
     for (protocol, source), items in groups.items():
-        title = f"{protocol}" if source is None else f"{protocol}; threshold: {source}"
-        _print_group(title, items, RANKING if source is None else DECISIONS)
+        if source is None:
+            _print_areas(str(protocol), items)
+        else:
+            _print_means(f"{protocol}; threshold: {source}", items, DECISIONS)
     for reason in done.results.not_measured:
         print(f"Not measured: {reason}.")
     if done.num_saturated:
@@ -222,15 +223,34 @@ def _print(done: "ZeroShotEvaluation") -> None:
         print("These are phantom results: they show that the software works.")
 
 
-def _print_group(title: str, items: list["MetricResult"], columns: tuple[str, ...]) -> None:
-    """One row per class set and finding; the metrics that fit on a terminal."""
-    found = {(item.class_set, item.finding, item.metric.removeprefix("macro_")): item for item in items}
-    names = [name for name in columns if any(metric.startswith(name) for _, _, metric in found)]
-    rows = []
-    for class_set, finding in dict.fromkeys((item.class_set, item.finding) for item in items):
-        cells = {m: i for (c, f, m), i in found.items() if (c, f) == (class_set, finding)}
-        chosen = [next(i for m, i in cells.items() if m.startswith(name)) for name in names]
-        of = f"{chosen[0].n_positive}/{chosen[0].n}" if finding else str(chosen[0].n)
-        label = finding.replace("_", " ") if finding else f"mean, {class_set}"
-        rows.append((label, of, *map(value_with_interval, chosen)))
+def _print_areas(title: str, items: list["MetricResult"]) -> None:
+    names = list(dict.fromkeys(item.metric for item in items if item.finding))
+    rows = _mean_rows(items, names)
+    undefined: dict[str | None, list[str]] = {}
+    for finding in dict.fromkeys(item.finding for item in items if item.finding):
+        cells = {item.metric: item for item in items if item.finding == finding}
+        if all(item.value is None for item in cells.values()):
+            undefined.setdefault(cells[names[0]].note, []).append(finding)
+            continue
+        of = f"{cells[names[0]].n_positive}/{cells[names[0]].n}"
+        rows.append((finding.replace("_", " "), of, *(value_with_interval(cells[name]) for name in names)))
     print_table(title, ("", "present", *(name.replace("_", " ") for name in names)), rows)
+    for note, findings in undefined.items():
+        print(f"{note}: {', '.join(findings)}.")
+
+
+def _print_means(title: str, items: list["MetricResult"], names: Sequence[str]) -> None:
+    """What is decided on each finding is in the file."""
+    print_table(title, ("", "n", *(name.replace("_", " ") for name in names)), _mean_rows(items, names))
+
+
+def _mean_rows(items: list["MetricResult"], names: Sequence[str]) -> list[tuple[str, ...]]:
+    rows = []
+    for class_set in dict.fromkeys(item.class_set for item in items if item.finding is None):
+        cells = {item.metric: item for item in items if item.finding is None and item.class_set == class_set}
+        means = [cells[f"macro_{name}"] for name in names]
+        # The note begins with "mean of 2 of 18 findings", where only two are defined.
+        defined = str(means[0].note).removeprefix("mean of ").partition(" findings")[0]
+        label = f"mean, {class_set} ({defined})"
+        rows.append((label, str(means[0].n), *map(value_with_interval, means)))
+    return rows

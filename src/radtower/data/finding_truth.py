@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from radtower.data.csv_table import read_csv_table
-from radtower.data.gold_labels import RELEASED_NAME, side_of
+from radtower.data.gold_labels import RELEASED_ID, RELEASED_NAME, side_of
 from radtower.data.manifest import Manifest
 from radtower.data.model_names import without_machine_path
 from radtower.data.targets import MASKED_TARGET, Status, TargetPolicy, numeric_targets
@@ -151,7 +151,11 @@ def _by_id(
         for volume_id, row in zip(manifest.frame["volume_id"], rows, strict=True)
         if row < 0
     }
-    is_released = RELEASED_NAME.fullmatch(path.stem) is not None
+    # As in gold_labels: all columns of CT-RATE's own tables are the labels of RadBERT.
+    known = findings if isinstance(findings, FindingsSet) else findings.target
+    is_released = RELEASED_NAME.fullmatch(path.stem) is not None or (
+        RELEASED_ID in frame and set(known.names) <= set(frame)
+    )
     labels = np.where(rows[:, None] < 0, np.float32(MASKED_TARGET), labels[rows])
     source = f"{path.name}, {NOT_GOLD}" if is_released else path.name
     return FindingTruth(_keys(findings), labels, left_out, reasons, source)
