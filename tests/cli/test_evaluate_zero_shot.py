@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
+from tokenizers import processors
 
 from radtower.data.volume_cache import build_volume_cache
 from radtower.evaluation.pairs.embedded_pairs import load_dual_tower
@@ -296,7 +297,7 @@ def test_a_protocol_of_ones_own_and_scores_that_tie(evaluate, tiny_image_clip, i
 
 
 def test_unusable_input_is_refused_before_the_work(
-    radtower, evaluate, image_tower, labeler, images, tmp_path
+    radtower, evaluate, image_tower, tiny_image_clip, labeler, images, tmp_path
 ):
     manifest = write_manifest(tmp_path, images)
 
@@ -326,5 +327,9 @@ def test_unusable_input_is_refused_before_the_work(
     (tmp_path / "t.csv").write_text("volume_id\nv0\n")
     assert "a column of at least one finding" in refusal("--labels", tmp_path / "t.csv")
     assert "the column 'scan', got none" in refusal("--labels", tmp_path / "t.csv", "--label-id", "scan")
+    bare = tiny_image_clip.processor.tokenizer.backend_tokenizer
+    bare.post_processor = processors.ByteLevel()  # no special tokens
+    tiny_image_clip.save_pretrained(tmp_path / "bare")
+    assert "got none from" in refusal("--prompts", "seed", model=tmp_path / "bare")
     done = radtower("evaluate", "zero-shot", image_tower, manifest, "-o", "r.txt", "--protocol", "ct_rate_18")
     assert "-o must be a file that ends in .json" in done.err

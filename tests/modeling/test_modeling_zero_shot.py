@@ -162,6 +162,21 @@ def test_a_tower_of_transformers_reads_nothing_as_its_special_tokens(tiny_tokeni
     torch.testing.assert_close(model.finding_directions("nodule", "seed"), expected, atol=1e-5, rtol=0)
 
 
+def test_dropout_is_off_for_the_empty_half(tiny_tokenizer):
+    model = _bert_clip(tiny_tokenizer)
+    expected = model.finding_directions("nodule", "seed")
+    model.train()
+    torch.testing.assert_close(model.finding_directions("nodule", "seed"), expected, atol=1e-5, rtol=0)
+    assert model.text_model.training
+
+
+def test_a_long_instruction_is_cut_as_for_every_text(tiny_medclip):
+    tiny_medclip.processor.instruction = "There is no small nodule {text}"
+    tiny_medclip.processor.max_length = 3
+    direction = tiny_medclip.finding_directions("nodule", "seed")
+    torch.testing.assert_close(direction, torch.zeros(1, 12), atol=1e-5, rtol=0)  # both are "There is"
+
+
 def test_nothing_to_read_in_place_of_nothing_is_refused():
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "Nodule": 1, ".": 2}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -3,13 +3,14 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from radtower.evaluation.decisions.finding_scores import FindingScores
-from radtower.evaluation.decisions.thresholds import fixed_thresholds
+from radtower.evaluation.decisions.thresholds import Threshold
 from radtower.evaluation.results import Provenance
 from radtower.evaluation.zero_shot.finding_measures import MeasureOptions, measure_items
 from radtower.evaluation.zero_shot.scored_items import ScoredItems
 
 PROVENANCE = Provenance(dataset="d", class_set="three", label_source="truth", protocol="prompts")
 KEYS = ("a", "b", "c")
+THRESHOLDS = [Threshold(value, "given") for value in (0.2, 0.5, 0.7)]
 QUICK = MeasureOptions(num_resamples=20, specificity=0.8)
 
 
@@ -27,7 +28,7 @@ def found(results, **wanted):
 
 def test_means_over_every_class_set_and_the_findings_once(sample):
     items = ScoredItems(sample, np.arange(30), 30, "volume")
-    results = measure_items(items, PROVENANCE, {"two": ["c", "a"]}, [fixed_thresholds(0.6, 3)], QUICK)
+    results = measure_items(items, PROVENANCE, {"two": ["c", "a"]}, [THRESHOLDS], QUICK)
     known = [sample.labels[:, f] >= 0 for f in range(3)]
     areas = [roc_auc_score(sample.labels[known[f], f], sample.scores[known[f], f]) for f in range(3)]
     (mean,) = found(results, metric="macro_auroc", class_set="three")
@@ -37,10 +38,13 @@ def test_means_over_every_class_set_and_the_findings_once(sample):
     assert two.note.startswith("mean of 2 of 2 findings")
     assert results[0] == mean
     assert len(found(results, metric="auroc")) == 3
-    decided = [f1_score(sample.labels[known[f], f], sample.scores[known[f], f] >= 0.6) for f in range(3)]
+    decided = [
+        f1_score(sample.labels[known[f], f], sample.scores[known[f], f] >= THRESHOLDS[f].value)
+        for f in range(3)
+    ]
     (f1,) = found(results, metric="macro_f1", class_set="two")
     assert f1.value == pytest.approx((decided[0] + decided[2]) / 2)
-    assert f1.threshold_source == "fixed at 0.6"
+    assert f1.threshold_source == "given"
     assert len(found(results, metric="sensitivity_at_0.8_specificity")) == 3
 
 

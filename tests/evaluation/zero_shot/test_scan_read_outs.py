@@ -226,7 +226,7 @@ def test_volumes_without_labels_or_a_scan_are_named(tiny_medclip, tmp_path):
     torch.testing.assert_close(volumes.compared, volumes.projected)
 
 
-def test_all_volumes_and_studies_whose_labels_differ():
+def test_all_volumes_and_studies_whose_labels_differ(tmp_path):
     assert len(label_splits(study_manifest(), ["all"], CT_RATE)["all"]) == 4
     per_study = CT_RATE.overridden(unit="study")
     assert len(label_splits(study_manifest(), ["test"], per_study)["test"]) == 3
@@ -234,6 +234,9 @@ def test_all_volumes_and_studies_whose_labels_differ():
     assert len(label_splits(differing, ["test"], CT_RATE)["test"]) == 3
     with pytest.raises(ValueError, match=r"agree within a study .* got 1 of 2 studies"):
         label_splits(differing, ["test"], per_study)
+    table = tmp_path / "t.csv"  # a volume without labels does not differ
+    pd.DataFrame({"volume_id": ["a", "c"], "lung_nodule": [1, 0]}).to_csv(table, index=False)
+    assert len(label_splits(differing, ["test"], per_study, table)["test"]) == 3
     with pytest.raises(
         ValueError, match="split must be one of test, validation in this manifest, got 'train'"
     ):
