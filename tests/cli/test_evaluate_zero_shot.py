@@ -84,6 +84,12 @@ def evaluate(radtower, tmp_path):
     return run
 
 
+def scores_in(output):
+    """Rows of the first class set."""
+    frame = read_score_rows(read_results(output), output).frame
+    return frame[frame["class_set"] == frame["class_set"][0]]
+
+
 def labels_of(manifest, split="test"):
     frame = pd.read_csv(manifest)
     return frame[frame["split"] == split][list(FINDINGS.keys)].to_numpy()
@@ -97,6 +103,11 @@ def test_a_2d_tower_is_measured_as_its_zero_shot_scores_are(evaluate, image_towe
     tower = load_dual_tower(image_tower)
     expected = tower.zero_shot([tmp_path / name for name in images], list(FINDINGS.names), "is_present")
     rows = read_score_rows(results, output).frame
+    of_16 = rows[rows["class_set"] == "ct_rate_16"]
+    assert set(of_16["finding"]) == set(load_findings("ct_rate_16").keys)
+    rows = rows[rows["class_set"] == "ct_rate_18"]
+    behind = rows[rows["finding"].isin(of_16["finding"])].drop(columns="class_set")
+    assert behind.to_numpy().tolist() == of_16.drop(columns="class_set").to_numpy().tolist()
     assert list(rows["item_id"].unique()) == [f"v{n}" for n in range(NUM_TEST)]
     assert list(rows["finding"].unique()) == list(FINDINGS.keys)
     scores = rows["score"].to_numpy().reshape(NUM_TEST, 18)
@@ -133,7 +144,7 @@ def test_one_scan_alone_scores_as_in_the_evaluation(radtower, evaluate, dual_tow
     for protocol in ("ct_rate_18", "rad_chestct_16"):
         done, output = evaluate(dual_tower, manifest, protocol=protocol)
         assert done.code == 0, done.err
-        rows = read_score_rows(read_results(output), output).frame
+        rows = scores_in(output)
         alone = json.loads(
             radtower("zero-shot", dual_tower, tmp_path / images[3], "--protocol", protocol, "--json").out
         )
@@ -143,7 +154,7 @@ def test_one_scan_alone_scores_as_in_the_evaluation(radtower, evaluate, dual_tow
     # The usual scores of one scan: an ensemble of the first prompts.
     options = ("--prompts", "ensemble", "--phrases", "prompt")
     done, output = evaluate(dual_tower, manifest, *options)
-    rows = read_score_rows(read_results(output), output).frame
+    rows = scores_in(output)
     alone = json.loads(radtower("zero-shot", dual_tower, tmp_path / images[3], "--json").out)["scores"]
     assert list(rows[rows["item_id"] == "v3"]["score"]) == pytest.approx(list(alone.values()), abs=1e-6)
     assert rows["protocol"][0] == "ct_rate_18: prompts ensemble of finding prompts, softmax, per volume"
@@ -160,17 +171,14 @@ def test_files_and_cache_agree_and_studies_are_averaged(evaluate, dual_tower, tm
     done, output = evaluate(dual_tower, manifest)
     assert done.code == 0, done.err
     assert "Decisions are not measured: the manifest has no validation split. Give --threshold." in done.err
-    by_volume = read_results(output)
-    rows = read_score_rows(by_volume, output).frame.pivot(index="item_id", columns="finding", values="score")
+    rows = scores_in(output).pivot(index="item_id", columns="finding", values="score")
     done, output = evaluate(
         dual_tower, manifest, "--unit", "study", "--threshold", "0.5", "--dataset", "Noise"
     )
     assert done.code == 0, done.err
     assert "Noise: 6 studies of 8 volumes" in done.out
     results = read_results(output)
-    averaged = read_score_rows(results, output).frame.pivot(
-        index="item_id", columns="finding", values="score"
-    )
+    averaged = scores_in(output).pivot(index="item_id", columns="finding", values="score")
     expected = rows.groupby(studies).mean().loc[averaged.index]
     np.testing.assert_allclose(averaged, expected, atol=1e-7)
     processor = CT3DImageProcessor(spacing_mm=(3.0, 3.0, 3.0), size=(8, 8, 8))
@@ -178,7 +186,7 @@ def test_files_and_cache_agree_and_studies_are_averaged(evaluate, dual_tower, tm
     build_volume_cache(scans, processor, tmp_path / "cache")
     done, output = evaluate(dual_tower, manifest, "--cache", tmp_path / "cache", "--batch-size", 3)
     assert done.code == 0, done.err
-    cached = read_score_rows(read_results(output), output).frame
+    cached = scores_in(output)
     cached = cached.pivot(index="item_id", columns="finding", values="score")
     np.testing.assert_allclose(cached, rows, atol=5e-4)  # a cache is rounded to HU
     mean = results.get("macro_accuracy", class_set="ct_rate_18")
@@ -230,7 +238,7 @@ def test_read_outs_stand_behind_the_prompts(evaluate, tiny_image_clip, images, t
     done, output = evaluate(tmp_path / "headed", manifest, *options)
     assert done.code == 0, done.err
     results = read_results(output)
-    rows = read_score_rows(results, output).frame
+    rows = scores_in(output)
     protocols = list(rows["protocol"].unique())
     assert len(protocols) == 4
     assert all(protocol.endswith("per volume") for protocol in protocols)
@@ -293,7 +301,7 @@ def test_a_protocol_of_ones_own_and_scores_that_tie(evaluate, tiny_image_clip, i
     assert f"{num_tied} scores are rounded to exactly 0 or 1 and tie; --score margin ranks them." in done.out
     done, output = evaluate(tmp_path / "loud", manifest, "--score", "margin", protocol=own)
     assert "rounded" not in done.out
-    assert read_score_rows(read_results(output), output).frame["score"].abs().max() > 1
+    assert scores_in(output)["score"].abs().max() > 1
 
 
 def test_unusable_input_is_refused_before_the_work(

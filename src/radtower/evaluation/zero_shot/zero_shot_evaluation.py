@@ -90,10 +90,14 @@ def evaluate_zero_shot(
         if data.validation is not None and read_out.validation is not None:
             validation = per_unit(read_out.validation, data.validation, protocol.unit, read_out.undefined)
         thresholds = [choice.thresholds(items, validation) for choice in choices]
-        metrics += measure_items(
-            items, provenance, _class_sets(protocol, data.test.keys), thresholds, options
-        )
-        frames.append(items.rows(provenance).frame)
+        class_sets = _class_sets(protocol, data.test.keys)
+        metrics += measure_items(items, provenance, class_sets, thresholds, options)
+        rows = items.rows(provenance).frame
+        frames.append(rows)
+        # Once more per class set: models are compared on the rows behind each of their means.
+        frames += [
+            rows[rows["finding"].isin(keys)].assign(class_set=name) for name, keys in class_sets.items()
+        ]
     name, revision = model_identity(model)
     results = Results(
         model_id=name,
@@ -103,10 +107,10 @@ def evaluate_zero_shot(
         metrics=tuple(metrics),
         not_measured=tuple(data.not_measured),
     )
-    rows = ScoreRows(pd.concat(frames, ignore_index=True))
+    everything = ScoreRows(pd.concat(frames, ignore_index=True))
     size = per_unit(prompts.test, data.test, protocol.unit).size
     saturated = 0 if protocol.score == "margin" else num_saturated(prompts.test)
-    return ZeroShotEvaluation(results, rows, size, saturated)
+    return ZeroShotEvaluation(results, everything, size, saturated)
 
 
 def _class_sets(protocol: Protocol, keys: Sequence[str]) -> dict[str, list[str]]:
