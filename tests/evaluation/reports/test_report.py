@@ -75,8 +75,9 @@ def test_everything_that_lies_beside_the_results_is_shown(whole_report, page):
         "2 undefined",
         "scans, test split: prompt ensemble",
         "scans, test split: exact row",
-        "AUROC, mean of the findings, prompt ensemble",
-        "n = 125; 95%: 0.650 to 0.750",
+        "AUROC, mean of the findings",
+        "n = 125; 95%: 0.650 to 0.750 scans, test split; class set: two findings; labels: manual; protocol: "
+        "prompt ensemble",
         "n = 125; 95%: 0.410 to 0.510; chance 0.040",
         "undefined: one class only",
         "ROC curves. n = 40 items of 20 patients. Band: 95% of 20 resamples of the patients",
@@ -153,6 +154,20 @@ def test_two_models_side_by_side(write_run, tmp_path):
     assert "radtower report 1/results.json 2/results.json -o FOLDER" in page.text
 
 
+def test_numbers_on_top_are_one_per_metric_and_none_of_a_test_oracle(write_run, make_metric, tmp_path):
+    metrics = [
+        make_metric("macro_f1", 0.91, threshold_source="test_oracle: chosen on the very labels"),
+        make_metric("macro_f1", 0.42, threshold_source="validation split"),
+        make_metric("macro_f1", 0.43, threshold_source="fixed at 0.5"),
+        make_metric("macro_auroc", 0.64, class_set="18 findings"),
+        make_metric("macro_auroc", 0.65, class_set="16 findings"),
+    ]
+    written, _ = read([write_run(metrics=metrics, has_rows=False)], tmp_path / "out")
+    cards = re.findall(r'<div class="value">([\d.]+)</div>', written[0].read_text())
+    assert cards == ["0.640", "0.420"]
+    assert "thresholds: validation split" in written[0].read_text().partition("<main")[0]
+
+
 def test_commands_and_title_are_said(write_run, tmp_path):
     _, page = read([write_run(has_rows=False)], tmp_path / "out", ReportOptions("My page", ("make demo",)))
     assert "My page" in page.text
@@ -195,7 +210,10 @@ def test_thresholds_of_several_sources_leave_f1_out_of_the_forest(write_run, mak
 def test_sections_of_one_name_are_told_apart(write_run, make_metric, tmp_path):
     items = [make_metric(label_source=source) for source in ("manual", "silver")]
     _, page = read([write_run(metrics=items, has_rows=False)], tmp_path / "out")
-    assert "scans, test split (two findings; labels: silver)" in page.text
+    assert "scans, test split; two findings; silver" in page.text
+    more = [make_metric(class_set=name) for name in ("18 findings", "16 findings")]
+    _, page = read([write_run("b", metrics=more, has_rows=False)], tmp_path / "other")
+    assert page.text.count("scans, test split; 16 findings") == 2  # in the contents and above the section
 
 
 def test_states_of_labels_are_added_up(write_run, make_metric, tmp_path):

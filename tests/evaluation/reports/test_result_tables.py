@@ -26,7 +26,8 @@ def test_findings_are_rows_and_metrics_are_columns(make_results, zero_shot_metri
 def test_chance_is_one_line_where_all_rows_share_it(make_results, retrieval_metrics):
     (table,) = result_tables([make_results(*retrieval_metrics())])
     assert [row.name for row in table.rows] == ["image to report", "report to image"]
-    assert table.chance == (("chance", ("0.008", "0.040", "63.0")),)
+    assert table.chance == ("0.008", "0.040", "63.0")
+    assert table.sides == ()
     assert not table.has_positives
     assert table.row_kind == "direction"
     # What holds for all is said once, without marks.
@@ -37,13 +38,68 @@ def test_chance_is_one_line_where_all_rows_share_it(make_results, retrieval_metr
     assert table.footnotes == ()
 
 
-def test_chance_that_differs_stands_by_its_row(make_results, make_metric):
+def test_chance_that_differs_has_a_column(make_results, make_metric):
     items = [
-        make_metric("recall_at_1", direction="image_to_report", chance=0.1),
-        make_metric("recall_at_1", direction="report_to_image", chance=0.2),
+        make_metric("auroc", finding="x"),
+        make_metric("average_precision", finding="x", chance=0.1),
+        make_metric("average_precision", finding="y", chance=0.2),
+        make_metric("macro_average_precision"),
     ]
     (table,) = result_tables([make_results(*items)])
-    assert table.chance == (("chance, image to report", ("0.100",)), ("chance, report to image", ("0.200",)))
+    assert table.chance == ()
+    assert table.sides == ("chance of average precision",)
+    assert [(row.name, row.sides) for row in table.rows] == [
+        ("mean of the findings", ("",)),
+        ("x", ("0.100",)),
+        ("y", ("0.200",)),
+    ]
+
+
+def test_models_on_other_studies_have_chances_of_their_own(make_results, make_metric):
+    both = [
+        make_results(*(make_metric("recall_at_1", finding=f, chance=c) for f, c in pairs), model_id=name)
+        for name, pairs in (("a", (("x", 0.1), ("y", 0.2))), ("b", (("x", 0.3), ("y", 0.2))))
+    ]
+    assert [row.sides for row in result_tables(both)[0].rows] == [("0.100 / 0.300",), ("0.200",)]
+
+
+def test_thresholds_have_a_column_and_no_footnote(make_results, make_metric):
+    def items(value):
+        return [
+            make_metric("macro_f1", threshold_source="v"),
+            make_metric(
+                "f1", finding="x", threshold=value, note=f"threshold > {value}", threshold_source="v"
+            ),
+            make_metric("recall", finding="x", threshold=value, threshold_source="v"),
+        ]
+
+    (table,) = result_tables([make_results(*items(0.123456))])
+    assert table.sides == ("threshold",)
+    assert [row.sides for row in table.rows] == [("",), ("> 0.1235 / >= 0.1235",)]
+    assert table.footnotes == ()
+    (both,) = result_tables([make_results(*items(v), model_id=n) for n, v in (("a", 0.5), ("b", -2.0))])
+    assert both.sides == ("threshold, a", "threshold, b")
+    assert both.rows[1].sides == ("> 0.5 / >= 0.5", "> -2 / >= -2")
+
+
+def test_notes_are_split_and_those_that_differ_in_a_count_are_one(make_results, make_metric):
+    notes = [
+        "chosen here; 28 patients in the class",
+        "42 patients in the class",
+        "chosen here; 28 of 9 left out",
+    ]
+    items = [make_metric(finding=f"f{i}", note=note) for i, note in enumerate(notes)]
+    (table,) = result_tables([make_results(*items)])
+    assert [cell.marks for row in table.rows for cell in row.cells] == [
+        ("a", "b"),
+        ("b",),
+        ("a", "c"),
+    ]  # letters in their order
+    assert table.footnotes == (
+        ("a", "chosen here"),
+        ("b", "28 to 42 patients in the class"),
+        ("c", "28 of 9 left out"),
+    )
 
 
 def test_another_source_of_thresholds_is_another_table(make_results, make_metric):

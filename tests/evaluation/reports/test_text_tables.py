@@ -71,6 +71,18 @@ def test_models_share_the_head_of_a_metric_in_latex(make_results, retrieval_metr
     assert r"\textit{chance} &  & 0.008 & 0.008" in text
 
 
+def test_side_columns_stand_behind_the_numbers(make_results, make_metric):
+    items = [
+        make_metric("f1", finding=name, threshold=0.5, threshold_source="v", chance=chance)
+        for name, chance in (("x", 0.1), ("y", 0.2))
+    ]
+    markdown, latex = (write([make_results(*items)]) for write in (markdown_tables, latex_tables))
+    assert "|  | n | F1 | threshold | chance of F1 |" in markdown
+    assert r"| x | 125 | 0.800 (0.750-0.850) | \>= 0.5 | 0.100 |" in markdown
+    assert r"x & 125 & 0.800 (0.750--0.850) & \textgreater{}= 0.5 & 0.100 \\" in latex
+    assert r"\begin{tabular}{lrrrr}" in latex
+
+
 def test_nothing_of_a_name_is_left_active():
     text = escape_latex(NASTY)
     assert "\n" not in text
@@ -97,6 +109,8 @@ def many(make_results, make_metric, zero_shot_metrics, retrieval_metrics):
     """Two models with all there is: nasty and long names, 80 findings, chance, negative bounds."""
     findings = [make_metric(finding=f"finding_{i}", n_positive=3, protocol="80") for i in range(80)]
     odd = [
+        make_metric("f1", finding="x", threshold=0.5, threshold_source="v", chance=0.1, protocol="sides"),
+        make_metric("f1", finding="y", threshold=0.4, threshold_source="v", chance=0.2, protocol="sides"),
         make_metric(finding=NASTY, protocol=NASTY, note=NASTY),
         make_metric("auroc_difference", -0.01, 0.03, protocol="difference"),
     ]
@@ -107,16 +121,19 @@ def many(make_results, make_metric, zero_shot_metrics, retrieval_metrics):
 def test_a_long_table_goes_over_pages(many):
     text = latex_tables(many)
     assert text.count(r"\begin{longtable}") == 1
-    assert text.count(r"\begin{tabular}") == 5
+    assert text.count(r"\begin{tabular}") == 6
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles(many, tmp_path):
-    preamble = (
-        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{booktabs,longtable,textcomp}\n"
+    packages = "\\usepackage[T1]{fontenc}\n\\usepackage{booktabs,graphicx,longtable,textcomp}\n"
+    assert packages.replace("\n", "") in latex_tables(many).replace("\n%   ", "").replace(
+        "\n", ""
+    )  # as it says
+    document = (
+        f"\\documentclass{{article}}\n{packages}\\begin{{document}}\n{latex_tables(many)}\\end{{document}}\n"
     )
-    document = f"{preamble}\\begin{{document}}\n{latex_tables(many)}\\end{{document}}\n"
     (tmp_path / "tables.tex").write_text(document, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)

@@ -21,6 +21,7 @@ from radtower.evaluation.results import MetricResult, Results
 
 EN_DASH = "\u2013"
 MAX_CARDS = 4
+TEST_ORACLE = "test_oracle"  # how such a source of thresholds begins
 # What stands on top, in this order; where none is there, the first numbers do.
 HEADLINES = (
     "macro_auroc",
@@ -86,21 +87,18 @@ def table_html(table: ResultTable, name: str) -> str:
         + "</th>"
         for metric in table.metrics
         for model in table.models
-    )
+    ) + "".join(f'<th scope="col"><span class="head">{text(side)}</span></th>' for side in table.sides)
     counted = "present / n" if table.has_positives else "n"
     body = "\n".join(
         f'<tr><th scope="row" data-value="{text(row.name)}">{text(row.name)}</th>'
         f'<td data-value="{text(row.counts.split(" / ")[0])}">{text(row.counts)}</td>'
         + "".join(_cell(cell, name) for cell in row.cells)
+        + "".join(f'<td data-value="{text(side.split(" ")[-1])}">{text(side)}</td>' for side in row.sides)
         + "</tr>"
         for row in table.rows
     )
-    foot = "\n".join(
-        f'<tr><th scope="row">{text(label)}</th><td></td>'
-        + "".join(f"<td>{v}</td>" for v in values)
-        + "</tr>"
-        for label, values in table.chance
-    )
+    cells = "".join(f"<td>{value}</td>" for value in (*table.chance, *[""] * len(table.sides)))
+    foot = f'<tr><th scope="row">chance</th><td></td>{cells}</tr>' if table.chance else ""
     of = f"{table.models[0]}: " if len(table.models) == 1 else ""
     content = (
         '<table class="sortable">\n'
@@ -121,10 +119,20 @@ def cards_html(results: Results) -> str:
 
 
 def headlines(results: Results) -> list[MetricResult]:
-    """Return at most four defined numbers."""
-    defined = [item for item in results.metrics if item.value is not None]
+    """Return at most four defined numbers, one per metric and direction.
+
+    None at a threshold that was chosen on the very labels it is measured on: these numbers are there to be
+    compared with published ones.
+    """
+    defined = [
+        item
+        for item in results.metrics
+        if item.value is not None and not (item.threshold_source or "").startswith(TEST_ORACLE)
+    ]
     known = [item for name in HEADLINES for item in defined if item.metric == name and item.finding is None]
-    return (known or defined)[:MAX_CARDS]
+    first = {(item.metric, item.direction): item for item in reversed(known)}
+    chosen = [item for item in known if first[item.metric, item.direction] is item]
+    return (chosen or defined)[:MAX_CARDS]
 
 
 def confusion_html(results: Results) -> str:
@@ -166,19 +174,17 @@ def _card(item: MetricResult) -> str:
     if item.chance is not None:
         about.append(f"chance {chance_number(item)}")
     return (
-        f'<li><div class="what">{text(metric_name(base_metric(item)))}, {text(_of(item))}</div>'
-        f'<div class="value">{value}</div><div class="rest">{text("; ".join(about))}</div></li>\n'
+        f'<li><div class="what">{text(metric_name(base_metric(item)))}, {text(row_name(item))}</div>'
+        f'<div class="value">{value}</div><div class="rest">{text("; ".join(about))}</div>'
+        f'<div class="on">{text(described(item))}</div></li>\n'
     )
-
-
-def _of(item: MetricResult) -> str:
-    return ", ".join(filter(None, [row_name(item), item.protocol]))
 
 
 def _cell(cell: Cell, name: str) -> str:
     if cell.item is None:
         return "<td></td>"
-    marks = "".join(f'<sup><a href="#{name}-{mark}">{mark}</a></sup>' for mark in cell.marks)
+    links = ",".join(f'<a href="#{name}-{mark}">{mark}</a>' for mark in cell.marks)
+    marks = f"<sup>{links}</sup>" if links else ""
     if cell.item.value is None:
         return f'<td data-value="">undefined{marks}</td>'
     value, _, rest = value_and_interval(cell.item, EN_DASH).partition(" ")

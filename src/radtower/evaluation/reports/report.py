@@ -103,12 +103,14 @@ def _sections(runs: Sequence[Run], resampling: Resampling) -> list[Section]:
 
 
 def _titles(places: Sequence[Provenance]) -> list[str]:
-    """Data set and protocol; class set and label source where these do not tell sections apart."""
-    short = [": ".join(filter(None, [place.dataset, place.protocol])) for place in places]
-    return [
-        name if short.count(name) == 1 else f"{name} ({place.class_set}; labels: {place.label_source})"
-        for name, place in zip(short, places, strict=True)
-    ]
+    """Data set and protocol; class set, and then label source, where these do not tell sections apart."""
+    titles = [": ".join(filter(None, [place.dataset, place.protocol])) for place in places]
+    for more in ("class_set", "label_source"):
+        titles = [
+            title if titles.count(title) == 1 else f"{title}; {getattr(place, more)}"
+            for title, place in zip(titles, places, strict=True)
+        ]
+    return titles
 
 
 def _page_figure(run: Run, place: int, number: int) -> PageFigure:

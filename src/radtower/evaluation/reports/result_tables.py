@@ -3,15 +3,17 @@
 Rows are findings, or directions of retrieval; columns are metrics, of several models side by side.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from radtower.evaluation.reports.footnotes import Footnotes, threshold_text
 from radtower.evaluation.reports.wording import (
     base_metric,
     chance_number,
     counts,
     interval_method,
     is_higher_better,
+    metric_name,
     model_names,
     row_name,
 )
@@ -31,11 +33,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A finding or a direction, with the number of rows behind it."""
+    """A finding or a direction, with the number of rows behind it, and a text per side column."""
 
     name: str
     counts: str
     cells: tuple[Cell, ...]
+    sides: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class ResultTable:
         models: Names, in the order of the columns.
         metrics: Of each model, in the order of the columns: M metrics, and for each of them all models.
         rows: Of ``len(metrics) * len(models)`` cells.
-        chance: What a random answer gets: a name and a text per column.
+        sides: Names of the columns behind the numbers: thresholds, and chance where each row has its own.
+        chance: What a random answer gets, where that is the same in all rows: a text per column; or empty.
         footnotes: Mark and text.
         remarks: What holds for all numbers.
         has_positives: Whether ``counts`` of a row names those that have the finding.
@@ -58,7 +62,8 @@ class ResultTable:
     models: tuple[str, ...]
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
-    chance: tuple[tuple[str, tuple[str, ...]], ...]
+    sides: tuple[str, ...]
+    chance: tuple[str, ...]
     footnotes: tuple[tuple[str, str], ...]
     remarks: tuple[str, ...]
     has_positives: bool
@@ -114,25 +119,28 @@ def _table(
         key = (row_name(item), counts(item), item.finding is not None)
         grid.setdefault(key, {})[name, base_metric(item)] = item
     columns = [(model, metric) for metric in metrics for model in models]
-    shared = _shared_notes([item for _, item in items])
-    marks = _Marks(shared)
+    keys = sorted(grid, key=lambda key: key[2])  # means first, otherwise in their order
+    notes = Footnotes([item for _, item in items])
+    chance = _shared_chance(grid, columns)
+    sides = {**_thresholds(grid, models), **({} if chance else _chances(grid, models, metrics))}
     rows = []
-    for key in sorted(grid, key=lambda key: key[2]):  # means first, otherwise in their order
+    for key in keys:
         best = {} if len(models) == 1 else {m: _best(grid[key], models, m) for m in metrics}
         cells = tuple(
-            Cell(item, marks.of(item), best.get(metric) == model)
+            Cell(item, notes.marks(item), best.get(metric) == model)
             for model, metric in columns
             for item in [grid[key].get((model, metric))]
         )
-        rows.append(Row(key[0], key[1], cells))
+        rows.append(Row(key[0], key[1], cells, tuple(side[key] for side in sides.values())))
     return ResultTable(
         provenance,
         models,
         tuple(metrics),
         tuple(rows),
-        _chance(grid, columns),
-        tuple((mark, note) for note, mark in marks.given.items()),
-        (interval_method([item for _, item in items]), *shared),
+        tuple(sides),
+        chance,
+        notes.listed(),
+        (interval_method([item for _, item in items]), *notes.shared),
         any(item.n_positive is not None for _, item in items),
         _row_kind([item for _, item in items]),
     )
@@ -142,38 +150,6 @@ def _row_kind(items: Sequence[MetricResult]) -> str:
     if any(item.finding is not None for item in items):
         return "finding"
     return "direction" if any(item.direction is not None for item in items) else "all or part"
-
-
-def _shared_notes(items: Sequence[MetricResult]) -> tuple[str, ...]:
-    """Return the parts of notes that all items have."""
-    parts = [_parts(item) for item in items]
-    return tuple(part for part in parts[0] if len(parts) > 1 and all(part in other for other in parts))
-
-
-def _parts(item: MetricResult) -> list[str]:
-    return item.note.split("; ") if item.note else []
-
-
-class _Marks:
-    """Gives every distinct note a letter, in order of appearance."""
-
-    def __init__(self, shared: Sequence[str]) -> None:
-        self.shared = shared
-        self.given: dict[str, str] = {}
-
-    def of(self, item: MetricResult | None) -> tuple[str, ...]:
-        if item is None:
-            return ()
-        note = "; ".join(part for part in _parts(item) if part not in self.shared)
-        if not note:
-            return ()
-        return (self.given.setdefault(note, _letters(len(self.given))),)
-
-
-def _letters(number: int) -> str:
-    """0 -> a, 25 -> z, 26 -> aa."""
-    rest, last = divmod(number, 26)
-    return (_letters(rest - 1) if rest else "") + chr(ord("a") + last)
 
 
 def _best(row: dict[tuple[str, str], MetricResult], models: Sequence[str], metric: str) -> str | None:
@@ -195,14 +171,39 @@ def _best(row: dict[tuple[str, str], MetricResult], models: Sequence[str], metri
     return first if all(spans[first][0] > spans[other][1] for other in others) else None
 
 
-def _chance(grid: _Grid, columns: Sequence[tuple[str, str]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """One line where all rows share their chance, otherwise one per row that has it."""
-    lines = {
-        key[0]: tuple(chance_number(row[column]) if column in row else "" for column in columns)
-        for key, row in grid.items()
-    }
-    lines = {name: line for name, line in lines.items() if any(line)}
-    by_column = [{line[column] for line in lines.values()} - {""} for column in range(len(columns))]
-    if lines and all(len(values) <= 1 for values in by_column):
-        return (("chance", tuple(next(iter(values), "") for values in by_column)),)
-    return tuple((f"chance, {name}", line) for name, line in lines.items())
+def _shared_chance(grid: _Grid, columns: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """One text per column where all rows that have a chance have the same; otherwise empty."""
+    by_column = [{chance_number(row[c]) for row in grid.values() if c in row} - {""} for c in columns]
+    if not any(by_column) or any(len(values) > 1 for values in by_column):
+        return ()
+    return tuple(next(iter(values), "") for values in by_column)
+
+
+def _chances(grid: _Grid, models: Sequence[str], metrics: Sequence[str]) -> dict[str, dict[_RowKey, str]]:
+    """A column per metric whose chance differs from row to row; models on the same studies share it."""
+    sides = {}
+    for metric in metrics:
+        texts = {
+            key: _joined(chance_number(row[model, metric]) for model in models if (model, metric) in row)
+            for key, row in grid.items()
+        }
+        if any(texts.values()):
+            sides[f"chance of {metric_name(metric)}"] = texts
+    return sides
+
+
+def _thresholds(grid: _Grid, models: Sequence[str]) -> dict[str, dict[_RowKey, str]]:
+    """A column per model whose decisions were made at a threshold."""
+    sides = {}
+    for model in models:
+        texts = {
+            key: _joined(threshold_text(item) for (name, _), item in row.items() if name == model)
+            for key, row in grid.items()
+        }
+        if any(texts.values()):
+            sides["threshold" if len(models) == 1 else f"threshold, {model}"] = texts
+    return sides
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return " / ".join(dict.fromkeys(filter(None, texts)))

@@ -9,6 +9,7 @@ from radtower.evaluation.reports.wording import (
     PHANTOM_NOTICE,
     described,
     metric_name,
+    shortened,
     value_and_interval,
 )
 from radtower.evaluation.results import Results
@@ -17,6 +18,7 @@ BEST_NOTE = (
     "Bold: its interval lies beyond those of all others. Intervals that overlap decide nothing: "
     "compare models with radtower compare."
 )
+_MODEL_WIDTH = 28  # letters above a column; the caption has the whole name
 LONG_TABLE = 40  # rows; more than fit on a page
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~&$])")
 _LATEX = {
@@ -40,7 +42,7 @@ _LATEX = {
 }
 _LATEX_HEAD = (
     "% Research use only, not for diagnosis. In the preamble:\n"
-    "%   \\usepackage[T1]{fontenc}\n%   \\usepackage{booktabs,longtable,textcomp}\n"
+    "%   \\usepackage[T1]{fontenc}\n%   \\usepackage{booktabs,graphicx,longtable,textcomp}\n"
     "% Names in scripts other than Latin need LuaLaTeX or XeLaTeX.\n"
 )
 
@@ -81,10 +83,13 @@ def _notices(results: Sequence[Results]) -> list[str]:
 
 def _markdown(table: ResultTable) -> str:
     heads = [metric_name(m) + (f" {n}" if len(table.models) > 1 else "") for m, n in _columns(table)]
+    heads += table.sides
     lines = [["", _counts_head(table), *map(escape_markdown, heads)], ["---", *["---:"] * (len(heads) + 1)]]
     for row in table.rows:
-        lines.append([escape_markdown(row.name), row.counts, *map(_markdown_cell, row.cells)])
-    lines += [[f"*{escape_markdown(name)}*", "", *values] for name, values in table.chance]
+        sides = map(escape_markdown, row.sides)
+        lines.append([escape_markdown(row.name), row.counts, *map(_markdown_cell, row.cells), *sides])
+    if table.chance:
+        lines.append(["*chance*", "", *table.chance, *[""] * len(table.sides)])
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     title = f"**{escape_markdown(_title(table))}**"
     return "\n\n".join([title, rows, *(_sentence(escape_markdown(note)) for note in _notes(table))])
@@ -98,25 +103,28 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def _latex(table: ResultTable) -> str:
-    num_columns = len(table.metrics) * len(table.models)
+    num_columns = len(table.metrics) * len(table.models) + len(table.sides)
     is_long = len(table.rows) > LONG_TABLE
     spec = f"{{l{'r' * (num_columns + 1)}}}"
     caption = rf"\caption{{{escape_latex(_title(table))}}}"
     head = "\n".join([r"\toprule", *_latex_head(table), r"\midrule"])
     rows = [
-        [escape_latex(row.name), escape_latex(row.counts), *map(_latex_cell, row.cells)] for row in table.rows
+        [
+            escape_latex(row.name),
+            escape_latex(row.counts),
+            *map(_latex_cell, row.cells),
+            *map(escape_latex, row.sides),
+        ]
+        for row in table.rows
     ]
     body = [" & ".join(row) + r" \\" for row in rows]
     if table.chance:
-        body.append(r"\midrule")
-        body += [
-            " & ".join([rf"\textit{{{escape_latex(name)}}}", "", *values]) + r" \\"
-            for name, values in table.chance
-        ]
+        line = [r"\textit{chance}", "", *table.chance, *[""] * len(table.sides)]
+        body += [r"\midrule", " & ".join(line) + r" \\"]
     notes = r"\\ ".join(_sentence(escape_latex(note)) for note in _notes(table))
     if is_long:
         lines = [
-            r"{\small",
+            r"{\footnotesize\setlength{\tabcolsep}{4pt}",
             rf"\begin{{longtable}}{spec}",
             caption + r"\\",
             head,
@@ -129,13 +137,15 @@ def _latex(table: ResultTable) -> str:
     else:
         lines = [
             r"\begin{table}[htbp]",
-            r"\centering\small",
-            caption,
+            r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+            caption + r"\vspace{4pt}",
+            # Made smaller where it is wider than the text, and never larger.
+            r"\resizebox{\ifdim\width>\linewidth \linewidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{spec}",
             head,
             *body,
             r"\bottomrule",
-            r"\end{tabular}\par\smallskip",
+            r"\end{tabular}}\par\smallskip",
             rf"\begin{{minipage}}{{\linewidth}}\footnotesize {notes}\end{{minipage}}",
             r"\end{table}",
         ]
@@ -144,15 +154,16 @@ def _latex(table: ResultTable) -> str:
 
 def _latex_head(table: ResultTable) -> Iterator[str]:
     names = [escape_latex(metric_name(metric)) for metric in table.metrics]
-    num_models = len(table.models)
+    num_models, sides = len(table.models), list(map(escape_latex, table.sides))
     if num_models == 1:
-        yield " & ".join(["", _counts_head(table), *names]) + r" \\"
+        yield " & ".join(["", _counts_head(table), *names, *sides]) + r" \\"
         return
-    yield " & ".join(["", "", *(rf"\multicolumn{{{num_models}}}{{c}}{{{name}}}" for name in names)]) + r" \\"
+    spans = [rf"\multicolumn{{{num_models}}}{{c}}{{{name}}}" for name in names]
+    yield " & ".join(["", "", *spans, *[""] * len(sides)]) + r" \\"
     starts = [3 + num_models * position for position in range(len(names))]
     yield "".join(rf"\cmidrule(lr){{{start}-{start + num_models - 1}}}" for start in starts)
-    models = [escape_latex(model) for model in table.models]
-    yield " & ".join(["", _counts_head(table), *models * len(names)]) + r" \\"
+    models = [escape_latex(shortened(model, _MODEL_WIDTH)) for model in table.models]
+    yield " & ".join(["", _counts_head(table), *models * len(names), *sides]) + r" \\"
 
 
 def _latex_cell(cell: Cell) -> str:

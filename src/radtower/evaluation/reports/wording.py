@@ -46,6 +46,11 @@ def finding_name(finding: str) -> str:
     return finding.replace("_", " ")
 
 
+def shortened(name: str, width: int) -> str:
+    """Cut a name that is longer than ``width`` letters, and show that it is cut."""
+    return name if len(name) <= width else f"{name[: width - 3]}..."
+
+
 def row_name(item: MetricResult) -> str:
     """Say what of a block a number is about: a finding, their mean, a direction, or all."""
     parts = [finding_name(item.finding)] if item.finding is not None else []

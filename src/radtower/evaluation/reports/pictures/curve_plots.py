@@ -15,10 +15,9 @@ from radtower.evaluation.reports.pictures.drawing import (
     panel_title,
     series_color,
     series_style,
-    shortened,
     tidy,
 )
-from radtower.evaluation.reports.wording import MEAN_ROW, finding_name
+from radtower.evaluation.reports.wording import MEAN_ROW, finding_name, shortened
 
 MAX_PANELS = 24  # findings that are drawn one by one; more are thin lines behind their mean
 PANELS_PER_ROW = 4

@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from radtower.evaluation.reports.wording import shortened
+
 # Okabe and Ito, without yellow: told apart with any kind of color vision, and in gray by their lightness.
 SERIES_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 LINE_STYLES = ("-", "--", "-.", ":")
@@ -111,11 +113,6 @@ def svg_text(figure: Figure, name: str) -> str:
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     return _PAINT.sub(_paint, text)
-
-
-def shortened(name: str, width: int) -> str:
-    """Cut a name that is longer than ``width`` letters, and show that it is cut."""
-    return name if len(name) <= width else f"{name[: width - 3]}..."
 
 
 def panel_title(name: str) -> str:

@@ -15,10 +15,9 @@ from radtower.evaluation.reports.pictures.drawing import (
     new_figure,
     series_color,
     series_style,
-    shortened,
     tidy,
 )
-from radtower.evaluation.reports.wording import MEAN_ROW, finding_name, metric_name
+from radtower.evaluation.reports.wording import MEAN_ROW, finding_name, metric_name, shortened
 from radtower.evaluation.results import MetricResult
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -96,7 +95,7 @@ def draw_reliability(curves: Mapping[str, Reliability], title: str = "") -> Figu
                 markersize=5,
                 color=color,
                 linestyle=series_style(number),
-                label=f"{name}, {error}" if len(curves) > 1 else error,
+                label=f"{shortened(name, 40)}, {error}" if len(curves) > 1 else error,
             )
             num_bins = len(curve.counts)
             width = 0.9 / num_bins / len(curves)
@@ -118,7 +117,7 @@ def _draw_intervals(
 ) -> None:
     """One model: a line and a point per row, beside those of the other models."""
     offset = 0.0 if num_models == 1 else 0.56 * (number / (num_models - 1) - 0.5)
-    color, label = series_color(number), model
+    color, label = series_color(number), shortened(model, 40)
     for height, item in enumerate(rows):
         if item is None:
             continue

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from radtower.evaluation.plots import DISPLAY_WINDOW_HU
-from radtower.evaluation.reports.pictures.drawing import house_style, new_figure, shortened
-from radtower.evaluation.reports.wording import finding_name
+from radtower.evaluation.reports.pictures.drawing import house_style, new_figure
+from radtower.evaluation.reports.wording import finding_name, shortened
 
 GROUND, LETTERS, FAINT = "#14181d", "#eef2f6", "#9aa7b4"
 HIT, MISS = "#56b4e9", "#8a5a3c"  # blue and brown: told apart with any kind of color vision
