@@ -86,6 +86,14 @@ def test_hits_say_what_was_found(builder):
     assert second["rank"] == 2
 
 
+def test_what_an_item_does_not_have_is_null(builder, tmp_path):
+    items = make_items("ab", {"split": ["", "test"], "study_id": ["", "s"]})
+    index = SearchIndex.from_features(builder.features(2), items, tmp_path / "gaps")
+    hits = index.hits_of(index.search(Features(index.vectors[:1].clone(), ["q"], index.about.source), 1), 0)
+    assert (hits[0]["item_id"], hits[0]["split"], hits[0]["study_id"]) == ("a", None, None)
+    assert index.num_matching(["split=test"]) == 1
+
+
 def test_more_than_there_are_gives_all(builder):
     hits = builder.build(5).search(builder.features(1, seed=1), 10)
     assert (hits.k, hits.num_matching) == (5, 5)

@@ -180,7 +180,7 @@ class SearchIndex:
         for rank, (row, score) in enumerate(zip(hits.rows[query], hits.scores[query], strict=True), start=1):
             if row == NO_ROW:
                 break
-            cells: dict[str, Any] = {name: self.items[name].iloc[row] for name in plain}
+            cells: dict[str, Any] = {name: _or_none(self.items[name].iloc[row]) for name in plain}
             findings = present_findings(self.items, self.about.finding_columns, int(row))
             told.append({"rank": rank, **cells, "score": float(score), "findings": findings})
         return told
@@ -243,6 +243,10 @@ class SearchIndex:
                 num_accepted_matches=num_accepted_matches,
             ),
         )
+
+
+def _or_none(cell: Any) -> Any:
+    return None if pd.isna(cell) else cell
 
 
 def _check_files(folder: Path, about: IndexAbout) -> None:
