@@ -7,7 +7,7 @@ import faiss
 import numpy as np
 import pytest
 
-from radtower.evaluation.search.build_index import file_sha256, measure_recall
+from radtower.evaluation.search.build_index import IndexOptions, file_sha256, measure_recall, write_index
 from radtower.evaluation.search.faiss_backend import resolve_parameters
 from radtower.evaluation.search.search_index import SearchIndex
 
@@ -183,6 +183,23 @@ def test_parameters_follow_from_the_data():
 def test_parameters_that_cannot_be_are_refused(backend, given, kind, message):
     with pytest.raises(kind, match=message):
         resolve_parameters(backend, given, 700, 12, 0)
+
+
+def test_parameters_are_refused_before_the_vectors_are_asked_for(builder, tmp_path):
+    def blocks():
+        raise AssertionError("asked for")
+        yield
+
+    source = builder.features(1).source
+    for backend, given in (("exact", {"m": 3}), ("flat", {"m": 3}), ("hnsw", {"x": 3})):
+        with pytest.raises(KeyError, match=f"parameters of {backend} must be .*got"):
+            write_index(
+                source,
+                blocks(),
+                builder.items(3),
+                tmp_path / "i",
+                IndexOptions(backend=backend, parameters=given),
+            )
 
 
 def test_too_few_items_to_train_on_are_refused():

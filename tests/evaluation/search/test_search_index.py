@@ -137,6 +137,16 @@ def test_queries_of_another_width_are_refused_and_texts_have_no_image_processor(
     assert index.search(texts).rows.shape == (2, 10)
 
 
+@pytest.mark.parametrize("backend", ["exact", "hnsw"])
+def test_queries_that_are_no_vectors_of_their_metric_are_refused(builder, backend):
+    index, queries = builder.build(backend=backend), builder.features(3)
+    with pytest.raises(ValueError, match="must have length 1, got 3 others among rows 0 to 2"):
+        index.search(replace(queries, vectors=queries.vectors * 2))
+    queries.vectors[1, 0] = float("nan")
+    with pytest.raises(ValueError, match="must be finite, got 1 with NaN or infinity among rows 0 to 2"):
+        index.search(queries)
+
+
 def test_vectors_that_depend_on_their_batch_are_no_index(builder, tmp_path):
     features = builder.features(3, kind="text", depends_on_batch=True)
     with pytest.raises(ValueError, match="must not depend on their batch"):

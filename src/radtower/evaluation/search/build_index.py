@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -142,13 +143,17 @@ def check_buildable(folder: str | Path, options: IndexOptions) -> None:
 
     Raises:
         ImportError: If the backend is one of faiss and that is not installed.
-        ValueError: If the backend is unknown, there are too few queries for an interval, or the folder holds
-            something else than an index.
+        KeyError: If a parameter is not one of the backend.
+        ValueError: If the backend is unknown, a parameter is negative, there are too few queries for an
+            interval, or the folder holds something else than an index.
     """
     if options.backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {options.backend!r}.")
     if options.backend != "exact":
         require_faiss()
+        _faiss_backend().check_parameters(options.backend, options.parameters)
+    elif options.parameters:
+        raise KeyError(f"parameters of exact must be none, got {sorted(options.parameters)}. Leave them out.")
     if options.num_recall_queries < 2:
         raise ValueError(f"num_recall_queries must be at least 2, got {options.num_recall_queries}. Use 200.")
     folder = Path(folder)
@@ -173,11 +178,16 @@ def require_faiss() -> None:
         )
 
 
+def _faiss_backend() -> ModuleType:
+    from radtower.evaluation.search import faiss_backend  # noqa: PLC0415 -- an extra
+
+    return faiss_backend
+
+
 def _with_faiss(
     about: IndexAbout, folder: Path, options: IndexOptions, on_progress: Callable[[int], None] | None
 ) -> IndexAbout:
-    from radtower.evaluation.search import faiss_backend  # noqa: PLC0415 -- an extra
-
+    faiss_backend = _faiss_backend()
     vectors = read_vectors(folder / VECTORS_FILE)
     parameters = faiss_backend.resolve_parameters(
         about.backend, options.parameters, about.count, about.dimension, options.seed

@@ -41,17 +41,10 @@ def resolve_parameters(
     """Return all parameters of a backend, those that depend on the data filled in.
 
     Raises:
-        KeyError: If a parameter is not one of the backend.
-        ValueError: If one is negative, or there are too few items to train on.
+        ValueError: If there are too few items to train on, or one cannot be with these data; and see
+            :func:`check_parameters`.
     """
-    unknown = sorted(set(given) - set(DEFAULTS[backend]))
-    if unknown:
-        raise KeyError(
-            f"parameters of {backend} must be of {', '.join(DEFAULTS[backend]) or 'none'}, got {unknown}."
-        )
-    negative = {name: value for name, value in given.items() if value < 0}
-    if negative:
-        raise ValueError(f"parameters must not be negative, got {negative}. Use 0 for the default.")
+    check_parameters(backend, given)
     chosen = {**DEFAULTS[backend], **{name: value for name, value in given.items() if value}}
     if backend != "ivf-pq":
         return chosen | ({"seed": seed} if backend == "hnsw" else {})
@@ -77,6 +70,23 @@ def resolve_parameters(
         "code_bits": bits,
         "seed": seed,
     }
+
+
+def check_parameters(backend: Backend, given: dict[str, int]) -> None:
+    """Refuse parameters that the backend does not have; ask before the vectors are made.
+
+    Raises:
+        KeyError: If a parameter is not one of the backend.
+        ValueError: If one is negative.
+    """
+    unknown = sorted(set(given) - set(DEFAULTS[backend]))
+    if unknown:
+        raise KeyError(
+            f"parameters of {backend} must be of {', '.join(DEFAULTS[backend]) or 'none'}, got {unknown}."
+        )
+    negative = {name: value for name, value in given.items() if value < 0}
+    if negative:
+        raise ValueError(f"parameters must not be negative, got {negative}. Use 0 for the default.")
 
 
 def build_faiss(

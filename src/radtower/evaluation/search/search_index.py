@@ -33,7 +33,7 @@ from radtower.evaluation.search.index_about import ABOUT_FILE, IndexAbout, read_
 from radtower.evaluation.search.items import ITEM_ID, STUDY_ID, present_findings, read_items
 from radtower.evaluation.search.nearest import CandidateSource, nearest
 from radtower.evaluation.search.publish_index import PushOptions, publish_index
-from radtower.evaluation.search.vector_file import read_vectors
+from radtower.evaluation.search.vector_file import check_vectors, read_vectors
 
 LeaveOut = Literal["item", "study"]
 
@@ -149,7 +149,8 @@ class SearchIndex:
 
         Raises:
             KeyError: If a filter names no column.
-            ValueError: If the queries are of another model, k is below 1, or nothing passes.
+            ValueError: If the queries are of another model or no valid vectors, k is below 1, or nothing
+                passes.
         """
         self.about.require_same_space(queries.source, queries.vectors.shape[1])
         if k < 1:
@@ -159,6 +160,7 @@ class SearchIndex:
         keys = None if leave_out is None else _keys(self.items, queries.ids, leave_out)
         surplus = 0 if keys is None else _largest_group(keys)
         vectors = queries.vectors.detach().to("cpu", torch.float32).contiguous()
+        check_vectors(vectors.numpy(), self.about.dimension, self.about.metric)
         found = nearest(self.vectors, vectors, min(k + surplus, num_matching), passes, self._source)
         if keys is not None:
             found = _without(found, keys)

@@ -50,7 +50,7 @@ def write_vectors(
     with Path(path).open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for block in blocks:
-            _check_block(block, shape, done, metric)
+            check_vectors(block, shape[1], metric, done)
             with np.errstate(over="ignore"):  # refused by name below
                 stored = np.ascontiguousarray(block, dtype=numpy_code)
             if not np.isfinite(stored).all():
@@ -81,22 +81,33 @@ def read_vectors(path: str | Path) -> torch.Tensor:
     return vectors
 
 
-def _check_block(block: np.ndarray, shape: tuple[int, int], done: int, metric: Similarity) -> None:
-    if block.ndim != 2 or block.shape[1] != shape[1]:
+def check_vectors(block: np.ndarray, dimension: int, metric: Similarity, first_row: int = 0) -> None:
+    """Refuse vectors that cannot be stored or compared.
+
+    Args:
+        block: ``(n, E)``.
+        dimension: E.
+        metric: ``cosine`` wants unit vectors.
+        first_row: What the first row of the block is called in a message.
+
+    Raises:
+        ValueError: If the shape is another, a number is not finite, or a length is not 1.
+    """
+    if block.ndim != 2 or block.shape[1] != dimension:
         raise ValueError(
-            f"vectors must have {shape[1]} numbers each, got a block of shape {block.shape}. Embed again."
+            f"vectors must have {dimension} numbers each, got a block of shape {block.shape}. Embed again."
         )
     if not np.isfinite(block).all():
         num_invalid = int((~np.isfinite(block)).any(axis=1).sum())
         raise ValueError(
-            f"vectors must be finite, got {num_invalid} with NaN or infinity among rows {done} to "
-            f"{done + len(block) - 1}. Find their cause."
+            f"vectors must be finite, got {num_invalid} with NaN or infinity among rows {first_row} to "
+            f"{first_row + len(block) - 1}. Find their cause."
         )
     if metric == "cosine":
         lengths = np.sqrt(np.einsum("ne,ne->n", block, block, dtype=np.float32))
         num_other = int((np.abs(lengths - 1) > _UNIT_TOLERANCE).sum())
         if num_other:
             raise ValueError(
-                f"vectors of a cosine index must have length 1, got {num_other} others among rows {done} to "
-                f"{done + len(block) - 1}. Normalize them."
+                f"vectors of a cosine index must have length 1, got {num_other} others among rows "
+                f"{first_row} to {first_row + len(block) - 1}. Normalize them."
             )
