@@ -32,7 +32,7 @@ def test_the_numbers_are_those_of_scikit_learn():
     predicted = gallery[rows[:, 0]]
     for average in ("macro", "micro"):
         expected = precision_recall_fscore_support(truth, predicted, average=average)[:3]
-        got = [found[f"label_{average}_{name}", None].value for name in ("precision", "recall", "f1")]
+        got = [found[f"{average}_label_{name}", None].value for name in ("precision", "recall", "f1")]
         assert got == pytest.approx(expected)
     per_finding = precision_recall_fscore_support(truth, predicted, average=None)
     for row, name in enumerate(("precision", "recall", "f1")):
@@ -53,9 +53,9 @@ def test_masked_cells_of_the_truth_are_left_out_and_counted():
     found = _by_name(_scores(truth, gallery, np.zeros((3, 1), dtype=int), "ab").results(20))
     assert (found["label_precision", "a"].value, found["label_precision", "b"].value) == (0.5, 1.0)
     assert [found["label_f1", f].n for f in "ab"] == [2, 1]
-    assert found["label_micro_precision", None].value == pytest.approx(2 / 3)
-    assert found["label_macro_f1", None].value == pytest.approx((2 / 3 + 1) / 2)
-    assert found["label_macro_f1", None].n == 2
+    assert found["micro_label_precision", None].value == pytest.approx(2 / 3)
+    assert found["macro_label_f1", None].value == pytest.approx((2 / 3 + 1) / 2)
+    assert found["macro_label_f1", None].n == 2
     assert found["label_exact_row", None].n == 1
     assert (found["label_jaccard", None].n, found["label_jaccard", None].value) == (2, pytest.approx(0.75))
 
@@ -66,14 +66,14 @@ def test_what_is_undefined_is_null_with_its_reason():
     found = _by_name(_scores(truth, gallery, np.zeros((2, 1), dtype=int), "ab").results(20))
     reasons = {key: m.note for key, m in found.items() if m.value is None}
     assert reasons == {
-        ("label_macro_precision", None): "undefined: no answer names it, for all",
-        ("label_micro_precision", None): "undefined: no answer names it, for all",
+        ("macro_label_precision", None): "undefined: no answer names it, for all",
+        ("micro_label_precision", None): "undefined: no answer names it, for all",
         ("label_precision", "a"): "undefined: no answer names it",
         ("label_precision", "b"): "undefined: no answer names it",
         ("label_recall", "b"): "undefined: no true report has it",
         ("label_f1", "b"): "undefined: no answer names it and no true report has it",
     }
-    assert found["label_macro_f1", None].value == 0.0
+    assert found["macro_label_f1", None].value == 0.0
 
 
 def test_differences_are_paired_and_leave_macro_precision_out():
@@ -86,19 +86,20 @@ def test_differences_are_paired_and_leave_macro_precision_out():
     random = label_scores(random_answers(truth, truth), patients, PROVENANCE)
     zero = mine.minus(same, "itself", 30)
     assert [m.metric for m in zero] == [
-        f"label_{name}_difference"
+        f"{name}_difference"
         for name in (
-            *("macro_recall", "macro_f1", "micro_precision", "micro_recall", "micro_f1"),
-            *("exact_row", "jaccard"),
+            *("macro_label_recall", "macro_label_f1"),
+            *("micro_label_precision", "micro_label_recall", "micro_label_f1"),
+            *("label_exact_row", "label_jaccard"),
         )
     ]
     assert {(m.value, m.ci_low, m.ci_high) for m in zero} == {(0.0, 0.0, 0.0)}
     gain = _by_name(mine.minus(without_macro_precision(random), "random report", 30))
     named = truth.mean(axis=0)
     expected = 1 - np.mean(2 * truth.sum(axis=0) * named / (truth.sum(axis=0) + 30 * named))
-    assert gain["label_macro_f1_difference", None].value == pytest.approx(expected)
-    assert gain["label_macro_f1_difference", None].protocol == "top 1; model minus random report"
-    assert gain["label_macro_f1_difference", None].ci_low > 0
+    assert gain["macro_label_f1_difference", None].value == pytest.approx(expected)
+    assert gain["macro_label_f1_difference", None].protocol == "top 1; model minus random report"
+    assert gain["macro_label_f1_difference", None].ci_low > 0
 
 
 def test_intervals_resample_patients():

@@ -29,8 +29,8 @@ def label_scores(
 ) -> TaskScores:
     """Return the agreement of all findings together and, where they are named, of each.
 
-    A finding counts as positive where a report states it as present. ``label_macro_*`` is the mean over the
-    findings where it is defined, ``label_micro_*`` pools all cells. Where answers are a mean or a draw of
+    A finding counts as positive where a report states it as present. ``macro_label_*`` is the mean over the
+    findings where it is defined, ``micro_label_*`` pools all cells. Where answers are a mean or a draw of
     several reports, counts are expected counts. Cells that are masked in the true report are left out.
 
     Args:
@@ -65,7 +65,7 @@ def without_macro_precision(scores: TaskScores) -> TaskScores:
     Precision is undefined for a finding that no answer names, so that macro precision is a mean over other
     findings for each: fixed answers name few.
     """
-    kept = [column for column, metric in enumerate(scores.metrics) if metric.name != "label_macro_precision"]
+    kept = [column for column, metric in enumerate(scores.metrics) if metric.name != "macro_label_precision"]
 
     def weighted(counts: np.ndarray) -> np.ndarray:
         return scores.weighted(counts)[:, kept]
@@ -86,7 +86,7 @@ def _metrics(answers: LabelAnswers, findings: Sequence[str], note: str | None) -
     rows = int(is_known.any(axis=1).sum())
     metrics = [
         Metric(
-            name=f"label_{mean}_{name}", n=rows, note=note, undefined_because=f"{_UNDEFINED[name]}, for all"
+            name=f"{mean}_label_{name}", n=rows, note=note, undefined_because=f"{_UNDEFINED[name]}, for all"
         )
         for mean in ("macro", "micro")
         for name in _DECISIONS
