@@ -71,6 +71,21 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
         list[str] | None,
         typer.Option(help="Concept that does not count, such as a modality; can be repeated."),
     ] = None,
+    read_outs: Annotated[
+        bool,
+        typer.Option(
+            "--read-outs",
+            help="Pairs: do the reports found say the same as the true ones? By --labels, or the columns of "
+            "the manifest; beside the most common and a random report.",
+        ),
+    ] = False,
+    text_metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of RadEval, for --read-outs: bleu, rouge, radgraph, f1chexbert, green and others; can be "
+            "repeated. Needs the extra radeval."
+        ),
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Name of the data in the results. Without: file and split.")
     ] = None,
@@ -81,6 +96,7 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
 ) -> None:
     """Recall@k, median rank and MRR of pairs; mAP@k, nDCG@k and more of images; beside chance."""
     register_models()
+    from radtower.cli.read_outs import planned_read_outs
     from radtower.cli.retrieval_tables import print_retrieval
     from radtower.data.manifest import read_manifest
     from radtower.evaluation.pairs.embedded_pairs import load_dual_tower
@@ -115,12 +131,22 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
     plan.check_data(split, data.galleries, int((needed.frame["split"] == split).sum()))
     if "images" in plan.tasks:
         data.read_labels(needed)  # what is wrong with them is said before the scans are read
+    asked = planned_read_outs(
+        read_outs,
+        everything,
+        split,
+        plan.tasks,
+        text_metric or (),
+        (findings, labels, label_id, label_source),
+    )
     tower = image_tower or load_dual_tower(model)
     load_scan = scan_source(tower, needed, cache)
     with progress_bar("Embedding scans", len(needed)) as on_progress:
         vectors = embed_for_retrieval(tower, plan, data, load_scan, batch_size, on_progress)
     print_failures(vectors.failures)
-    measures = measure_retrieval_tasks(plan, data, vectors, RetrievalOptions(num_resamples=resamples))
+    options = RetrievalOptions(num_resamples=resamples)
+    retrieved = measure_retrieval_tasks(plan, data, vectors, options)
+    measures = asked.added_to(retrieved, vectors.pairs, data.name, plan.ks, options)
     results = retrieval_results(tower, measures, is_phantom=phantom)
     write_results(results, output)
     write_rows(QueryRows(measures.query_rows), results, output)

@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 from radtower.cli.output import NOT_FOR_DIAGNOSIS, print_json, print_table, value_with_interval
+from radtower.cli.read_outs import is_read_out, print_read_outs
 from radtower.evaluation.results import MetricResult, Results
 from radtower.evaluation.retrieval.images.image_retrieval import LEGACY_MAP, ORACLE
 from radtower.evaluation.retrieval.images.legacy_ct_clip import AS_PRINTED, VARIANTS
@@ -27,8 +28,9 @@ def _print_tables(results: Results) -> None:
     print(f"{results.model_id} on {results.metrics[0].dataset}")
     legacy = [item for item in results.metrics if item.protocol in VARIANTS]
     groups: dict[str, list[MetricResult]] = {}
+    read_outs = [item for item in results.metrics if is_read_out(item)]
     for item in results.metrics:
-        if item.protocol not in VARIANTS:
+        if item.protocol not in VARIANTS and not is_read_out(item):
             groups.setdefault(item.protocol or "", []).append(item)
     for protocol, items in groups.items():
         if items[0].direction == "image_to_image":
@@ -37,6 +39,8 @@ def _print_tables(results: Results) -> None:
             _print_pairs(protocol, items)
     if legacy:
         _print_legacy(legacy)
+    if read_outs:
+        print_read_outs(read_outs)
     print(
         "95 % intervals over patients. Chance: a random order. What ties with the right one stands before it."
     )

@@ -15,9 +15,17 @@ from radtower.hub_cards.families import PACKAGE
 from radtower.hub_cards.metrics.metric_card import write_metric_card
 
 SOURCES = PACKAGE / "evaluation" / "evaluate_modules"
-# What evaluate brings along; requirements.txt names those that a Space must install.
+# What evaluate brings along.
 ALLOWED_PACKAGES = frozenset({"datasets", "evaluate", "numpy"}) | sys.stdlib_module_names
-REQUIREMENTS = "evaluate>=0.4.6\ndatasets>=5\nnumpy>=2\n"
+REQUIREMENTS = """\
+# Of the page: the widget of evaluate 0.4.6 needs gradio 3, which needs numpy below 2, which needs the rest.
+# Elsewhere the metric runs with the newest releases, too.
+evaluate==0.4.6
+datasets<4.2
+huggingface_hub<1
+numpy<2
+pyarrow<21
+"""
 _APP = Template('''"""The page of the Space: a table to try the metric on."""
 
 from pathlib import Path

@@ -9,22 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from radtower.evaluation.retrieval.images.relevance import Relevance
+from radtower.evaluation.retrieval.precisions import PerQuery, precisions_at
 from radtower.evaluation.retrieval.top_k import NO_ROW, TopK, key_codes
 
 _BLOCK_ELEMENTS = 4_000_000  # gains in memory at once, 16 MB
-
-
-@dataclass(frozen=True)
-class PerQuery:
-    """One number per query, and what a random order of the gallery gives on average.
-
-    Args:
-        values: ``(Q,)``; NaN where the gallery has nothing right to find.
-        chance: ``(Q,)``, likewise.
-    """
-
-    values: np.ndarray
-    chance: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -94,7 +82,9 @@ def _of_block(
     by_hit = {}
     for name, is_right in hits.items():
         right = is_right & is_there
-        by_hit[name] = _precisions(np.take_along_axis(right, rows, axis=1), right.sum(axis=1), num_there, ks)
+        by_hit[name] = precisions_at(
+            np.take_along_axis(right, rows, axis=1), right.sum(axis=1), num_there, ks
+        )
     return graded, by_hit
 
 
@@ -114,26 +104,6 @@ def _graded(
         at_random = mean_gain * discounts[:k].sum()
         metrics[f"ndcg_at_{k}"] = PerQuery(of_found[:, k - 1] / best, at_random / best)
         metrics[f"mean_gain_at_{k}"] = PerQuery(gained[:, k - 1] / k, mean_gain)
-    return metrics
-
-
-def _precisions(
-    is_right: np.ndarray, num_right: np.ndarray, num_there: np.ndarray, ks: Sequence[int]
-) -> dict[str, PerQuery]:
-    """Average precision and precision of ``is_right (q, k)``, with ``(q,)`` right items in the gallery."""
-    places = np.arange(1, is_right.shape[1] + 1)
-    num_so_far = np.cumsum(is_right, axis=1)
-    summed = np.cumsum(is_right * num_so_far / places, axis=1)
-    share = num_right / num_there
-    # Of two places of a random order, how likely both are right.
-    both = share * np.maximum(num_right - 1, 0) / np.maximum(num_there - 1, 1)
-    metrics = {}
-    for k in ks:
-        most = np.where(num_right > 0, np.minimum(num_right, k), np.nan)
-        # Expected sum over the first k places of P(right) (1 + right ones before it) / place.
-        at_random = sum((share + (place - 1) * both) / place for place in range(1, k + 1))
-        metrics[f"map_at_{k}"] = PerQuery(summed[:, k - 1] / most, at_random / most)
-        metrics[f"precision_at_{k}"] = PerQuery(num_so_far[:, k - 1] / k, share)
     return metrics
 
 
