@@ -113,6 +113,26 @@ def test_rows_of_another_protocol_do_not_count(toy, tmp_path, two_models):
     assert notes == {"no paired interval: rows are not there"}
 
 
+def test_every_protocol_is_compared_by_its_own_rows(toy, tmp_path):
+    other = toy.scored.model_copy(update={"protocol": "linear probe"})
+    paths = []
+    for skill in (0.5, 1.5):
+        parts = [(toy.sample(skill), toy.scored), (toy.sample(skill + 0.5), other)]
+        metrics = [m for sample, where in parts for m in ranking_results(sample, where, num_resamples=5)]
+        # As a file may have them: what belongs together does not stand together.
+        order = [item for pair in zip(metrics[:9], metrics[9:], strict=True) for item in pair]
+        rows = pd.concat([toy.score_rows(sample, where) for sample, where in parts])
+        paths.append(toy.write_run(tmp_path / f"{skill}" / "results.json", order, rows))
+    comparison = compare(*paths)
+    assert [item.protocol for item in comparison.differences] == ["prompts"] * 9 + ["linear probe"] * 9
+    assert all(item.difference is not None for item in comparison.differences)
+    for item, skill in zip(comparison.differences[::9], (0.5, 1.0), strict=True):
+        expected = np.nanmean(
+            [auroc(toy.sample(skill).scores[:, f], toy.sample(skill).labels[:, f]) for f in range(2)]
+        )
+        assert item.first.value == pytest.approx(expected)
+
+
 def test_other_items_are_counted_and_nothing_is_intersected(toy, tmp_path, two_models):
     fewer = toy.write_scored(
         tmp_path / "fewer" / "results.json",

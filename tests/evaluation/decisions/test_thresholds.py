@@ -133,6 +133,13 @@ def test_what_cannot_be_chosen_from_is_refused():
         choose_thresholds(scores[:, 0], labels[:, 0], "max_f1")
 
 
+def test_scores_and_labels_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="scores must be numbers, got 1 NaN"):
+        choose([0.1, np.nan], [0, 1], "max_f1")
+    with pytest.raises(ValueError, match=r"labels must be 0, 1 or -100, got \[0.5\]"):
+        choose([0.1, 0.2], [0, 0.5], "max_f1")
+
+
 def test_thresholds_of_several_sources_are_refused():
     same = fixed_thresholds(0.5, 3)
     assert common_source(same) == "fixed at 0.5"

@@ -30,18 +30,17 @@ _AGREEMENT = 1e-6  # of a number in results.json with the one that its rows give
 _Pair = tuple[MetricResult, MetricResult]
 
 
-def compare_runs(first: Run, second: Run, resampling: Resampling | None = None) -> Comparison:
+def compare_runs(first: Run, second: Run, resampling: Resampling) -> Comparison:
     """Compare two models on what both were measured on: dataset, class set, labels, protocol, thresholds.
 
     Args:
         first: The one that differences are taken from.
         second: The other; a difference is second minus first.
-        resampling: Of the patients; None for the usual.
+        resampling: Of the patients.
 
     Raises:
         ValueError: If they have no metric in common.
     """
-    resampling = resampling or Resampling()
     metrics = first.metrics(), second.metrics()
     shared = [(item, metrics[1][key]) for key, item in metrics[0].items() if key in metrics[1]]
     alone = [[item for key, item in m.items() if key not in o] for m, o in (metrics, metrics[::-1])]
