@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from radtower.cli import extras
 from radtower.data.volume_cache import build_volume_cache
+from radtower.evaluation.reports.figures import read_pictures
 from radtower.evaluation.results import read_results
 from radtower.evaluation.rows import read_query_rows
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
@@ -233,6 +235,53 @@ def test_both_tasks_and_the_script_of_ct_clip_in_one_run(radtower, image_tower, 
     assert f"{100 * oracle.value:.1f}" in best
     assert "as printed" in table
     assert "not measured: CT-CLIP's script at 5: too few labeled images" in done.err
+
+
+@pytest.mark.slow
+def test_figures_of_both_tasks_lie_beside_the_results(radtower, image_tower, images, tmp_path):
+    columns = {"lung_nodule": [1, 1, 0, 0, 1, 1], "pleural_effusion": [0, 0, 1, 0, 0, 1]}
+    manifest = write_manifest(tmp_path, images, **columns)
+    tasks = ("--task", "pairs", "--task", "images", "--k", 1, "--resamples", 20, "--phantom")
+    arguments = ("evaluate", "retrieval", image_tower, manifest, "-o", tmp_path / "r.json", *tasks)
+    done = radtower(*arguments, "--figures", "--label-source", "a table")
+    assert done.code == 0, done.err
+    pictures = read_pictures(read_results(tmp_path / "r.json"), tmp_path / "r.json")
+    assert [picture.caption.file for picture in pictures] == [
+        "gallery-report-to-scan.png",
+        "map-of-scans-and-reports.png",
+        "gallery-scan-to-scan.png",
+        "map-of-scans.png",
+    ]
+    assert all("a table" in picture.caption.caption for picture in pictures)
+    assert f"Pictures: {tmp_path / 'r.figures'}" in done.err
+    done = radtower("report", tmp_path / "r.json", "-o", tmp_path / "report", "--resamples", 5)
+    assert done.code == 0, done.err
+    assert (tmp_path / "report" / "report.html").read_text().count("data:image/png;base64,") == 4
+
+
+def test_figures_of_volumes_come_from_the_cache_and_name_no_finding_where_none_is_known(
+    radtower, dual_tower, volumes, tmp_path
+):
+    manifest = write_manifest(tmp_path, volumes, REPORTS[:4])
+    scans = {f"v{n}": tmp_path / name for n, name in enumerate(volumes)}
+    processor = CT3DImageProcessor(spacing_mm=(3.0, 3.0, 3.0), size=(8, 8, 8))
+    build_volume_cache(scans, processor, tmp_path / "cache")
+    for name in volumes:
+        (tmp_path / name).unlink()
+    flags = ("--cache", tmp_path / "cache", "--figures", *QUICK)
+    done = radtower("evaluate", "retrieval", dual_tower, manifest, "-o", tmp_path / "r.json", *flags)
+    assert done.code == 0, done.err
+    pictures = read_pictures(read_results(tmp_path / "r.json"), tmp_path / "r.json")
+    assert len(pictures) == 2
+    assert not any("Findings:" in picture.caption.caption for picture in pictures)
+
+
+def test_figures_need_their_extra_before_the_work(radtower, dual_tower, volumes, tmp_path, monkeypatch):
+    monkeypatch.setitem(extras.EXTRAS, "plots", ("no_such_module",))
+    manifest = write_manifest(tmp_path, volumes, REPORTS[:4])
+    done = radtower("evaluate", "retrieval", dual_tower, manifest, "-o", tmp_path / "r.json", "--figures")
+    assert (done.code, "extra 'plots'" in done.err) == (2, True)
+    assert not (tmp_path / "r.json").exists()
 
 
 def test_images_are_found_by_irma_codes_in_another_split(radtower, image_tower, images, tmp_path):

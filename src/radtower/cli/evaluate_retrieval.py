@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from radtower.cli.extras import register_models
+from radtower.cli.extras import register_models, require
 from radtower.cli.output import check_results_path, print_failures, progress_bar
 
 if TYPE_CHECKING:
     from radtower.data.manifest import Manifest
+    from radtower.evaluation.results import Results
     from radtower.evaluation.retrieval.images.image_labels import ImageLabels
+    from radtower.evaluation.retrieval.query_outcomes import Measures
 
 
 def retrieval(  # noqa: PLR0913 -- one argument per flag
@@ -89,6 +91,14 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
     dataset: Annotated[
         str | None, typer.Option(help="Name of the data in the results. Without: file and split.")
     ] = None,
+    figures: Annotated[
+        bool,
+        typer.Option(
+            "--figures",
+            help="Draw a gallery of what is found and a map of the vectors beside the results, for "
+            "`radtower report`; needs the extra plots.",
+        ),
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Scans at a time.")] = 8,
     phantom: Annotated[bool, typer.Option("--phantom", help="Say that the scans are synthetic.")] = False,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the patients.")] = 2000,
@@ -97,6 +107,7 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
     """Recall@k, median rank and MRR of pairs; mAP@k, nDCG@k and more of images; beside chance."""
     register_models()
     from radtower.cli.read_outs import planned_read_outs
+    from radtower.cli.retrieval_figures import draw_figures, findings_reader
     from radtower.cli.retrieval_tables import print_retrieval
     from radtower.data.manifest import read_manifest
     from radtower.evaluation.pairs.embedded_pairs import load_dual_tower
@@ -108,12 +119,10 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
         measure_retrieval_tasks,
     )
     from radtower.evaluation.pairs.retrieval_plan import plan_retrieval, volumes_needed
-    from radtower.evaluation.pairs.scan_source import scan_source
-    from radtower.evaluation.results import write_results
+    from radtower.evaluation.pairs.scan_source import picture_source, scan_source
     from radtower.evaluation.retrieval.ranks import RetrievalOptions
-    from radtower.evaluation.rows import QueryRows, write_rows
 
-    check_results_path(output)
+    _check_output(output, needs_plots=figures)
     _check_filled({"--dataset": dataset, "--label-source": label_source})
     everything = read_manifest(manifest)
     needed = volumes_needed(everything, split, gallery_split or ())
@@ -148,12 +157,32 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
     retrieved = measure_retrieval_tasks(plan, data, vectors, options)
     measures = asked.added_to(retrieved, vectors.pairs, data.name, plan.ks, options)
     results = retrieval_results(tower, measures, is_phantom=phantom)
+    _write(results, measures, output)
+    if figures:
+        findings_of = findings_reader(findings, labels, label_id, label_source)
+        draw_figures(data, vectors, findings_of, picture_source(tower, needed, cache), results, output)
+    print_retrieval(results, output, as_json=json)
+    _fail_if_left_out(len(vectors.failures), len(needed))
+
+
+def _write(results: "Results", measures: "Measures", output: Path) -> None:
+    from radtower.evaluation.results import write_results
+    from radtower.evaluation.rows import QueryRows, write_rows
+
     write_results(results, output)
     write_rows(QueryRows(measures.query_rows), results, output)
-    print_retrieval(results, output, as_json=json)
-    if vectors.failures:
-        typer.echo(f"{len(vectors.failures)} of {len(needed)} studies are left out.", err=True)
+
+
+def _fail_if_left_out(num_failures: int, num_studies: int) -> None:
+    if num_failures:
+        typer.echo(f"{num_failures} of {num_studies} studies are left out.", err=True)
         raise typer.Exit(1)
+
+
+def _check_output(output: Path, *, needs_plots: bool) -> None:
+    check_results_path(output)
+    if needs_plots:
+        require("plots")
 
 
 def _check_filled(texts: dict[str, str | None]) -> None:

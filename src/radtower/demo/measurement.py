@@ -7,20 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from radtower.data.manifest import Manifest
 from radtower.data.volume_cache import open_volume_cache
 from radtower.evaluation.decisions.finding_scores import FindingScores
 from radtower.evaluation.pairs.embedded_pairs import EmbeddedPairs, embed_pairs
-from radtower.evaluation.pairs.pair_retrieval import PAIRING, TITLES, measure_pair_retrieval
+from radtower.evaluation.pairs.pair_retrieval import PAIRING, measure_pairs
 from radtower.evaluation.pairs.scan_source import picture_source
 from radtower.evaluation.reports.figures import write_pictures
-from radtower.evaluation.reports.pictures.pair_pictures import PictureOptions, pair_pictures
+from radtower.evaluation.reports.pictures.retrieval_pictures import PictureOptions, pair_pictures
 from radtower.evaluation.results import Provenance, Results, write_results
-from radtower.evaluation.retrieval.ranks import retrieval_ranks
-from radtower.evaluation.rows import QUERY_COLUMNS, QueryRows, write_rows
+from radtower.evaluation.rows import QueryRows, write_rows
 from radtower.evaluation.zero_shot.finding_results import zero_shot_results
 from radtower.evaluation.zero_shot.scored_items import ScoredItems
 from radtower.labeling.findings import FindingsSet
@@ -73,18 +71,20 @@ def measure_tower(
     retrieval = Provenance(**settings, label_source=PAIRING)
     patients = list(pairs.studies["patient_id"])
     metrics = zero_shot_results(scores, truth, patients, findings.keys, zero_shot, num_resamples)
-    metrics += measure_pair_retrieval(pairs, retrieval, protocols=["exact-row"])
+    retrieved = measure_pairs(pairs, retrieval, protocols=["exact-row"])
     results = Results(
-        model_id=folder.name, model_revision=None, created=CREATED, phantom=True, metrics=tuple(metrics)
+        model_id=folder.name,
+        model_revision=None,
+        created=CREATED,
+        phantom=True,
+        metrics=(*metrics, *retrieved.metrics),
     )
     path = folder / "results.json"
     write_results(results, path)
     sample = FindingScores(scores=scores, labels=truth, patient_ids=patients, keys=findings.keys)
     items = ScoredItems(sample, pairs.studies["study_id"].to_numpy(), len(truth), "volume")
     write_rows(items.rows(zero_shot), results, path)
-    write_rows(
-        _query_rows(pairs, retrieval.model_copy(update={"protocol": TITLES["exact-row"]})), results, path
-    )
+    write_rows(QueryRows(retrieved.query_rows), results, path)
     return Measured(results, path, pairs, truth)
 
 
@@ -108,25 +108,3 @@ def zero_shot_scores(model: MedCLIPModel, images: torch.Tensor, findings: Findin
     directions = model.pair_directions([finding.prompts[0] for finding in findings.findings])
     with torch.no_grad():
         return pair_scores(images, directions, model.zero_shot_scale()).numpy().astype(np.float64)
-
-
-def _query_rows(pairs: EmbeddedPairs, provenance: Provenance) -> QueryRows:
-    """Rank of the right answer of each query, in both directions."""
-    directions = {
-        "image_to_report": (pairs.images, pairs.reports),
-        "report_to_image": (pairs.reports, pairs.images),
-    }
-    frames = [
-        pd.DataFrame(
-            {
-                **provenance.model_dump(include=set(QUERY_COLUMNS)),
-                "direction": direction,
-                "query_id": pairs.studies["study_id"],
-                "patient_id": pairs.studies["patient_id"],
-                "metric": "rank",
-                "value": retrieval_ranks(*both, np.arange(len(pairs.studies)), similarity=pairs.similarity),
-            }
-        )
-        for direction, both in directions.items()
-    ]
-    return QueryRows(pd.concat(frames, ignore_index=True)[list(QUERY_COLUMNS)])

@@ -70,7 +70,9 @@ def test_recall_has_a_panel_per_direction_and_chance_where_it_is_known():
     assert (left.get_title(), right.get_title()) == ("image to report", "report to image")
     line, dots = left.lines
     np.testing.assert_allclose(line.get_ydata()[:3], [0.1, 0.2, 0.3])
-    assert dots.get_xdata().tolist() == [1, 5]  # what lies beyond the curve is not drawn
+    assert dots.get_xdata().tolist() == [1, 2, 3, 4, 5]  # what lies beyond the curve is not drawn
+    np.testing.assert_allclose(dots.get_ydata(), [0.05, 0.1, 0.15, 0.2, 0.25])
+    assert dots.get_markevery() == [0, 4]
     assert len(right.lines) == 1
     assert list(left.get_xticks()) == [1, 2, 5, 10]
 

@@ -81,7 +81,13 @@ def test_each_answer_shows_its_scan_mark_similarity_and_findings():
     assert below[0] == ["row 1", "= nodule"]
     assert below[1] == ["row 0", "= nodule", "= effusion"]
     assert below[2] == ["row 3", "  finding 0", "  finding 1", "  finding 2", "+ 6 more"]
-    assert "report that names\n\nnodule\neffusion" in [t.get_text() for t in axes[0].texts]
+    assert "report of a scan with\n\nnodule\neffusion" in [t.get_text() for t in axes[0].texts]
+
+
+def test_what_nobody_knows_is_not_called_normal():
+    unknown = draw_retrieval_gallery([ROW], scans, [None] * 4, "report", "n").axes
+    assert [axes.texts[-1].get_text() for axes in unknown[1:]] == ["row 1", "row 0", "row 3"]
+    assert unknown[0].texts[0].get_text() == "report"
 
 
 def test_a_scan_as_query_is_drawn():

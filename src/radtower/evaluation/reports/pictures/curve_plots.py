@@ -1,6 +1,7 @@
 """ROC curves and recall@k curves of one or several models, with bands; needs the extra ``plots``."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -93,8 +94,7 @@ def draw_recall(
             largest = max(int(curve.x[-1]) for curve in lines.values())
             points = [(k, level) for k, level in chance.get(direction, ()) if k <= largest]
             if points:
-                style = {"color": MUTED, "linestyle": ":", "marker": "x", "markersize": 5, "linewidth": 1.2}
-                axes.plot(*zip(*points, strict=True), label="chance", **style)
+                _draw_chance(axes, points)
             _frame_recall(axes, direction, largest)
         if len(models) > 1 or any(chance.values()):
             flat[0].legend(loc="upper left")
@@ -112,6 +112,21 @@ def _draw_lines(axes: Axes, lines: Mapping[str, Curve], models: Sequence[str]) -
         axes.plot(
             x, y, color=color, linestyle=series_style(number), linewidth=1.6, label=shortened(model, 40)
         )
+
+
+def _draw_chance(axes: Axes, points: Sequence[tuple[int, float]]) -> None:
+    """Marks where chance is known; between them it grows by the same share with each item looked at."""
+    known_ks, levels = zip(*points, strict=True)
+    ks = np.arange(known_ks[0], known_ks[-1] + 1)
+    marked = [int(k - ks[0]) for k in known_ks]
+    style: dict[str, Any] = {
+        "color": MUTED,
+        "linestyle": ":",
+        "marker": "x",
+        "markersize": 5,
+        "linewidth": 1.2,
+    }
+    axes.plot(ks, np.interp(ks, known_ks, levels), label="chance", markevery=marked, **style)
 
 
 def _draw_thin(axes: Axes, curves: Mapping[str, Mapping[str, Curve]]) -> None:

@@ -97,7 +97,7 @@ def chosen_rows(num_rows: int, num_chosen: int, seed: int = 0) -> list[int]:
 def draw_retrieval_gallery(
     rows: Sequence[GalleryRow],
     load_image: Callable[[int], np.ndarray],
-    findings: Sequence[Sequence[str]],
+    findings: Sequence[Sequence[str] | None],
     query_kind: str,
     note: str,
 ) -> Figure:
@@ -107,7 +107,7 @@ def draw_retrieval_gallery(
         rows: Queries and answers, of :func:`best_answers`.
         load_image: Row -> ``(Z, Y, X)`` in Hounsfield units, whose middle axial slice is drawn, or a 2D image
             ``(Y, X)`` or ``(Y, X, 3)``, drawn from its least to its largest value.
-        findings: Per row of the table, the findings that are there.
+        findings: Per row of the table, the findings that are there; None where nobody knows.
         query_kind: ``report`` draws a card with the findings of the query, ``scan`` its picture.
         note: What the picture is not for; always shown.
 
@@ -134,7 +134,7 @@ def draw_retrieval_gallery(
                 mark = "right" if is_right else "other"
                 head = f"{place}. {mark}  {similarity:.2f}"
                 axes.set_title(head, fontsize=9, color=HIT if is_right else FAINT)
-                _write_below(axes, answer, findings[answer], shared=findings[row.query])
+                _write_below(axes, answer, findings[answer], shared=findings[row.query] or ())
         figure.suptitle(
             "Query on the left, answers by similarity. Blue frame: counts as right. "
             f"=: a finding of the query.\n{note}",
@@ -148,18 +148,18 @@ def _draw_query(
     axes: Axes,
     query: int,
     load_image: Callable[[int], np.ndarray],
-    findings: Sequence[str],
+    findings: Sequence[str] | None,
     kind: str,
 ) -> None:
     axes.set_title(f"query: {kind}", fontsize=9, color=LETTERS, fontweight="bold")
     if kind == "scan":
         _show(axes, load_image(query))
         _frame(axes, LETTERS, 1.2)
-        _write_below(axes, query, findings, shared=findings)
+        _write_below(axes, query, findings, shared=findings or ())
         return
     axes.set(xlim=(0, 1), ylim=(1, 0), aspect="equal")
     _frame(axes, LETTERS, 1.2)
-    lines = ["report that names", "", *_lines(findings, 8)]
+    lines = ["report of a scan with", "", *_lines(findings, 8)] if findings is not None else ["report"]
     axes.text(0.06, 0.06, "\n".join(lines), va="top", fontsize=7.5, color=LETTERS, transform=axes.transData)
     _caption(axes, f"row {query}")
 
@@ -186,8 +186,11 @@ def _frame(axes: Axes, color: str, width: float) -> None:
     axes.add_patch(box)
 
 
-def _write_below(axes: Axes, row: int, findings: Sequence[str], shared: Sequence[str]) -> None:
+def _write_below(axes: Axes, row: int, findings: Sequence[str] | None, shared: Sequence[str]) -> None:
     """Findings below a scan, those it shares with the query first and marked."""
+    if findings is None:
+        _caption(axes, f"row {row}")
+        return
     ordered = [key for key in findings if key in shared] + [key for key in findings if key not in shared]
     marked = [
         f"= {name}" if key in shared else f"  {name}" for key, name in zip(ordered, ordered, strict=True)
