@@ -9,7 +9,8 @@ from radtower.evaluation.comparison.compare import compare_runs
 from radtower.evaluation.comparison.paired_values import Resampling
 from radtower.evaluation.comparison.runs import read_run
 from radtower.evaluation.decisions.delong import CLUSTERED, delong_test, holm
-from radtower.evaluation.decisions.finding_metrics import ranking_results
+from radtower.evaluation.decisions.finding_metrics import decision_results, ranking_results
+from radtower.evaluation.decisions.thresholds import Threshold
 from radtower.evaluation.metrics import auroc
 from radtower.evaluation.results import MetricResult
 
@@ -78,6 +79,20 @@ def test_decisions_are_taken_at_the_threshold_of_each_model(toy, tmp_path):
     assert item.ci_low < item.difference < item.ci_high < 0
     assert item.threshold_source == "by hand"
     assert item.delong_p is None
+
+
+def test_a_finding_without_a_threshold_is_compared_by_rank_only(toy, tmp_path):
+    sample = toy.sample(1.0)
+    thresholds = [Threshold(0.5, "max"), Threshold(None, "max", undefined_because="no positive")]
+    metrics = [
+        *ranking_results(sample, toy.scored, num_resamples=20),
+        *decision_results(sample, thresholds, toy.scored, num_resamples=20),
+    ]
+    path = toy.write_run(tmp_path / "results.json", metrics, toy.score_rows(sample))
+    found = by_name(compare(path, path))
+    assert found["f1", "effusion"].note.startswith("undefined for the first and the second")
+    assert found["auroc", "effusion"].difference == found["f1", "nodule"].difference == 0.0
+    assert found["macro_f1", None].difference == 0.0
 
 
 def test_every_metric_of_two_scored_runs_is_paired(two_models):
