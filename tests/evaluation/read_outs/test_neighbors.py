@@ -135,5 +135,7 @@ def test_what_cannot_be_chosen_is_refused(splits):
         nearest_neighbors(train, replace(validation, labels=np.zeros((60, 3))), test, KEYS, [1, 5])
     with pytest.raises(ValueError, match="train must have a finding with both classes, got none of 3"):
         nearest_neighbors(replace(train, labels=np.ones((60, 3))), validation, test, KEYS)
+    with pytest.raises(ValueError, match="one width and 2 findings"):
+        nearest_neighbors(train, validation, test, KEYS[:2])
     with pytest.raises(ValueError, match="vectors must not be zero, got 60 that are"):
         nearest_neighbors(train, None, replace(test, vectors=np.zeros((60, 6))), KEYS, [1])
