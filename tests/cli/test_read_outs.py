@@ -74,7 +74,10 @@ def _run(radtower, tower, manifest, *options):
     return radtower("evaluate", "retrieval", tower, manifest, "-o", output, *QUICK, *options), output
 
 
-def test_found_reports_are_measured_beside_the_baselines(radtower, tower, manifest, flags, tmp_path):
+def test_found_reports_are_measured_beside_the_baselines(
+    radtower, tower, manifest, flags, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "160")
     done, output = _run(radtower, tower, manifest, *flags)
     assert done.code == 0, done.err
     results = read_results(output)
@@ -106,10 +109,14 @@ def test_found_reports_are_measured_beside_the_baselines(radtower, tower, manife
     assert results.get("recall_at_1", direction="image_to_report").n == 4
     rows = read_query_rows(results, output).frame
     assert rows[rows["metric"] == "label_jaccard"]["value"].tolist() == pytest.approx(expected)
-    shown = next(line for line in done.out.splitlines() if line.startswith("\u2502 label jaccard"))
+    shown = next(line for line in done.out.splitlines() if line.startswith("\u2502 Jaccard"))
     assert f"{item.value:.2f} ({item.ci_low:.2f}-{item.ci_high:.2f})" in shown
     assert f"{common.value:.2f} ({common.ci_low:.2f}-{common.ci_high:.2f})" in shown
+    gain = get("label_jaccard_difference", protocol="top 1; model minus most common report")
+    cells = [cell.strip() for cell in shown.split("\u2502")[1:-1]]
+    assert cells[5] == f"{gain.value:+.2f} ({gain.ci_low:+.2f} to {gain.ci_high:+.2f})"
     assert "reports found, best of top 2" in done.out
+    assert "macro precision" not in done.out
     assert "reports found, top 1, by finding" in done.out
     for report in STUDIES:
         assert report not in done.out + done.err + output.read_text()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _KS = (1, 5, 10)  # without --k
 _BASELINE, _DIFFERENCE = "_baseline", "_difference"
+_IN_FILE_ONLY = {f"{mean}_label_{name}" for mean in ("macro", "micro") for name in ("precision", "recall")}
 _PREFIXES = ("label_", "macro_label_", "micro_label_", "report_")
 
 
@@ -111,33 +112,30 @@ def is_read_out(item: MetricResult) -> bool:
 
 def print_read_outs(items: Sequence[MetricResult]) -> None:
     """One table per kind of answers: what is found beside each baseline, and the gain; then the findings."""
-    for answers in dict.fromkeys(_answers(item) for item in items):
-        of_all = [item for item in items if _answers(item) == answers and item.finding is None]
-        baselines = list(dict.fromkeys(_other(item) for item in of_all if item.metric.endswith(_BASELINE)))
-        cells = {(item.metric, _other(item)): value_with_interval(item) for item in of_all}
-        rows = [
-            (
-                item.metric.replace("_", " "),
-                value_with_interval(item),
-                *(
-                    cells.get((item.metric + suffix, name), "-")
-                    for name in baselines
-                    for suffix in (_BASELINE, _DIFFERENCE)
-                ),
-            )
-            for item in of_all
-            if not item.metric.endswith((_BASELINE, _DIFFERENCE))
-        ]
+    of_all = [item for item in items if item.finding is None and _stem(item) not in _IN_FILE_ONLY]
+    baselines = list(dict.fromkeys(_other(item) for item in of_all if _other(item)))
+    for answers in dict.fromkeys(_answers(item) for item in of_all):
+        cells = {(item.metric, _other(item)): item for item in of_all if _answers(item) == answers}
+        rows = []
+        for metric in (metric for metric, other in cells if not other):
+            row = [_title(metric), value_with_interval(cells[metric, ""])]
+            for name in baselines:
+                row.append(_value(cells.get((metric + _BASELINE, name))))
+                row.append(_gain(cells.get((metric + _DIFFERENCE, name))))
+            rows.append(row)
         titles = (title for name in baselines for title in (name, "gain"))
         print_table(f"reports found, {answers}", ("", "found", *titles), rows)
     found = {(item.finding, item.metric): item for item in items if item.finding is not None}
     metrics = list(dict.fromkeys(metric for _, metric in found))
-    rows = [
+    by_finding = [
         (str(finding), *(value_with_interval(found[finding, metric]) for metric in metrics))
         for finding in dict.fromkeys(finding for finding, _ in found)
     ]
-    print_table("reports found, top 1, by finding", ("", *(m.replace("_", " ") for m in metrics)), rows)
-    print("Best of several is chosen by who knows the truth: an upper bound, for the baselines, too.")
+    print_table("reports found, top 1, by finding", ("", *map(_title, metrics)), by_finding)
+    print(
+        "Best of several is chosen by who knows the truth: an upper bound, for the baselines, too. "
+        "Precision and recall of all findings together are in the file."
+    )
 
 
 def _answers(item: MetricResult) -> str:
@@ -147,3 +145,22 @@ def _answers(item: MetricResult) -> str:
 def _other(item: MetricResult) -> str:
     """The baseline that a number is of, or is compared with."""
     return str(item.protocol).partition("; ")[2].removeprefix("model minus ")
+
+
+def _stem(item: MetricResult) -> str:
+    return item.metric.removesuffix(_BASELINE).removesuffix(_DIFFERENCE)
+
+
+def _title(metric: str) -> str:
+    return metric.replace("_", " ").replace("label ", "").replace("f1", "F1").replace("jaccard", "Jaccard")
+
+
+def _value(item: MetricResult | None) -> str:
+    return "-" if item is None else value_with_interval(item)
+
+
+def _gain(item: MetricResult | None) -> str:
+    """A difference may be negative: no dash between its bounds."""
+    if item is None or item.value is None:
+        return _value(item)
+    return f"{item.value:+.2f} ({item.ci_low:+.2f} to {item.ci_high:+.2f})"
