@@ -122,6 +122,18 @@ def test_found_reports_are_measured_beside_the_baselines(
         assert report not in done.out + done.err + output.read_text()
 
 
+def test_labels_of_a_table_with_its_own_ids_and_source(radtower, tower, manifest, flags, tmp_path):
+    table = pd.DataFrame({"scan": ["s0", "s1"], "lung_nodule": [1, 0], "pleural_effusion": [0, 1]})
+    table.to_csv(tmp_path / "table.csv", index=False)
+    options = ("--read-outs", "--labels", tmp_path / "table.csv", "--label-id", "scan", *flags[-2:])
+    done, output = _run(radtower, tower, manifest, *options, "--label-source", "two readers")
+    assert done.code == 0, done.err
+    item = read_results(output).get("label_jaccard", direction="image_to_report", protocol="top 1")
+    assert (item.n, item.label_source) == (2, "two readers")
+    assert "2 volumes without labels of their report left out" in item.note
+    assert "not measured: labels of the most common report: no report of the training split" in done.err
+
+
 def test_without_the_flag_nothing_is_added(radtower, tower, manifest, flags):
     done, output = _run(radtower, tower, manifest, "--json")
     assert done.code == 0, done.err

@@ -19,6 +19,15 @@ def test_the_first_agrees_best_on_average_and_the_next_fills_its_gaps():
     assert most_common_reports(LABELS, 9).tolist() == [0, 5, 3]
 
 
+def test_frequent_labels_weigh_more_and_no_report_comes_twice():
+    # {a} four times, {a, b} and {b} once: 4.5 for {a}, 3.5 for {a, b}; one of each kind would prefer {a, b}.
+    labels = np.array([[1, 1], [0, 1]] + [[1, 0]] * 4, dtype=np.float32)
+    assert most_common_reports(labels).tolist() == [2]
+    # {a, b} agrees with all completely: any further report adds nothing.
+    labels = np.array([[1, 1], [1, 1], [1, -100]], dtype=np.float32)
+    assert most_common_reports(labels, 2).tolist() == [0, 2]
+
+
 def test_it_is_the_best_of_all_reports():
     rng = np.random.default_rng(0)
     labels = rng.choice([0, 1, -100], p=[0.5, 0.4, 0.1], size=(30, 4)).astype(np.float32)

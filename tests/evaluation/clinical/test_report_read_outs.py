@@ -60,6 +60,12 @@ def test_each_report_is_searched_once_and_the_most_similar_comes_first():
     assert found.gallery.tolist() == [0, 2, 3]
     assert found.rows.tolist() == [[0, 1], [1, 0], [0, 1], [0, 1]]
     assert found.volumes.tolist() == [[0, 2], [2, 0], [0, 2], [0, 2]]
+    long = torch.tensor([[1.0, 0], [1, 0], [0, 5], [-1, 0]])
+    for similarity, first in (("cosine", [0, 1, 0, 0]), ("dot", [0, 1, 1, 1])):
+        assert (
+            find_reports(EmbeddedPairs(images, long, STUDIES, similarity, {}), (1,)).rows[:, 0].tolist()
+            == first
+        )
     one = EmbeddedPairs(images[:2], reports[:2], STUDIES[:2], "dot", {})
     assert find_reports(one, (5,)).rows.tolist() == [[0], [0]]
 

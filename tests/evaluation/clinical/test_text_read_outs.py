@@ -12,7 +12,7 @@ from radtower.evaluation.retrieval.ranks import RetrievalOptions
 
 REPORTS = ["a b", "c", "a c"]
 STUDIES = pd.DataFrame({"volume_id": list("xyz"), "patient_id": list("pqr"), "report": REPORTS})
-FOUND = FoundReports(np.array([0, 1, 2]), np.array([[0, 1], [2, 1], [1, 0]]))
+FOUND = FoundReports(np.array([1, 2, 0]), np.array([[2, 0], [1, 0], [0, 2]]))
 
 
 def _words(found, true):
@@ -52,7 +52,7 @@ def test_found_reports_and_the_most_common_one_by_hand():
 def test_the_random_report_is_one_draw_of_the_gallery():
     drawn = np.random.default_rng(1).integers(3, size=3)
     metrics = _measure()
-    expected = _words([REPORTS[row] for row in drawn], REPORTS)["share"].mean()
+    expected = _words([REPORTS[FOUND.gallery[row]] for row in drawn], REPORTS)["share"].mean()
     assert _values(metrics, "report_share_baseline")["top 1; random report"] == (3, expected)
     notes = [m.note for m in metrics if m.metric == "report_share_baseline" and "random" in m.protocol]
     assert notes[0].startswith("one draw per volume; mean over volumes")

@@ -117,7 +117,7 @@ def label_jaccard(truth: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 
 def _best_of_draw(jaccard: np.ndarray, sizes: np.ndarray, num_answers: int) -> np.ndarray:
     """``(q, U)``: probability that the best of K different reports has the labels of row u."""
-    order = np.argsort(-jaccard, axis=1, kind="stable")
+    order = np.argsort(-jaccard, axis=1)
     ranked = np.take_along_axis(jaccard, order, axis=1)
     of_rank = sizes[order].astype(np.float64)
     reached = of_rank.cumsum(axis=1)
