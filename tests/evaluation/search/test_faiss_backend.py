@@ -7,7 +7,13 @@ import faiss
 import numpy as np
 import pytest
 
-from radtower.evaluation.search.build_index import IndexOptions, file_sha256, measure_recall, write_index
+from radtower.evaluation.search.build_index import (
+    IndexOptions,
+    file_sha256,
+    measure_recall,
+    write_features_index,
+    write_index,
+)
 from radtower.evaluation.search.faiss_backend import resolve_parameters
 from radtower.evaluation.search.search_index import SearchIndex
 
@@ -35,6 +41,25 @@ def test_the_same_vectors_give_the_same_file(builder, backend):
     if backend != "flat":
         other = builder.build(COUNT[backend], backend=backend, name="c", seed=1)
         assert other.about.faiss_sha256 != first.about.faiss_sha256
+
+
+@pytest.mark.parametrize(("backend", "threads"), [("hnsw", 1), ("ivf-pq", 2)])
+def test_a_graph_is_built_by_one_thread(builder, tmp_path, backend, threads):
+    before, seen = faiss.omp_get_max_threads(), []
+    features, items = builder.features(700), builder.items(700)
+    faiss.omp_set_num_threads(2)
+    try:
+        write_features_index(
+            features,
+            items,
+            tmp_path / "index",
+            IndexOptions(backend=backend),
+            lambda done: seen.append((done, faiss.omp_get_max_threads())),
+        )
+        assert seen == [(700, threads)]
+        assert faiss.omp_get_max_threads() == 2
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def test_recall_is_that_of_the_items_themselves_left_out(builder):

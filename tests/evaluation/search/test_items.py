@@ -20,6 +20,9 @@ def test_items_survive_the_file(tmp_path):
     assert back["split"].astype(object).where(back["split"].notna(), None).tolist() == ["test", None, "train"]
     assert back["Nodule"].tolist() == [1, 0, pd.NA]
     pd.testing.assert_frame_equal(back.drop(columns="split"), table().drop(columns="split"))
+    assert str(back["split"].dtype) == "category"
+    write_items(make_items(["a"]), tmp_path)
+    assert read_items(tmp_path, 1, [], has_text=False).to_dict("list") == {"item_id": ["a"]}
     found = [present_findings(back, ["Nodule", "Pleural effusion"], row) for row in range(3)]
     assert found == [["Nodule", "Pleural effusion"], ["Pleural effusion"], []]
 

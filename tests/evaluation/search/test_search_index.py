@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,6 +173,25 @@ def test_an_index_is_whole_or_not_there(builder, tmp_path, monkeypatch):
     assert len(list((tmp_path / "index").iterdir())) == 3
 
 
+def test_an_index_that_is_replaced_is_gone_before_its_files_change(builder, tmp_path, monkeypatch):
+    builder.build(30, backend="hnsw")
+    builder.build(40)
+    names = {path.name for path in (tmp_path / "index").iterdir()}
+    assert names == {"index.json", "vectors.safetensors", "items.parquet"}
+    replace_file = Path.replace
+
+    def fail_at_items(path, target):
+        if path.name == "items.parquet":
+            raise OSError("disk full")
+        return replace_file(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail_at_items)
+    with pytest.raises(OSError, match="disk full"):
+        builder.build(30)
+    with pytest.raises(FileNotFoundError, match=r"an index must have index\.json"):
+        SearchIndex(tmp_path / "index")
+
+
 def test_a_folder_with_something_else_is_left_alone(builder, tmp_path):
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / "mine.txt").write_text("mine")
@@ -228,9 +248,10 @@ def test_other_vectors_of_the_right_shape_are_searched_as_they_are_but_not_of_an
 def test_blocks_are_streamed(builder, tmp_path):
     features = builder.features(40)
     blocks = iter([features.vectors[:25].numpy(), features.vectors[25:].numpy()])
-    about = write_index(features.source, blocks, builder.items(40), tmp_path / "streamed")
+    folder = tmp_path / "new" / "streamed"
+    about = write_index(features.source, blocks, builder.items(40), folder)
     assert isinstance(about, IndexAbout)
-    assert torch.equal(SearchIndex(tmp_path / "streamed").vectors, features.vectors)
+    assert torch.equal(SearchIndex(folder).vectors, features.vectors)
     for nothing in ([], [np.ones(3, np.float32)]):
         with pytest.raises(ValueError, match=r"must come in blocks \(n, E\), got (none|\(3,\))"):
             write_index(features.source, nothing, builder.items(3), tmp_path / "empty")
@@ -242,14 +263,31 @@ def test_a_copy_is_the_same_index(builder, tmp_path):
     assert copy.about == index.about
     np.testing.assert_array_equal(copy.search(queries).rows, index.search(queries).rows)
     assert index.save_pretrained(index.folder) == index.folder
-    smaller = builder.build(30, name="smaller")
-    assert len(SearchIndex(smaller.save_pretrained(tmp_path / "copy"))) == 30
+    graph = builder.build(30, name="graph", backend="hnsw")
+    assert len(SearchIndex(graph.save_pretrained(tmp_path / "copy"))) == 30
+    assert index.save_pretrained(tmp_path / "copy") == tmp_path / "copy"
+    names = {path.name for path in (tmp_path / "copy").iterdir()}
+    assert names == {"index.json", "vectors.safetensors", "items.parquet"}
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="new, empty or an index, got 'other'"):
         index.save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="revision must be None for a folder, got 'main'"):
         SearchIndex.from_pretrained(index.folder, revision="main")
+
+
+def test_half_a_copy_is_no_index(builder, tmp_path, monkeypatch):
+    builder.build(30, name="old").save_pretrained(tmp_path / "copy")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    index = builder.build()
+    monkeypatch.setattr("radtower.evaluation.search.search_index.shutil.copyfile", fail)
+    with pytest.raises(OSError, match="disk full"):
+        index.save_pretrained(tmp_path / "copy")
+    with pytest.raises(FileNotFoundError, match=r"an index must have index\.json"):
+        SearchIndex(tmp_path / "copy")
 
 
 def test_the_order_of_the_items_does_not_matter(builder, tmp_path):
