@@ -128,6 +128,7 @@ def test_text_is_stored_and_shown_where_it_is_asked_for(radtower, model, table, 
     done = radtower("index", "query", tmp_path / "index", "--model", model, "--text", "small nodule", "-k", 1)
     assert "these are all" not in done.err
     assert "small nodule" in done.out
+    assert "\u2503 report" in done.out
     assert "phantoms" in done.out
 
 
@@ -145,6 +146,9 @@ def test_filters_are_exact(radtower, model, table, tmp_path):
         done = radtower(*ask, "--filter", wrong)
         assert (done.code, done.out) == (2, "")
         assert message in done.err
+    nowhere = ("--model", tmp_path / "nowhere", "--text", "nodule", "--filter", "split=x")
+    done = radtower("index", "query", tmp_path / "index", *nowhere)
+    assert "at least one item, got 0 of 6" in done.err  # before a model is loaded
 
 
 def test_features_make_an_index_and_ask_one(radtower, model, table, tmp_path):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from radtower.cli.extras import register_models, require
+from radtower.cli.extras import register_models
 from radtower.cli.output import NOT_FOR_DIAGNOSIS, print_failures, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -90,8 +90,6 @@ def build(  # noqa: PLR0913 -- one argument per flag
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Build an index of scans or reports; what cannot be embedded is listed at the end."""
-    if backend is not BackendName.EXACT:
-        require("faiss")
     register_models()
     from radtower.evaluation.search.build_index import IndexOptions, check_buildable, write_features_index
     from radtower.evaluation.search.index_contents import TableOptions

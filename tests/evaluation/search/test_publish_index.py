@@ -15,8 +15,17 @@ from radtower.evaluation.search.search_index import SearchIndex
 PUSH = """
 import json, sys
 from radtower.evaluation.search.search_index import SearchIndex
-done = [SearchIndex(folder).push_to_hub("tester/index") for folder in sys.argv[1:]]
-print(json.dumps([[one.is_private, one.num_deleted] for one in done]))
+from radtower_command import main
+
+first, second = sys.argv[1:]
+done = SearchIndex(first).push_to_hub("tester/index")
+print(json.dumps([done.is_private, done.num_deleted]))
+for flags in ([], ["--json"]):
+    sys.argv = ["radtower", "index", "push", second, "tester/index", *flags]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code
 """
 LOAD = """
 import json, sys
@@ -41,8 +50,12 @@ def test_an_index_comes_back_from_a_hub_in_another_process(builder, local_hub, t
     queries = builder.features(3, seed=1)
     write_features(queries, tmp_path / "queries")
     pushed = _run(local_hub, tmp_path, PUSH, graph.folder, exact.folder)
-    assert json.loads(pushed) == [[True, 0], [True, 1]]
     repo = local_hub.repo("datasets", "tester/index")
+    first, second, third = pushed.split("\n", 2)
+    assert json.loads(first) == [True, 0]
+    where = f"{local_hub.url}/datasets/tester/index"
+    assert second == f"Pushed to {where} (private), commit {repo.commits[2].oid}"
+    assert json.loads(third) == {"url": where, "commit": repo.commits[2].oid, "is_private": True}
     files = {".gitattributes", "README.md", "index.json", "items.parquet", "vectors.safetensors"}
     assert set(repo.commits[1].files) == {*files, "index.faiss"}
     assert set(repo.files) == files
