@@ -43,7 +43,7 @@ def test_the_same_vectors_give_the_same_file(builder, backend):
         assert other.about.faiss_sha256 != first.about.faiss_sha256
 
 
-@pytest.mark.parametrize(("backend", "threads"), [("hnsw", 1), ("ivf-pq", 2)])
+@pytest.mark.parametrize(("backend", "threads"), [("hnsw", 1), ("flat", 2)])
 def test_a_graph_is_built_by_one_thread(builder, tmp_path, backend, threads):
     before, seen = faiss.omp_get_max_threads(), []
     features, items = builder.features(700), builder.items(700)
