@@ -21,6 +21,7 @@ from radtower.evaluation.retrieval.images.legacy_ct_clip import (
     num_labeled_of_others,
 )
 from radtower.evaluation.retrieval.images.ranked_gains import PerQuery, RankedGains, ranked_gains
+from radtower.evaluation.retrieval.images.tied_places import MORE_PLACES, Similarities
 from radtower.evaluation.retrieval.query_outcomes import MeasuredQueries, QueryOutcomes, joined
 from radtower.evaluation.retrieval.ranks import Embeddings, RetrievalOptions, Similarity
 from radtower.evaluation.retrieval.top_k import TopK, top_k
@@ -102,7 +103,8 @@ def measure_images(
 ) -> MeasuredQueries:
     """Measure mAP@k and precision@k of what counts as right, nDCG@k and the mean gain, and more by kind.
 
-    Images whose labels are not known neither ask nor are searched; notes say how many.
+    Images whose labels are not known neither ask nor are searched; notes say how many. Of images that tie,
+    those of the smaller gain come first, whatever the order of the gallery.
 
     Args:
         search: Who asks and what is searched.
@@ -118,6 +120,8 @@ def measure_images(
     known = search.of_known(labels.is_known)
     options = options or RetrievalOptions()
     parts, left_out = [], []
+    images = known.images
+    similarities = Similarities(images[known.queries], images[known.gallery], options.similarity)
     for exclusion in dict.fromkeys(exclusions or differing_exclusions(known)):
         possible = possible_image_ks(known, exclusion, ks)
         left_out += [
@@ -128,9 +132,17 @@ def measure_images(
         if not possible:
             continue
         asked, searched = known.keys(exclusion)
-        found = find_images(known, exclusion, max(possible), options.similarity)
+        num_places = min(max(possible) + MORE_PLACES, len(known.gallery))
+        found = find_images(known, exclusion, num_places, options.similarity)
         relevance = labels.relevance(known.queries, known.gallery)
-        gains = ranked_gains(found, relevance, possible, query_keys=asked, gallery_keys=searched)
+        gains = ranked_gains(
+            found,
+            relevance,
+            possible,
+            query_keys=asked,
+            gallery_keys=searched,
+            similarities=similarities,
+        )
         groups = _groups(gains, relevance.graded_by)
         groups |= labels.further(found, known.queries, known.gallery, possible)
         for protocol, metrics in groups.items():

@@ -53,6 +53,9 @@ def legacy_ct_clip_map(
 ) -> CTCLIPMap:
     """Return what the script prints for these vectors, and what it would without its errors.
 
+    As in the script, nothing is done about ties: of equal similarities the lower row comes first, so the
+    numbers of vectors that are equal depend on the order of the volumes.
+
     Args:
         embeds: ``(N, E)``, one per volume.
         labels: ``(N, F)`` of 0 and 1.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from radtower.evaluation.retrieval.images.relevance import Relevance
+from radtower.evaluation.retrieval.images.tied_places import Similarities, TiedPlaces, tied_places
 from radtower.evaluation.retrieval.precisions import PerQuery, precisions_at
 from radtower.evaluation.retrieval.top_k import NO_ROW, TopK, key_codes
 
@@ -37,6 +38,7 @@ def ranked_gains(
     *,
     query_keys: Sequence[Hashable] | np.ndarray | None = None,
     gallery_keys: Sequence[Hashable] | np.ndarray | None = None,
+    similarities: Similarities | None = None,
 ) -> RankedGains:
     """Return what the first items of every query are worth.
 
@@ -46,6 +48,8 @@ def ranked_gains(
         ks: Numbers of items looked at.
         query_keys: ``(Q,)``; gallery rows with the key of the query are not there for it.
         gallery_keys: ``(G,)``.
+        similarities: By which ``found`` was found. Of items that tie, those of the smaller gain come first.
+            None takes the items in the order they were found in.
 
     Raises:
         ValueError: If a k is below 1, or more than was found for a query.
@@ -66,7 +70,8 @@ def ranked_gains(
         is_there = np.ones(gains.shape, dtype=bool)
         if codes is not None:
             is_there = codes[0][inside, None] != codes[1]
-        blocks.append(_of_block(found.rows[inside, : max(ks)], gains, hits, is_there, ks))
+        places = tied_places(found, inside, max(ks), is_there, similarities)
+        blocks.append(_of_block(places, gains, hits, is_there, ks))
     return RankedGains(
         {} if relevance.graded_by is None else _joined([block[0] for block in blocks]),
         {name: _joined([block[1][name] for block in blocks]) for name in relevance.hits},
@@ -74,17 +79,19 @@ def ranked_gains(
 
 
 def _of_block(
-    rows: np.ndarray, gains: np.ndarray, hits: dict[str, np.ndarray], is_there: np.ndarray, ks: Sequence[int]
+    places: TiedPlaces,
+    gains: np.ndarray,
+    hits: dict[str, np.ndarray],
+    is_there: np.ndarray,
+    ks: Sequence[int],
 ) -> tuple[dict[str, PerQuery], dict[str, dict[str, PerQuery]]]:
     num_there = is_there.sum(axis=1)
     gains = np.where(is_there, gains, 0)
-    graded = _graded(np.take_along_axis(gains, rows, axis=1), gains, num_there, ks)
+    graded = _graded(places.worst_first(gains), gains, num_there, ks)
     by_hit = {}
     for name, is_right in hits.items():
         right = is_right & is_there
-        by_hit[name] = precisions_at(
-            np.take_along_axis(right, rows, axis=1), right.sum(axis=1), num_there, ks
-        )
+        by_hit[name] = precisions_at(places.worst_first(right), right.sum(axis=1), num_there, ks)
     return graded, by_hit
 
 
