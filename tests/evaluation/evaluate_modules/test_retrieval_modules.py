@@ -57,6 +57,15 @@ def test_ranks_are_those_of_counting(recall):
     assert "recall_at_10" not in result
 
 
+@pytest.mark.parametrize("change", [np.exp, lambda x: np.exp(20 * x), lambda x: 1e6 + x, lambda x: 1e-9 * x])
+def test_a_monotone_change_of_scores_changes_no_rank(recall, change):
+    scores, right = _random(np.random.default_rng(4))
+    scores = np.column_stack([scores, np.full(12, AWAY)])
+    changed = np.where(np.isfinite(scores), change(scores), AWAY)
+    expected = recall.compute(predictions=scores, references=right)
+    assert recall.compute(predictions=changed, references=right) == expected
+
+
 def test_average_precision_by_hand(precision):
     scores, right = [[0.9, 0.2, 0.8], [0.8, 0.3, 0.5], [0.4, 0.4, 0.4]], [[0, 1], [2], [0, 1]]
     result = precision.compute(predictions=scores, references=right, ks=[1, 2])

@@ -225,7 +225,47 @@ def test_ties_of_scores_are_relative_to_their_size_and_the_scores_stay():
 
 
 def test_scores_that_are_no_numbers_are_refused():
-    with pytest.raises(ValueError, match=r"got shape \(1, 2\) and 1 that are not finite"):
-        ranks_of_scores(np.array([[np.nan, 1.0]]), [0])
+    with pytest.raises(ValueError, match=r"got shape \(1, 3\) and 2 that are neither"):
+        ranks_of_scores(np.array([[np.nan, np.inf, 1.0]]), [2])
     with pytest.raises(ValueError, match=r"got shape \(2,\)"):
         ranks_of_scores(np.zeros(2), [0])
+
+
+def test_items_that_are_not_there_are_no_answers():
+    scores = np.array([[3e-7, 2e-7, -np.inf, 1e-7], [-np.inf, 1.0, 2.0, 2.0]])
+    assert ranks_of_scores(scores, [[0], [0, 1]]).tolist() == [1, 3]
+    assert ranks_of_scores(scores, [[3, 2], [2]], "average").tolist() == [3, 1.5]
+    with pytest.raises(ValueError, match="must have a positive that is there, got 1 without"):
+        ranks_of_scores(scores, [[2], [1]])
+
+
+@pytest.mark.parametrize(
+    ("scores", "right", "rank"),
+    [
+        ([0.9999, 3e-7, 1e-7, 2e-7, 1e-8], 1, 2),
+        ([1e6 + 0.5, 1e6 + 0.2, 1e6], 0, 1),
+        ([3e-7, 2e-7, 1e-7, -np.inf], 0, 1),
+        ([0.3, 0.3, 0.1], 0, 2),
+    ],
+)
+def test_only_equal_scores_tie_without_a_tolerance(scores, right, rank):
+    assert ranks_of_scores(np.array([scores]), [[right]], tolerance=0.0).tolist() == [rank]
+
+
+@pytest.mark.parametrize("ties", ["pessimistic", "average"])
+def test_a_monotone_change_of_scores_does_not_change_ranks_without_a_tolerance(ties):
+    rng = np.random.default_rng(0)
+    scores = rng.integers(-6, 7, (40, 15)).astype(float)
+    scores[:, 1:][rng.random((40, 14)) < 0.2] = -np.inf
+    positives = [[0, int(other)] for other in rng.integers(0, 15, 40)]
+    expected = ranks_of_scores(scores, positives, ties, tolerance=0.0)
+    assert len(np.unique(expected)) > 5
+    for change in (
+        np.exp,
+        lambda x: np.exp(9 * x),
+        lambda x: 1e-9 * x,
+        lambda x: x**3,
+        lambda x: 1e6 + x / 9,
+    ):
+        changed = np.where(np.isfinite(scores), change(scores), -np.inf)
+        assert ranks_of_scores(changed, positives, ties, tolerance=0.0).tolist() == expected.tolist()

@@ -36,13 +36,6 @@ class Searched:
         """``(Q,)`` items there for each query."""
         return np.isfinite(self.scores).sum(axis=1)
 
-    def finite_scores(self) -> np.ndarray:
-        """Return the scores, with what is not there far below all that is."""
-        there = np.isfinite(self.scores)
-        lowest = np.where(there, self.scores, np.inf).min(axis=1, keepdims=True)
-        size = np.where(there, np.abs(self.scores), 0.0).max(axis=1, keepdims=True)
-        return np.where(there, self.scores, lowest - np.maximum(size, 1.0))
-
     def sizes(self) -> Values:
         """Return what the numbers are of."""
         return {

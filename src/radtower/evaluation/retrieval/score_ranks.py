@@ -17,28 +17,40 @@ def ranks_of_scores(
     scores: np.ndarray,
     positives: Sequence[np.ndarray | Sequence[int] | int] | np.ndarray,
     ties: Ties = "pessimistic",
+    *,
+    tolerance: float = TIE_TOLERANCE,
 ) -> np.ndarray:
     """Return the rank of the best right answer of each query, from scores of any kind (BM25, say).
 
-    Scores that differ by less than rounding, relative to the largest of their query, are ties; see
-    ``retrieval_ranks``.
+    Ties are those of ``retrieval_ranks``.
 
     Args:
-        scores: ``(Q, G)``; higher is better.
+        scores: ``(Q, G)``; higher is better, minus infinity where an item is not there for a query.
         positives: For each query the gallery row or rows that are right.
         ties: Who wins a tie.
+        tolerance: Scores tie that differ by no more than this share of the largest of their query. The usual
+            one is the rounding of float32 products. 0 takes only equal scores as ties: for scores of unknown
+            scale, whose ranks must not change with it.
 
     Raises:
-        ValueError: If a score is not finite, or a positive is invalid.
+        ValueError: If a score is no number, a positive is invalid, or none of a query is there.
     """
-    values = np.array(scores, dtype=np.float32)
-    if values.ndim != 2 or not np.isfinite(values).all():
+    values = np.array(scores, dtype=np.float64)
+    is_there = np.isfinite(values)
+    num_invalid = int((~is_there & (values != -np.inf)).sum())
+    if values.ndim != 2 or num_invalid:
         raise ValueError(
-            f"scores must be finite and (Q, G), got shape {values.shape} and "
-            f"{int((~np.isfinite(values)).sum())} that are not finite. Find their cause."
+            f"scores must be (Q, G), and finite or minus infinity, got shape {values.shape} and "
+            f"{num_invalid} that are neither. Find their cause."
         )
     rows, columns = flatten_positives(positives, *values.shape)
-    margin = TIE_TOLERANCE * np.abs(values).max(axis=1)
+    num_unanswered = len(values) - len(np.unique(rows[is_there[rows, columns]]))
+    if num_unanswered:
+        raise ValueError(
+            f"every query must have a positive that is there, got {num_unanswered} without. Leave these "
+            "queries out, and say so."
+        )
+    margin = tolerance * np.abs(np.where(is_there, values, 0.0)).max(axis=1)
     return ranks_of_block(values, rows, columns, margin, ties)
 
 

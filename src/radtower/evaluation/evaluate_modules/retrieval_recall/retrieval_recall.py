@@ -84,7 +84,7 @@ class RetrievalRecall(evaluate.Metric):
         values: Values = found.sizes()
         if not len(found.scores):
             return values | dict.fromkeys(names)
-        ranks = ranks_of_scores(found.finite_scores(), found.right)
+        ranks = ranks_of_scores(found.scores, found.right, tolerance=0.0)
 
         def weighted(counts: np.ndarray) -> np.ndarray:
             return rank_metrics(ranks, counts, found.ks)
