@@ -78,6 +78,14 @@ def test_equal_rows_come_in_the_order_of_the_gallery(num_queries: int) -> None:
     assert found.rows.tolist() == [[0, 1, 2, 3, 4]] * num_queries
 
 
+@pytest.mark.parametrize("num_over", [1, 2, 4, 8])
+def test_equal_rows_come_in_the_order_of_the_gallery_where_the_last_block_is_small(num_over: int) -> None:
+    rng = np.random.default_rng(3)
+    gallery = np.repeat(rng.normal(size=(1, 64)), 4096 + num_over, axis=0)
+    found = top_k(rng.normal(size=(60, 64)), gallery, 3)
+    assert found.rows.tolist() == [[0, 1, 2]] * 60
+
+
 @pytest.mark.usefixtures("small_blocks")
 def test_rows_with_the_key_of_the_query_are_no_answers() -> None:
     rng = np.random.default_rng(4)

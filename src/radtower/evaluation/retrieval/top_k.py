@@ -17,9 +17,8 @@ _BLOCK_GALLERY = 4096  # with 1024 queries 16 MB of similarities at once
 _SPARSE_CANDIDATES = (
     4  # above this many times k candidates per query, the block is reduced to its best k first
 )
-_MIN_BLOCK_ROWS = (
-    4  # BLAS multiplies fewer rows by another routine, where equal gallery rows differ by rounding
-)
+# BLAS multiplies fewer rows by other routines, where equal gallery rows differ by rounding.
+_MIN_QUERIES, _MIN_GALLERY = 4, 16
 NO_ROW = -1
 
 
@@ -124,11 +123,15 @@ def _is_best_of_block(scores: np.ndarray, k: int) -> np.ndarray:
 
 def _scores(queries: torch.Tensor, gallery: torch.Tensor) -> np.ndarray:
     """``(q, g)`` similarities."""
-    num_queries = len(queries)
-    if num_queries < _MIN_BLOCK_ROWS:
-        queries = torch.cat([queries, queries[-1:].expand(_MIN_BLOCK_ROWS - num_queries, -1)])
-    scores: np.ndarray = (queries @ gallery.T)[:num_queries].numpy()
+    products = _padded(queries, _MIN_QUERIES) @ _padded(gallery, _MIN_GALLERY).T
+    scores: np.ndarray = products[: len(queries), : len(gallery)].numpy()
     return scores
+
+
+def _padded(rows: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """At least so many rows; those added repeat the last."""
+    missing = num_rows - len(rows)
+    return torch.cat([rows, rows[-1:].expand(missing, -1)]) if missing > 0 else rows
 
 
 def _block(name: str, embeds: Embeddings, rows: slice, similarity: Similarity) -> torch.Tensor:
