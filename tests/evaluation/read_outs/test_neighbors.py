@@ -55,6 +55,32 @@ def test_shares_equal_scikit_learn(splits):
     np.testing.assert_allclose(shares, expected, rtol=2e-4, atol=1e-6)
 
 
+def test_items_that_tie_at_the_cut_share_its_places():
+    # The first is nearest; three others tie for the second and third place, one of them positive.
+    vectors = np.array([[1, 0], [1, 1], [2, 2], [3, 3], [0, 1]], dtype=np.float32)
+    labels = np.array([[0], [1], [0], [0], [1]], dtype=np.float32)
+    train = LabeledVectors(vectors, labels, np.arange(5))
+    asked = LabeledVectors(vectors[:1], labels[:1], np.array([9]))
+    tied = np.exp((np.sqrt(0.5) - 1) / 0.07)
+    expected = [n / 3 * tied / (1 + n * tied) for n in (0, 1, 2, 3)]
+    shares = vote_shares(train, asked, [0], [1, 2, 3, 4])[:, 0, 0]
+    np.testing.assert_allclose(shares, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_equal", [60, 35])
+def test_the_order_of_equal_training_items_does_not_matter(splits, num_equal):
+    train, _, test = splits
+    train.vectors[:num_equal] = train.vectors[0]
+    train.labels[5:9, 1] = -100
+    test.patient_ids[:20] = train.patient_ids[20:40]
+    expected = vote_shares(train, test, [0, 1, 2], [1, 3, 20, 40])
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(60)
+        shuffled = LabeledVectors(train.vectors[order], train.labels[order], train.patient_ids[order])
+        shares = vote_shares(shuffled, test, [0, 1, 2], [1, 3, 20, 40])
+        np.testing.assert_allclose(shares, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_blocks_do_not_matter(splits, monkeypatch):
     train, _, test = splits
     whole = vote_shares(train, test, [0, 1, 2], [1, 5])

@@ -18,6 +18,7 @@ from radtower.evaluation.read_outs.labeled_vectors import (
 
 KS = (1, 5, 10, 20, 50, 100, 200)
 TEMPERATURE = 0.07  # of Wu et al. 2018, arXiv 1805.01978, section 3.4
+_TIE = 1e-6  # cosines that differ by less differ by rounding
 _BLOCK_ELEMENTS = 4_000_000  # similarities in memory at once, 16 MB
 
 
@@ -31,10 +32,11 @@ def nearest_neighbors(
     """Score findings by a vote of the nearest training items, weighted by ``exp(cosine / 0.07)``.
 
     The neighbors of a finding are the nearest whose label for it is known. Training items of the patient that
-    is asked about do not vote. ``k``, one for all findings, is the one with the best macro AUROC on
+    is asked about do not vote. Where items tie for the last places, each has the same part of a vote, so the
+    order of the items does not matter. ``k``, one for all findings, is the one with the best macro AUROC on
     validation; so scores of validation flatter it a little. A finding with one label value in train has no
     score. Source: Wu et al. 2018, arXiv 1805.01978, section 3.4. Differs from it in: several findings per
-    item, and the share of the votes as a score.
+    item, shared votes of ties, and the share of the votes as a score.
 
     Args:
         train: Items that vote.
@@ -91,17 +93,41 @@ def vote_shares(
             # Findings whose labels are known for the same items have the same neighbors.
             members = np.flatnonzero(pattern_of.ravel() == number)
             voters = np.flatnonzero(pattern)
-            nearest, weights = _nearest(similarity[:, voters], max(ks))
-            totals = np.cumsum(weights, axis=1)
-            for member in members:
-                votes = train.labels[voters, columns[member]][nearest] * weights
-                share = np.cumsum(votes, axis=1) / totals
-                shares[:, rows, member] = share[:, np.asarray(ks) - 1].T
+            labels = train.labels[voters][:, np.asarray(columns)[members]]
+            shares[:, rows, members] = _shares(similarity[:, voters], labels, ks)
+    return shares
+
+
+def _shares(similarity: np.ndarray, labels: np.ndarray, ks: Sequence[int]) -> np.ndarray:
+    """``(K, q, f)`` shares of positive votes, from ``(q, G)`` similarities and ``(G, f)`` known labels."""
+    nearest, values = _nearest(similarity, min(max(ks) + 1, len(labels)))
+    weights = np.exp((values - values[:, :1]) / TEMPERATURE)
+    totals = np.cumsum(weights, axis=1)
+    places = np.asarray(ks) - 1
+    shares = np.empty((len(ks), len(similarity), labels.shape[1]))
+    for column, of_finding in enumerate(labels.T):
+        share = np.cumsum(of_finding[nearest] * weights, axis=1) / totals
+        shares[:, :, column] = share[:, places].T
+    for number, k in enumerate(ks):
+        if k < values.shape[1]:
+            is_cut = np.flatnonzero(values[:, k - 1] - values[:, k] <= _TIE)
+            shares[number, is_cut] = _shares_of_ties(similarity[is_cut], values[is_cut], labels, k)
+    return shares
+
+
+def _shares_of_ties(similarity: np.ndarray, values: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """``(q, f)`` where the items that tie for the last of k places share those places."""
+    above_last = similarity - values[:, k - 1 : k]
+    is_above, is_tied = above_last > _TIE, np.abs(above_last) <= _TIE
+    num_left = k - is_above.sum(axis=1, keepdims=True)
+    part = np.where(is_above, 1.0, np.where(is_tied, num_left / is_tied.sum(axis=1, keepdims=True), 0.0))
+    weights = part * np.exp((similarity - values[:, :1]) / TEMPERATURE)
+    shares: np.ndarray = weights @ labels / weights.sum(axis=1, keepdims=True)
     return shares
 
 
 def _nearest(similarity: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Columns of the k largest per row, the largest first, and their weights relative to the largest."""
+    """Columns and values of the k largest per row, the largest first."""
     if k < similarity.shape[1]:
         chosen = np.argpartition(similarity, -k, axis=1)[:, -k:]
     else:
@@ -109,7 +135,7 @@ def _nearest(similarity: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     values = np.take_along_axis(similarity, chosen, axis=1)
     order = np.argsort(-values, axis=1, kind="stable")
     values = np.take_along_axis(values, order, axis=1).astype(np.float64)
-    return np.take_along_axis(chosen, order, axis=1), np.exp((values - values[:, :1]) / TEMPERATURE)
+    return np.take_along_axis(chosen, order, axis=1), values
 
 
 def _best_k(
