@@ -31,12 +31,12 @@ def results(make_results, make_metric):
 
 
 def test_pictures_come_back_in_their_order(results, tmp_path):
-    path = tmp_path / "results.json"
+    path = tmp_path / "new" / "results.json"
     written = [picture("z.png"), picture("a.png")]
     folder = write_pictures(written, results, path)
-    assert folder == figures_folder(path) == tmp_path / "results.figures"
+    assert folder == figures_folder(path) == tmp_path / "new" / "results.figures"
     assert read_pictures(results, path) == written
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["results.figures"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["results.figures"]
 
 
 def test_pictures_of_an_earlier_run_are_replaced(results, tmp_path):

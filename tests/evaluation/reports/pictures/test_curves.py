@@ -61,6 +61,18 @@ def test_the_band_is_that_of_resampled_patients():
     assert mean.num_patients == 20
 
 
+def test_bands_do_not_depend_on_how_many_resamples_are_in_memory(monkeypatch):
+    rng = np.random.default_rng(2)
+    one = sample(rng.random((12, 2)), np.array([[1, 0], [0, 1]] * 6))
+    whole, mean = roc_curves(one, num_resamples=30)
+    monkeypatch.setattr("radtower.evaluation.bootstrap._BLOCK_ELEMENTS", 12 * 7)
+    monkeypatch.setattr("radtower.evaluation.reports.pictures.curves._BLOCK_ELEMENTS", 12 * 3)
+    blocks, mean_of_blocks = roc_curves(one, num_resamples=30)
+    for found, wanted in ((blocks["f0"], whole["f0"]), (blocks["f1"], whole["f1"]), (mean_of_blocks, mean)):
+        np.testing.assert_allclose(found.low, wanted.low, atol=1e-6)
+        np.testing.assert_allclose(found.high, wanted.high, atol=1e-6)
+
+
 def test_a_perfect_and_a_useless_score():
     labels = [[1, 1], [1, 1], [0, 0], [0, 0]]
     scores = [[9, 5], [8, 5], [1, 5], [0, 5]]

@@ -61,6 +61,9 @@ def test_tsne_is_seeded_and_says_so(vectors):
     first = map_embeddings(images, reports, "tsne", seed=1)
     again = map_embeddings(images, reports, "tsne", seed=1)
     np.testing.assert_array_equal(first.images, again.images)
+    assert np.abs(first.images - map_embeddings(images, reports).images).max() > 1
+    axes = draw_embedding_map(first, {}, "n").axes[0]
+    assert (axes.get_xlabel(), axes.get_title()) == ("", "t-SNE, perplexity 13, seed 1")
     assert first.explained is None
     assert first.describe().startswith("t-SNE, perplexity 13, seed 1. Each kind is centered")
 
@@ -69,6 +72,15 @@ def test_what_is_present_is_drawn_on_top_in_its_color(vectors):
     labels = {"lung_nodule": np.array([1] * 3 + [0] * 15 + [-100] * 2)}
     figure = draw_embedding_map(map_embeddings(*vectors), labels, "Not for diagnosis.")
     first, panel = figure.axes
+    assert figure.get_suptitle() == "Not for diagnosis."
+    assert first.get_title() == "Principal components"
+    shares = map_embeddings(*vectors).explained
+    assert first.get_xlabel() == f"first component, {shares[0]:.0%} of the variance"
+    assert first.get_ylabel() == f"second, {shares[1]:.0%}"
+    assert [text.get_text() for text in first.get_legend().get_texts()] == [
+        "scan",
+        "report, joined with its scan",
+    ]
     assert [len(dots.get_offsets()) for dots in first.collections] == [20, 20]
     assert len(first.lines) == 20  # each pair is joined
     assert panel.get_title() == "lung nodule  (3 / 18)"

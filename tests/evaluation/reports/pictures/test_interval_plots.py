@@ -42,7 +42,11 @@ def named_points(panels, panel):
 
 
 def test_each_finding_has_its_own_value_and_interval(items):
-    panels = draw_forest({"tower": items()}, ("auroc", "f1")).axes
+    figure = draw_forest({"tower": items()}, ("auroc", "f1"), "Whose labels")
+    panels = figure.axes
+    assert (figure.get_suptitle(), figure.get_supxlabel()) == ("Whose labels", "in brackets: present / known")
+    levels = [line.get_xdata()[0] for line in panels[0].lines if line.get_transform() != panels[0].transData]
+    assert 0.5 in levels  # chance of AUROC
     assert [axes.get_title() for axes in panels] == ["AUROC with interval", "F1 with interval"]
     blue = "#0072b2"
     assert named_points(panels, 0) == {
@@ -61,7 +65,7 @@ def test_each_finding_has_its_own_value_and_interval(items):
     ]
     for axes, lowest in zip(panels, (0.5, 0.35), strict=True):  # 0.5: chance of AUROC can be seen, too
         assert axes.get_xlim()[0] < lowest
-        assert axes.get_xlim()[1] > 0.9 if axes is panels[0] else 0.7
+        assert axes.get_xlim()[1] > (0.9 if axes is panels[0] else 0.7)
 
 
 def test_a_metric_that_is_not_there_has_no_panel(items):
@@ -101,7 +105,10 @@ def test_a_forest_needs_a_finding(make_metric):
 def test_the_reliability_curve_shows_the_share_over_the_score():
     scores = np.array([0.02, 0.04, 0.25, 0.93, 0.97, 0.95])
     labels = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 0.0])
-    above, below = draw_reliability({"tower": reliability(scores, labels)}, "title").axes
+    figure = draw_reliability({"tower": reliability(scores, labels)}, "title")
+    above, below = figure.axes
+    assert figure.get_suptitle() == "title"
+    assert (below.get_xlabel(), below.get_yscale(), below.get_ylim()[0]) == ("score, P(present)", "symlog", 0)
     line = next(line for line in above.lines if line.get_label().startswith("calibration error"))
     np.testing.assert_allclose(line.get_xdata(), [0.03, 0.25, 0.95])
     np.testing.assert_allclose(line.get_ydata(), [1 / 2, 1, 1 / 3])

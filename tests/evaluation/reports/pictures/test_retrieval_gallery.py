@@ -64,7 +64,14 @@ def test_queries_are_drawn_without_looking():
 
 
 def test_each_answer_shows_its_scan_mark_similarity_and_findings():
-    axes = draw().axes
+    figure = draw()
+    axes = figure.axes
+    assert figure.get_suptitle() == (
+        "Query on the left, answers by similarity. Blue frame: counts as right. =: a finding of the query.\n"
+        "Not for diagnosis."
+    )
+    assert "row 0" in [text.get_text() for text in axes[0].texts]
+    assert not any(a.axison for a in axes)
     assert [a.get_title() for a in axes] == [
         "query: report",
         "1. other  0.91",
