@@ -109,6 +109,12 @@ def test_the_page_asks_for_nothing_and_says_what_its_pictures_show(whole_report,
     drawings = [svg for svg in page.all("svg") if svg.get("role") == "img"]
     assert len(drawings) == 4
     assert all(len(svg["aria-label"]) > 20 for svg in drawings)
+    said = " ".join(svg["aria-label"] for svg in drawings)
+    assert "Intervals of 2 findings; AUROC from 0.70 (pleural effusion) to 0.70 (pleural effusion)." in said
+    assert "image to report, tower: recall@1" in said
+    assert (
+        "chance" in whole_report[0].read_text().partition("<strong>Recall at k")[0].rpartition("<figure>")[2]
+    )
     assert {head["scope"] for head in page.all("th")} == {"row", "col"}
     assert len(page.all("caption")) == len(page.all("table")) == 2
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]

@@ -27,11 +27,23 @@ def test_the_mean_comes_first_and_each_finding_has_a_panel():
         "a very long finding name\nof many words that nobo...",
         "x",
     ]
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("1 - specificity", "sensitivity")
     for axes, height in zip(figure.axes, (0.5, 1.0, 0.9, 0.8), strict=True):
+        assert any(
+            list(line.get_xdata()) == [0, 1] == list(line.get_ydata()) for line in axes.lines
+        )  # chance
         line = next(line for line in axes.lines if len(line.get_xdata()) > 2)
         np.testing.assert_allclose(line.get_ydata()[1:], GRID**0.5 * height)
         assert (line.get_xdata()[0], line.get_ydata()[0]) == (0, 0)  # it starts in the corner
         assert len(axes.collections) == 1  # the band
+
+
+def test_panels_without_a_finding_are_not_there():
+    figure = draw_roc({"tower": {f"f{i}": curve() for i in range(4)}}, {"tower": curve()})
+    assert [axes.get_visible() for axes in figure.axes] == [True] * 5 + [False] * 3
+    # The lowest panel of each column has numbers below it.
+    labeled = [axes.xaxis.get_tick_params()["labelbottom"] for axes in figure.axes[:5]]
+    assert labeled == [False, True, True, True, True]
 
 
 def test_a_single_finding_is_one_panel_without_a_mean():
@@ -67,6 +79,15 @@ def test_recall_has_a_panel_per_direction_and_chance_where_it_is_known():
     curves = {"image_to_report": {"a": recall(0.1)}, "report_to_image": {"a": recall(0.2)}}
     chance = {"image_to_report": [(1, 0.05), (5, 0.25), (50, 1.0)]}
     left, right = draw_recall(curves, chance).axes
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["a", "chance"]
+    assert (left.get_xlabel(), left.get_ylabel(), left.get_xscale()) == (
+        "k, items looked at",
+        "recall@k",
+        "log",
+    )
+    left.figure.draw_without_rendering()
+    assert [label.get_text() for label in left.get_xticklabels()] == ["1", "2", "5", "10"]
+    assert draw_recall(curves, {}).axes[0].get_legend() is None
     assert (left.get_title(), right.get_title()) == ("image to report", "report to image")
     line, dots = left.lines
     np.testing.assert_allclose(line.get_ydata()[:3], [0.1, 0.2, 0.3])

@@ -72,6 +72,14 @@ def test_what_counts_as_right_is_the_protocol():
     assert "Colored by" not in found["report"][1].caption.caption
 
 
+def test_findings_that_nobody_knows_are_not_absent():
+    drawn = [
+        pair_pictures(pairs(4), scan, findings, SMALL)[0].png
+        for findings in ({}, {"nodule": np.full(4, -100)}, {"nodule": np.zeros(4)})
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 def test_small_sets_have_as_many_answers_as_there_are():
     gallery, _ = pair_pictures(pairs(3), scan, {})
     assert gallery.caption.alt.startswith("3 queries with 3 scans each")
