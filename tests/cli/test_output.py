@@ -1,6 +1,9 @@
 import json
+from pathlib import Path
 
-from radtower.cli.output import print_failures, print_json, print_table, progress_bar
+import pytest
+
+from radtower.cli.output import check_results_path, print_failures, print_json, print_table, progress_bar
 
 
 def test_brackets_are_text_and_no_markup(capsys, monkeypatch):
@@ -40,3 +43,11 @@ def test_no_number_is_cut_short_in_a_narrow_window(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "\u2026" not in out
     assert "".join(part for part in out if part in ".0123456789") == "0.123456789012345678"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody can write to")
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(tmp_path):
+    with pytest.raises(ValueError, match=r"-o must be in a folder that can be written to, got /proc/r\.json"):
+        check_results_path(Path("/proc/r.json"))
+    check_results_path(tmp_path / "new" / "r.json")
+    assert list((tmp_path / "new").iterdir()) == []

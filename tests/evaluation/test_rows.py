@@ -1,10 +1,11 @@
+import os
 from datetime import UTC, datetime
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from radtower.evaluation.results import Results
+from radtower.evaluation.results import Results, write_results
 from radtower.evaluation.rows import (
     QueryRows,
     ScoreRows,
@@ -53,6 +54,28 @@ def test_rows_come_back_as_they_were(tmp_path):
     assert queries["value"].tolist() == [4.0]
     assert queries["protocol"].isna().all()
     assert queries["direction"].tolist() == ["image_to_report"]
+
+
+def test_rows_of_an_earlier_run_do_not_stay_beside_new_results(tmp_path):
+    path = tmp_path / "results.json"
+    write_results(RESULTS, path)
+    write_rows(QueryRows(QUERIES), RESULTS, path)
+    write_results(RESULTS, path)
+    assert not queries_path(path).exists()
+    write_rows(ScoreRows(SCORES), RESULTS, path)
+    assert read_score_rows(RESULTS, path).frame.shape == SCORES.shape
+
+
+def test_rows_are_private_and_results_are_not(tmp_path):
+    path = tmp_path / "results.json"
+    mask = os.umask(0o027)
+    try:
+        write_results(RESULTS, path)
+        rows = write_rows(ScoreRows(SCORES), RESULTS, path)
+    finally:
+        os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert rows.stat().st_mode & 0o777 == 0o600
 
 
 def test_baselines_have_rows_of_their_own():

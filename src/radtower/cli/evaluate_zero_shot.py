@@ -134,7 +134,14 @@ def zero_shot(  # noqa: PLR0913 -- one argument per flag
         validation=embedded.get("validation"),
         dataset=dataset or f"{manifest.name}, {_split_words(chosen)}",
         label_source=label_source or (truth.source if labels else f"label columns of {manifest.name}"),
-        not_measured=[f"{key}: {reason}" for key, reason in truth.left_out.items()],
+        not_measured=[
+            *(f"{key}: {reason}" for key, reason in truth.left_out.items()),
+            *(
+                f"{len(volumes.failures)} of {len(splits[name])} volumes of {name}: they could not be used"
+                for name, volumes in embedded.items()
+                if volumes.failures
+            ),
+        ],
         is_phantom=phantom,
     )
     further = further_read_outs(read_out or (), tower, chosen, embedded)

@@ -1,6 +1,7 @@
 """How commands speak: tables and JSON on stdout, progress on stderr."""
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,13 @@ def check_results_path(output: Path) -> None:
     if output.suffix != ".json" or output.is_dir():
         raise ValueError(f"-o must be a file that ends in .json, got {output.name!r}. Name results.json.")
     output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"-o must be in a folder that can be written to, got {output}: {error.strerror}. Choose another."
+        ) from error
 
 
 def print_json(content: Mapping[str, Any]) -> None:

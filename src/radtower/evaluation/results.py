@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from radtower.evaluation.bootstrap import Interval
 
 SCHEMA_VERSION = 1
+ROWS = ("scores", "queries")  # what may lie beside results
 Direction = Literal[
     "image_to_report",
     "report_to_image",
@@ -181,8 +182,10 @@ def measured(
 
 
 def write_results(results: Results, path: str | Path) -> None:
-    """Write ``results.json``, atomically."""
+    """Write ``results.json``, atomically, before the rows behind it; rows of an earlier run are removed."""
     path = Path(path)
+    for kind in ROWS:
+        path.with_suffix(f".{kind}.parquet").unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
@@ -192,9 +195,17 @@ def write_results(results: Results, path: str | Path) -> None:
             file.write(results.model_dump_json(indent=2) + "\n")
             file.flush()
             os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())  # to be shared, unlike a temporary file
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The only way to read it is to set it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def read_results(path: str | Path) -> Results:

@@ -77,6 +77,7 @@ def write_rows(rows: ScoreRows | QueryRows, results: Results, path: str | Path) 
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         temporary = Path(folder) / target.name
         pq.write_table(table, temporary, compression="zstd")
+        temporary.chmod(0o600)  # it names patients
         temporary.replace(target)
     return target
 

@@ -15,6 +15,7 @@ def table():
 
 def test_items_survive_the_file(tmp_path):
     write_items(table(), tmp_path)
+    assert (tmp_path / "items.parquet").stat().st_mode & 0o777 == 0o600
     back = read_items(tmp_path, 3, ["Nodule", "Pleural effusion"], has_text=True)
     assert list(back) == ["item_id", "split", "report", "Nodule", "Pleural effusion"]
     assert back["split"].astype(object).where(back["split"].notna(), None).tolist() == ["test", None, "train"]

@@ -63,7 +63,7 @@ def test_a_protocol_of_ones_own(tmp_path):
         "findings: {lung_nodule: {sources: [lung_nodule, consolidation]}}\n"
     )
     path = written(
-        tmp_path, labels="two.yaml", mapping="ct_rate_18_to_two.yaml", further_class_sets="[two.yaml]",
+        tmp_path, labels="two.yaml", mapping="ct_rate_18_to_two.yaml",
         prompts='[seed, ["{finding} is seen.", "No {finding}."]]', score="margin", unit="study",
         split="validation", phrases="prompt",
     )  # fmt: skip
@@ -89,6 +89,8 @@ def test_a_protocol_of_ones_own(tmp_path):
             {"labels": "rad_chestct_columns"},
             "shipped mapping of findings or a YAML file, got 'ct_rate_18_to_rad_c",
         ),
+        ({"further_class_sets": "[ct_rate_18]"}, "others than labels, each once, got ct_rate_18, ct_rate_18"),
+        ({"further_class_sets": "[ct_rate_16, ct_rate_16]"}, "each once, got ct_rate_18, ct_rate_16, ct_r"),
         ({"further_class_sets": "[chexpert_14]"}, r"findings of 'ct_rate_18', got \['edema'"),
         ({"prompts": "has"}, r"prompts must be 'ensemble' or one of .* got 'has'"),
         ({"prompts": "[]"}, "prompts must be at least one pair"),

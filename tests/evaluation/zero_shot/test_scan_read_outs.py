@@ -117,7 +117,7 @@ def test_the_head_is_joined_as_the_prompts_are(tiny_medclip):
     test, validation = split_of(), split_of(6, 1)
     read = head_read_out(tiny_medclip, RAD, test, validation)
     with torch.no_grad():
-        logits = tiny_medclip.finding_head(test.projected).numpy()
+        logits = tiny_medclip.finding_head(test.projected).sigmoid().numpy()
     arterial, nodule = (RAD.labels.keys.index(key) for key in ("arterial_wall_calcification", "lung_nodule"))
     np.testing.assert_allclose(read.test[:, arterial], np.maximum(logits[:, 0], logits[:, 2]), atol=1e-6)
     np.testing.assert_allclose(read.test[:, nodule], logits[:, 1], atol=1e-6)

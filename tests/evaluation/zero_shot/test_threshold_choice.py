@@ -68,6 +68,8 @@ def test_a_grid_is_not_laid_over_logits():
         (["nan"], {}, SPLITS, None, "a number, got 'nan'"),
         (["inf"], {}, SPLITS, None, "a number, got 'inf'"),
         (["0.5", "0.5"], {}, SPLITS, None, "named once each, or none of them, got 0.5, 0.5"),
+        (["0.5", ".5"], {}, SPLITS, None, r"fixed thresholds must differ, got 0\.5, \.5"),
+        (["0.5"], {"score": "margin"}, SPLITS, None, "one of probabilities, got 0.5 for --score margin"),
         (["none", "0.5"], {}, SPLITS, None, "got none, 0.5"),
         (["validation"], {}, {"test"}, None, "another split: the manifest has no validation split"),
         (["validation"], {"split": "all"}, SPLITS, None, "the validation split is under test"),

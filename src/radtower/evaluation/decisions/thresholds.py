@@ -72,7 +72,7 @@ class Threshold:
 
 def fixed_thresholds(value: float, num_findings: int) -> list[Threshold]:
     """Return the same threshold for every finding, chosen by nobody's labels."""
-    return [Threshold(float(value), f"fixed at {value:g}")] * num_findings
+    return [Threshold(float(value), f"fixed at {float(value)!r}")] * num_findings
 
 
 def choose_thresholds(

@@ -140,7 +140,11 @@ def measure_retrieval_tasks(
         labels = data.read_labels(Manifest(vectors.volumes.studies))
         options = replace(options, similarity=vectors.volumes.similarity)
         parts.append(_measure_images(search, labels, plan, data.name, options))
-    return joined(parts)
+    measures = joined(parts)
+    if not vectors.failures:
+        return measures
+    left_out = f"{len(vectors.failures)} of {len(data.manifest)} volumes: they could not be used"
+    return replace(measures, not_measured=(*measures.not_measured, left_out))
 
 
 def _measure_pairs(

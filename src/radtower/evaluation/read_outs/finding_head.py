@@ -64,7 +64,7 @@ def finding_head_read_out(
     keys: Sequence[str],
     validation: torch.Tensor | None = None,
 ) -> ReadOutScores:
-    """Score vectors with the model's own head; a finding that it does not know has no score.
+    """Score vectors with the model's own head, as probabilities; a finding it does not know has no score.
 
     Args:
         model: With a head.
@@ -86,7 +86,8 @@ def finding_head_read_out(
     def scores(vectors: torch.Tensor) -> np.ndarray:
         logits = head_logits(model, vectors)
         columns = [logits[:, known[key]] if key in known else np.full(len(logits), np.nan) for key in keys]
-        return np.stack(columns, axis=1).astype(np.float64)
+        # Probabilities: a fixed threshold means the same for a head as for a softmax.
+        return torch.from_numpy(np.stack(columns, axis=1)).double().sigmoid().numpy()
 
     return ReadOutScores(
         test=scores(test),

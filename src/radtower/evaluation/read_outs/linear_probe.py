@@ -53,7 +53,7 @@ def linear_probe(
 
     def scores(vectors: np.ndarray) -> np.ndarray:
         all_findings = np.full((len(vectors), len(keys)), np.nan)
-        all_findings[:, columns] = probe.scores(vectors)
+        all_findings[:, columns] = probe.probabilities(vectors)
         return all_findings
 
     choice_text = f"C = {probe.strength:g}" if len(set(strengths)) == 1 else "C chosen on validation"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -33,6 +34,11 @@ class LogisticProbe:
         """Return ``(N, F)`` log-odds of ``(N, E)`` vectors."""
         scaled = self.scaler.transform(vectors)
         return np.stack([model.decision_function(scaled) for model in self.models], axis=1)
+
+    def probabilities(self, vectors: np.ndarray) -> np.ndarray:
+        """Return ``(N, F)`` in [0, 1], which a fixed threshold such as 0.5 is meant for."""
+        # In float64, which tells apart what float32 rounds to 1.
+        return torch.from_numpy(self.scores(vectors)).double().sigmoid().numpy()
 
 
 def fit_probe(

@@ -22,6 +22,21 @@ class PerQuery:
     chance: np.ndarray
 
 
+def average_precision_at_random(num_right: int, num_there: int) -> float:
+    """Return the average precision of a random order, on average over all orders.
+
+    It is above the share of right items, most of all where they are few: the first of them may come early.
+
+    Args:
+        num_right: Right items, at least 1.
+        num_there: All items.
+    """
+    places = np.arange(1, num_there + 1)
+    share = num_right / num_there
+    both = share * (num_right - 1) / max(num_there - 1, 1)
+    return float(((share + (places - 1) * both) / places).sum() / num_right)
+
+
 def precisions_at(
     is_right: np.ndarray, num_right: np.ndarray, num_there: np.ndarray, ks: Sequence[int]
 ) -> dict[str, PerQuery]:

@@ -62,6 +62,7 @@ def make_items(
 def write_items(items: pd.DataFrame, folder: Path) -> None:
     """Write ``items.parquet``."""
     items.to_parquet(folder / ITEMS_FILE, index=False, compression="zstd")
+    (folder / ITEMS_FILE).chmod(0o600)  # it names studies, and may hold reports
 
 
 def read_items(folder: Path, count: int, findings: Sequence[str], *, has_text: bool) -> pd.DataFrame:

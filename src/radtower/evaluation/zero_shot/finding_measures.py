@@ -10,6 +10,7 @@ from radtower.evaluation.decisions.finding_metrics import decision_results, rank
 from radtower.evaluation.decisions.finding_scores import FindingScores
 from radtower.evaluation.decisions.thresholds import Threshold
 from radtower.evaluation.results import MetricResult, Provenance
+from radtower.evaluation.retrieval.precisions import average_precision_at_random
 from radtower.evaluation.zero_shot.scored_items import ScoredItems
 
 
@@ -102,5 +103,7 @@ def _said(item: MetricResult, items: ScoredItems) -> MetricResult:
     is_precision = (
         item.metric == "average_precision" and item.value is not None and item.n_positive is not None
     )
-    chance = item.n_positive / item.n if is_precision and item.n_positive is not None else item.chance
+    chance = item.chance
+    if is_precision and item.n_positive is not None:
+        chance = average_precision_at_random(item.n_positive, item.n)
     return item.model_copy(update={"note": "; ".join(filter(None, notes)) or None, "chance": chance})

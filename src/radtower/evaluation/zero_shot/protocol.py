@@ -79,6 +79,12 @@ class Protocol(BaseModel):
                 f"mapping must be named where asked and labels differ, got none from {self.asked.name!r} to "
                 f"{self.labels.name!r}."
             )
+        names = [self.labels.name, *(further.name for further in self.class_sets)]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"further_class_sets must be others than labels, each once, got {', '.join(names)}. "
+                "Leave out what repeats."
+            )
         for further in self.class_sets:
             unknown = sorted(set(further.keys) - set(self.labels.keys))
             if unknown:

@@ -71,7 +71,7 @@ def head_read_out(
     Raises:
         ValueError: If there is no head, or it knows none of the findings.
     """
-    logits = finding_head_read_out(
+    of_head = finding_head_read_out(
         model, test.projected, protocol.asked_keys, None if validation is None else validation.projected
     )
 
@@ -83,7 +83,7 @@ def head_read_out(
             list(keys)
         ].to_numpy()
 
-    scores = mapped(logits.test, test.keys)
+    scores = mapped(of_head.test, test.keys)
     assert scores is not None  # there are test volumes
     undefined = {
         key: "the finding head does not know all of it"
@@ -96,7 +96,7 @@ def head_read_out(
             f"{', '.join(head_findings(model))}. Choose another read-out."
         )
     return ReadOutScores(
-        scores, mapped(logits.validation, test.keys), undefined, logits.protocol, logits.note
+        scores, mapped(of_head.validation, test.keys), undefined, of_head.protocol, of_head.note
     )
 
 

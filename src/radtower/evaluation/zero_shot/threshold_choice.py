@@ -68,8 +68,8 @@ def parse_choices(
         rule: For all that are chosen. None takes the usual one of each.
 
     Raises:
-        ValueError: If a word is none of these or comes twice, there is no such rule or it does not fit the
-            scores, or thresholds cannot be chosen on validation.
+        ValueError: If a word is none of these or comes twice, there is no such rule or it or a number does
+            not fit the scores, or thresholds cannot be chosen on validation.
     """
     if rule is not None and rule not in get_args(Rule):
         raise ValueError(f"the threshold rule must be one of {', '.join(get_args(Rule))}, got {rule!r}.")
@@ -81,6 +81,14 @@ def parse_choices(
     if "validation" in words and reason:
         raise ValueError(f"thresholds can be chosen on validation only where it is another split: {reason}.")
     choices = tuple(_parsed(word, rule) for word in words if word != "none")
+    values = [choice.value for choice in choices if choice.value is not None]
+    if len(set(values)) < len(values):
+        raise ValueError(f"fixed thresholds must differ, got {', '.join(words)}. Name each once.")
+    if protocol.score == "margin" and values:
+        raise ValueError(
+            f"a fixed threshold must be one of probabilities, got {values[0]:g} for --score margin, whose "
+            "scale is that of the model. Choose a softmax, or validation."
+        )
     if protocol.score == "margin" and any(choice.rule == ON_A_GRID for choice in choices):
         raise ValueError(
             f"the score must be a softmax for the rule {ON_A_GRID}, whose grid is from 0 to 1, got margin. "
