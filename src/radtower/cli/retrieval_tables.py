@@ -84,7 +84,7 @@ def _print_legacy(items: list[MetricResult]) -> None:
             (f"@{k} this model", *map(_percent, mine)),
             (f"@{k} label oracle", *map(_percent, best)),
         ]
-    titles = [variant.removeprefix("CT-CLIP script, ") for variant in VARIANTS]
+    titles = [variant.rsplit(", ", 1)[1] for variant in VARIANTS]
     print_table(f"image to image, MAP@k of CT-CLIP's script in %, {items[0].n} queries", ("", *titles), rows)
 
 
