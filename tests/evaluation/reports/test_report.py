@@ -160,6 +160,16 @@ def test_two_models_side_by_side(write_run, tmp_path):
     assert "radtower report 1/results.json 2/results.json -o FOLDER" in page.text
 
 
+def test_the_best_number_is_bold_and_what_that_means_is_said(write_run, make_metric, tmp_path):
+    paths = [
+        write_run(name, model_id=name, metrics=[make_metric("exact_row", value)], has_rows=False)
+        for name, value in (("a", 0.5), ("b", 0.9))
+    ]
+    written, page = read(paths, tmp_path / "out")
+    assert re.findall(r'class="best"><span class="value">([\d.]+)', written[0].read_text()) == ["0.900"]
+    assert "Bold: its interval lies beyond those of all others." in page.text
+
+
 def test_numbers_on_top_are_one_per_metric_and_none_of_a_test_oracle(write_run, make_metric, tmp_path):
     metrics = [
         make_metric("macro_f1", 0.91, threshold_source="test_oracle: chosen on the very labels"),

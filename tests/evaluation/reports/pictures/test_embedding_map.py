@@ -92,11 +92,13 @@ def test_what_is_present_is_drawn_on_top_in_its_color(vectors):
     assert legend == ["absent, scan", "absent, report", "present, scan", "present, report"]
 
 
+@pytest.mark.slow
 def test_twelve_findings_at_most(vectors):
     labels = {f"f{i}": np.zeros(20) for i in range(15)}
     assert len(draw_embedding_map(map_embeddings(*vectors), labels, "n").axes) == 13
 
 
+@pytest.mark.slow
 def test_maps_repeat(vectors):
     labels = {"x": np.array([1, 0] * 10)}
     first, again = (png_bytes(draw_embedding_map(map_embeddings(*vectors), labels, "n")) for _ in range(2))

@@ -85,6 +85,7 @@ def test_small_sets_have_as_many_answers_as_there_are():
     assert gallery.caption.alt.startswith("3 queries with 3 scans each")
 
 
+@pytest.mark.slow
 def test_pictures_repeat():
     first, again = (pair_pictures(pairs(), scan, FINDINGS, SMALL) for _ in range(2))
     assert first == again
@@ -95,6 +96,7 @@ def test_too_few_pairs_are_refused_before_a_scan_is_read():
         pair_pictures(pairs(2), lambda volume_id: pytest.fail("read"), {})
 
 
+@pytest.mark.slow
 def test_many_findings_are_told_to_be_cut():
     findings = {f"f{i}": np.zeros(8) for i in range(13)}
     assert "The first 12 of 13 findings." in pair_pictures(pairs(), scan, findings, SMALL)[1].caption.caption
