@@ -75,6 +75,15 @@ def test_a_collapsed_model_is_not_credited() -> None:
         assert ranks.tolist() == [3] * 5
 
 
+def test_a_short_vector_does_not_narrow_a_tie() -> None:
+    # 257 columns: rounding differs between the main part and the rest of a matrix product.
+    reports = np.tile(np.random.default_rng(0).normal(size=(1, 77)), (257, 1))
+    images = reports.copy()
+    images[0] *= 1e-6
+    _, to_image = study_level_ranks(images, reports, range(257), RetrievalOptions(similarity="dot"))
+    assert to_image.tolist() == [257] + [256] * 256
+
+
 def test_the_first_row_of_each_key() -> None:
     assert first_of_each(list("babca")).tolist() == [0, 1, 3]
 

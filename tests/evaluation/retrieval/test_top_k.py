@@ -73,8 +73,9 @@ def test_a_better_row_of_a_later_block_replaces_those_of_the_first() -> None:
 @pytest.mark.parametrize("num_queries", [1, 2, 9, 300])
 def test_equal_rows_come_in_the_order_of_the_gallery(num_queries: int) -> None:
     rng = np.random.default_rng(3)
-    gallery = np.repeat(rng.normal(size=(1, 96)), 5003, axis=0)
-    found = top_k(rng.normal(size=(num_queries, 96)), gallery, 5)
+    # Of such sizes, a product of one row gives equal columns several values.
+    gallery = np.repeat(rng.normal(size=(1, 512)), 5003, axis=0)
+    found = top_k(rng.normal(size=(num_queries, 512)), gallery, 5)
     assert found.rows.tolist() == [[0, 1, 2, 3, 4]] * num_queries
 
 

@@ -110,14 +110,9 @@ def _merge(similarities: np.ndarray, rows: np.ndarray, scores: np.ndarray, first
 
 
 def _is_best_of_block(scores: np.ndarray, k: int) -> np.ndarray:
-    """``(q, g)``: the k best of each query; of those equal to the last of them, the first ones."""
+    """``(q, g)``: the k best of each query, and what is equal to the last of them."""
     last = torch.topk(torch.from_numpy(scores), min(k, scores.shape[1]), dim=1).values[:, -1:].numpy()
     is_best: np.ndarray = scores >= last
-    crowded = np.flatnonzero(is_best.sum(axis=1) > k)
-    if len(crowded):
-        is_better, is_equal = scores[crowded] > last[crowded], scores[crowded] == last[crowded]
-        room = k - is_better.sum(axis=1, keepdims=True)
-        is_best[crowded] = is_better | (is_equal & (np.cumsum(is_equal, axis=1) <= room))
     return is_best
 
 

@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
+from radtower.data.finding_truth import FindingTruth
 from radtower.evaluation.retrieval.images.image_labels import (
     ConceptLabels,
     FindingLabels,
     IRMALabels,
     column_labels,
+    finding_labels,
 )
 from radtower.evaluation.retrieval.images.image_retrieval import (
     ImageSearch,
@@ -120,6 +122,23 @@ def test_another_gallery_is_searched() -> None:
     # a, b: h of f, g, h; c: all; d: none
     assert (item.n, item.value) == (4, pytest.approx((1 / 3 + 1 / 3 + 1 + 0) / 4))
     assert "gallery of 3 images" in item.note
+
+
+def test_findings_that_have_no_labels_are_left_out() -> None:
+    truth = FindingTruth(
+        keys=("a", "b", "c"),
+        labels=np.array([[1, -100, 0], [0, -100, 0]], dtype=np.float32),
+        left_out={"b": "there is no column of labels"},
+        unlabeled={},
+        source="a table",
+    )
+    labels = finding_labels(truth, "three")
+    assert labels.labels.tolist() == [[1, 0], [0, 0]]
+    assert (labels.class_set, labels.label_source) == ("three, 2 findings", "a table")
+    assert finding_labels(replace(truth, left_out={}), "three").class_set == "three"
+    assert FINDINGS.notes(np.array([3, 4, 5])) == (
+        "2 queries have no finding: for them, others without are right",
+    )
 
 
 def test_concepts_of_a_column() -> None:

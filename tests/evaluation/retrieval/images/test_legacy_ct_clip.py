@@ -18,6 +18,7 @@ from radtower.evaluation.retrieval.images.legacy_ct_clip import (
     ct_clip_map_bounds,
     decoded_ct_clip_map,
     legacy_ct_clip_map,
+    num_labeled_of_others,
 )
 
 
@@ -88,6 +89,12 @@ def test_the_bounds_are_the_mean_of_random_vectors_and_the_best_order() -> None:
         assert all(np.array(oracle.means(variant)) >= np.max([r.means(variant) for r in runs], axis=0))
     jaccard = (labels @ labels.T) / np.maximum(1, (labels[:, None] + labels > 0).sum(axis=2))
     assert oracle.means(AS_PRINTED) == pytest.approx(as_the_script_does(jaccard, labels, (1, 4)))
+
+
+def test_the_largest_k_is_what_every_volume_has_of_other_studies() -> None:
+    labels = np.array([[1], [0], [0], [1], [1]])
+    assert num_labeled_of_others(labels, list("aabcd")) == 2
+    assert num_labeled_of_others(labels, list("aabcc")) == 1
 
 
 def test_the_published_numbers_decode() -> None:

@@ -166,6 +166,13 @@ def test_one_query_and_one_item() -> None:
 
 def test_refuses_more_than_was_found() -> None:
     relevance = SameCode(["a"], ["b", "a", "a"])
-    for rows, ks in (([[1, 2]], (3,)), ([[1, -1]], (1, 2)), ([[1, 2]], (0,)), ([[1]], ())):
+    cases = [
+        ([[1, 2]], (3,)),
+        ([[1, -1]], (1, 2)),
+        ([[1, 2], [1, -1]], (2,)),
+        ([[1, 2]], (0, 2)),
+        ([[1]], ()),
+    ]
+    for rows, ks in cases:
         with pytest.raises(ValueError, match=r"ks must be between 1 and \d, the items found for every query"):
             ranked_gains(found(rows), relevance, ks)
