@@ -1,6 +1,7 @@
 import pytest
 
 from radtower.evaluation.comparison.runs import read_run, rows_of
+from radtower.evaluation.rows import scores_path
 
 
 def test_rows_beside_the_results_are_read(toy, tmp_path):
@@ -14,7 +15,9 @@ def test_rows_beside_the_results_are_read(toy, tmp_path):
 
 def test_rows_of_another_run_are_refused(toy, tmp_path):
     path = toy.write_scored(tmp_path / "results.json", toy.sample(1.0))
+    rows = scores_path(path).read_bytes()
     toy.write_scored(path, toy.sample(1.0), has_rows=False)
+    scores_path(path).write_bytes(rows)  # writing results removes those of the last run
     with pytest.raises(ValueError, match=r"results.scores.parquet must be of the results beside it"):
         read_run(path)
 

@@ -18,7 +18,7 @@ _SPARSE_CANDIDATES = (
     4  # above this many times k candidates per query, the block is reduced to its best k first
 )
 # BLAS multiplies fewer rows by other routines, where equal gallery rows differ by rounding.
-_MIN_QUERIES, _MIN_GALLERY = 4, 16
+_MULTIPLE = 16
 NO_ROW = -1
 
 
@@ -118,14 +118,14 @@ def _is_best_of_block(scores: np.ndarray, k: int) -> np.ndarray:
 
 def _scores(queries: torch.Tensor, gallery: torch.Tensor) -> np.ndarray:
     """``(q, g)`` similarities."""
-    products = _padded(queries, _MIN_QUERIES) @ _padded(gallery, _MIN_GALLERY).T
+    products = _padded(queries) @ _padded(gallery).T
     scores: np.ndarray = products[: len(queries), : len(gallery)].numpy()
     return scores
 
 
-def _padded(rows: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """At least so many rows; those added repeat the last."""
-    missing = num_rows - len(rows)
+def _padded(rows: torch.Tensor) -> torch.Tensor:
+    """A multiple of 16 rows; those added repeat the last."""
+    missing = -len(rows) % _MULTIPLE
     return torch.cat([rows, rows[-1:].expand(missing, -1)]) if missing > 0 else rows
 
 
