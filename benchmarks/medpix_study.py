@@ -46,7 +46,7 @@ from radtower.evaluation.pairs.scan_source import scan_source
 from radtower.evaluation.results import MetricResult, Provenance
 from radtower.evaluation.retrieval.chance import chance_levels
 from radtower.evaluation.retrieval.ranks import positives_by_key, retrieval_ranks
-from radtower.evaluation.text.task_scores import Metric, TaskScores, mean_scores
+from radtower.evaluation.task_scores import Metric, TaskScores, mean_scores
 from radtower.processing.image_io import read_image
 from radtower.processing.image_processing_2d import to_8_bit
 from radtower.training.arguments import DEFAULTS, read_recipe

@@ -11,8 +11,8 @@ from radtower.cli.extras import require
 from radtower.cli.output import print_failures, print_json
 
 if TYPE_CHECKING:
+    from radtower.data.publish import Published
     from radtower.hub_cards.labels.label_release import LabelRelease
-    from radtower.hub_cards.publish import Published
 
 
 def export(
@@ -77,11 +77,11 @@ def push_labels(  # noqa: PLR0913 -- one argument per flag
 ) -> None:
     """Publish a label table as a data set with a card: private, and without report text, unless asked."""
     require("plots")
+    from radtower.data.publish import push_folder, require_token
     from radtower.data.targets import TargetPolicy
     from radtower.hub_cards.labels.agreement_table import read_agreement
     from radtower.hub_cards.labels.label_dataset import FILES, write_label_dataset
     from radtower.hub_cards.labels.label_release import ReleaseOptions, prepare_release
-    from radtower.hub_cards.publish import push_folder, require_token
 
     if not dry_run:
         require_token()
@@ -180,8 +180,8 @@ def push_metric(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Publish a metric as a Space, which evaluate.load takes by its id: private, unless asked."""
+    from radtower.data.publish import push_folder, require_token
     from radtower.hub_cards.metrics.metric_export import export_metric
-    from radtower.hub_cards.publish import push_folder, require_token
 
     require_token()
     with tempfile.TemporaryDirectory() as scratch:

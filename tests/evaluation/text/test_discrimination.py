@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from radtower.data.reports.corruption import KINDS, corrupt_many
+from radtower.evaluation.task_scores import NothingToMeasure
 from radtower.evaluation.text.discrimination import ErrorDiscrimination, NegationSensitivity, QueryControl
 from radtower.evaluation.text.questions import Item, answers
-from radtower.evaluation.text.task_scores import NothingToMeasure
 
 
 def true(row: int) -> str:

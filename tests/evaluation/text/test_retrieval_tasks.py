@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from radtower.evaluation.task_scores import NothingToMeasure
 from radtower.evaluation.text.retrieval_tasks import LabelRetrieval, SectionRetrieval, ndcg
-from radtower.evaluation.text.task_scores import NothingToMeasure
 
 
 def values(task, scorer) -> dict[str, float]:

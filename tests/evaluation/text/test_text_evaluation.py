@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from radtower.evaluation.results import Provenance
+from radtower.evaluation.task_scores import Metric, NothingToMeasure, TaskScores, mean_scores
 from radtower.evaluation.text.linear_probe import LinearProbe
 from radtower.evaluation.text.scorers import EmbeddingScorer
-from radtower.evaluation.text.task_scores import Metric, NothingToMeasure, TaskScores, mean_scores
 from radtower.evaluation.text.text_evaluation import build_tasks, evaluate_text
 
 KEY = {"metric", "finding", "direction", "dataset", "protocol"}

@@ -10,7 +10,7 @@ import numpy as np
 from radtower.data.targets import MASKED_TARGET
 from radtower.evaluation.clinical.label_answers import LabelAnswers
 from radtower.evaluation.results import Provenance
-from radtower.evaluation.text.task_scores import Metric, TaskScores
+from radtower.evaluation.task_scores import Metric, TaskScores
 
 _DECISIONS = ("precision", "recall", "f1")
 _UNDEFINED = {

@@ -21,7 +21,7 @@ from radtower.evaluation.clinical.report_search import FoundReports
 from radtower.evaluation.results import MetricResult, Provenance
 from radtower.evaluation.retrieval.ranks import RetrievalOptions
 from radtower.evaluation.rows import QUERY_COLUMNS
-from radtower.evaluation.text.task_scores import TaskScores
+from radtower.evaluation.task_scores import TaskScores
 
 MOST_COMMON = "most common report"
 RANDOM = "random report"

@@ -13,7 +13,7 @@ from radtower.evaluation.clinical.report_read_outs import MOST_COMMON, RANDOM, a
 from radtower.evaluation.clinical.report_search import FoundReports
 from radtower.evaluation.results import MetricResult, Provenance
 from radtower.evaluation.retrieval.ranks import RetrievalOptions
-from radtower.evaluation.text.task_scores import Metric, TaskScores, mean_scores
+from radtower.evaluation.task_scores import Metric, TaskScores, mean_scores
 
 Scorer = Callable[[Sequence[str], Sequence[str]], Mapping[str, np.ndarray]]
 

@@ -16,7 +16,7 @@ from radtower.evaluation.decisions.finding_scores import FindingScores
 from radtower.evaluation.decisions.thresholds import Threshold
 from radtower.evaluation.results import MetricResult, Provenance
 from radtower.evaluation.retrieval.score_ranks import weighted_median
-from radtower.evaluation.text.task_scores import TaskScores, mean_scores
+from radtower.evaluation.task_scores import TaskScores, mean_scores
 
 Weighted = Callable[[np.ndarray], np.ndarray]
 _SENSITIVITY = re.compile(r"sensitivity_at_([\d.]+)_specificity")

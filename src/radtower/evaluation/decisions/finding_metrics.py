@@ -16,7 +16,7 @@ from radtower.evaluation.decisions.thresholds import Threshold, common_source
 from radtower.evaluation.metrics import counts_by_row, mean_over_findings
 from radtower.evaluation.ranked_scores import RankedScores
 from radtower.evaluation.results import MetricResult, Provenance
-from radtower.evaluation.text.task_scores import Metric, TaskScores
+from radtower.evaluation.task_scores import Metric, TaskScores
 
 DECISION_METRICS: dict[str, Callable[[Confusion], np.ndarray]] = {
     "accuracy": Confusion.accuracy,

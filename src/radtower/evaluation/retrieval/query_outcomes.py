@@ -15,7 +15,7 @@ from radtower.evaluation.results import Direction, MetricResult, Provenance, mea
 from radtower.evaluation.retrieval.images.ranked_gains import PerQuery
 from radtower.evaluation.retrieval.ranks import RetrievalOptions, summarize_ranks
 from radtower.evaluation.rows import QUERY_COLUMNS
-from radtower.evaluation.text.task_scores import mean_scores
+from radtower.evaluation.task_scores import mean_scores
 
 FIXED_GALLERY = "queries resampled, gallery fixed"
 

@@ -20,9 +20,9 @@ from radtower.data.reports.pair_building import study_rng
 from radtower.data.reports.report_corpus import ReportTable
 from radtower.data.reports.rewriting import rewrite
 from radtower.evaluation.results import Provenance
+from radtower.evaluation.task_scores import Metric, NothingToMeasure, TaskScores, mean_scores
 from radtower.evaluation.text.questions import Item, answers, tie_note
 from radtower.evaluation.text.scorers import TextScorer
-from radtower.evaluation.text.task_scores import Metric, NothingToMeasure, TaskScores, mean_scores
 from radtower.processing.report_sentences import split_sentences
 from radtower.processing.report_text import canonical_text
 

@@ -12,8 +12,8 @@ from radtower.evaluation.metrics import counts_by_row, mean_over_findings
 from radtower.evaluation.ranked_scores import RankedScores
 from radtower.evaluation.read_outs.logistic import fit_probe
 from radtower.evaluation.results import Provenance
+from radtower.evaluation.task_scores import Metric, NothingToMeasure, TaskScores
 from radtower.evaluation.text.scorers import EmbeddingScorer
-from radtower.evaluation.text.task_scores import Metric, NothingToMeasure, TaskScores
 
 MIN_TRAIN, MIN_TEST = 10, 3  # studies with a finding, and without it
 STRENGTHS = (0.001, 0.01, 0.1)  # inverse regularization, chosen on the validation split

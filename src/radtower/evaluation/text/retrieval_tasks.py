@@ -14,8 +14,8 @@ from radtower.data.reports.report_corpus import ReportTable
 from radtower.evaluation.results import Direction, Provenance
 from radtower.evaluation.retrieval.ranks import positives_by_key
 from radtower.evaluation.retrieval.score_ranks import ranks_of_scores
+from radtower.evaluation.task_scores import Metric, NothingToMeasure, TaskScores, mean_scores
 from radtower.evaluation.text.scorers import TextScorer
-from radtower.evaluation.text.task_scores import Metric, NothingToMeasure, TaskScores, mean_scores
 from radtower.processing.report_text import canonical_text
 
 RECALL_AT = (1, 5, 10)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from radtower.data.manifest import Split
 from radtower.data.reports.report_corpus import ReportTable
 from radtower.evaluation.results import MetricResult, Results
+from radtower.evaluation.task_scores import NothingToMeasure, TaskScores
 from radtower.evaluation.text.discrimination import (
     ErrorDiscrimination,
     NegationSensitivity,
@@ -16,7 +17,6 @@ from radtower.evaluation.text.discrimination import (
 from radtower.evaluation.text.linear_probe import LinearProbe
 from radtower.evaluation.text.retrieval_tasks import LabelRetrieval, SectionRetrieval
 from radtower.evaluation.text.scorers import EmbeddingScorer, TextScorer
-from radtower.evaluation.text.task_scores import NothingToMeasure, TaskScores
 
 TextTask = (
     SectionRetrieval | LabelRetrieval | ErrorDiscrimination | QueryControl | NegationSensitivity | LinearProbe

@@ -12,16 +12,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from radtower.data.splits import SPLITS
-from radtower.data.targets import MASKED_TARGET, TargetPolicy
-from radtower.hub_cards.labels.volume_rows import VolumeRows, rows_of_labels, rows_of_table
-from radtower.hub_cards.privacy import (
+from radtower.data.privacy import (
     PrivacyReport,
     refuse_identifiers,
     refuse_identifying_ids,
     search_ids,
     search_texts,
 )
+from radtower.data.splits import SPLITS
+from radtower.data.targets import MASKED_TARGET, TargetPolicy
+from radtower.hub_cards.labels.volume_rows import VolumeRows, rows_of_labels, rows_of_table
 from radtower.labeling.findings import FindingsSet, load_findings
 from radtower.labeling.label_table import LabelTable, read_labels
 
