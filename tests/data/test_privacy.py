@@ -4,6 +4,7 @@ from radtower.data.privacy import (
     KINDS,
     PrivacyReport,
     count_identifiers,
+    merge_reports,
     refuse_identifiers,
     refuse_identifying_ids,
     search_ids,
@@ -94,6 +95,35 @@ from radtower.data.privacy import (
         ("93 M with cough.", "age over 89"),
         ("93F with cough.", "age over 89"),
         ("93 female with cough.", "age over 89"),
+        ("Lives at 12 Main Street.", "address"),
+        ("Lives at 221b Baker St. since then.", "address"),
+        ("At 5 W. 42nd Street now.", "address"),
+        ("12 MAIN STREET", "address"),
+        ("Hauptstr. 12", "address"),
+        ("Hauptstra\u00dfe 5a", "address"),
+        ("P.O. Box 123", "address"),
+        ("Boston, MA 02114", "address"),
+        ("ZIP code 02114", "address"),
+        ("Postcode SW1A 2AA", "address"),
+        ("Home address: unknown road", "address"),
+        ("Sent to 192.168.1.10 today.", "IP address"),
+        ("2001:0db8:85a3:0000:0000:8a2e:0370:7334", "IP address"),
+        ("License plate B-MW 1234", "vehicle number"),
+        ("Number plate: 7ABC123", "vehicle number"),
+        ("VIN 1HGCM82633A004352", "vehicle number"),
+        ("Serial number AB12345", "device number"),
+        ("Pacemaker s/n: 991234", "device number"),
+        ("of 00:1A:2B:3C:4D:5E", "device number"),
+        ("Account number 12345678", "account number"),
+        ("Member id W1234", "account number"),
+        ("Health plan number: H123456", "account number"),
+        ("Driver's license D1234567", "account number"),
+        ("Passport C01X00T47", "account number"),
+        ("IBAN DE89370400440532013000", "account number"),
+        ("DOE^JOHN^A", "name"),
+        ("Attending physician: jane doe", "name"),
+        ("Reviewed by: Jane Doe", "name"),
+        ("Emergency contact: Jane Doe", "name"),
     ],
 )
 def test_finds_an_identifier_once(text, kind):
@@ -137,6 +167,10 @@ def test_finds_an_identifier_once(text, kind):
         "history of ms. findings are stable. echo time 80 ms. repeated. ms plaques. te of 90ms. relaxed.",
         "12.2010 cm, 3.2034 units, of 1.2004, 10-2000 HU, score of 2014.05, T12-2010, A-10-2010, 10.2010-3.",
         "2024-13, 2024-3, 2024/3, 2024-031, 2010-12a, 12.2010.5",
+        "12 Chest CT. At LA 45 mm, MA 3 mm, PA 30 mm. At 12:30:45. Postcode and address are unknown.",
+        "License: apache-2.0. license cc-by-nc-sa-4.0. version 1.2.3.4. and 1.2.3.456.",
+        "Plate number 3. Series number 4, serial images. Lot of nodules. The plan is 12 weeks. Insurance.",
+        "Read by the resident. T1 2FS. x^2. The mother was told. Reviewed by: XXXX. 12 SERIES STREET.",
     ],
 )
 def test_leaves_measures_years_and_placeholders_alone(text):
@@ -159,6 +193,31 @@ def test_counts_by_kind_and_names_reports_but_never_text():
     for secret in ("2021", "Miller", "a@b"):
         assert secret not in repr(report)
     assert PrivacyReport().describe() == "none"
+
+
+class Cities:
+    """An analyzer of two words."""
+
+    def find(self, text):
+        return ["city" for word in text.split() if word in ("Ulm", "Bonn")]
+
+
+def test_an_analyzer_of_ones_own_searches_as_well():
+    texts = [("r1", "Seen in Ulm and Bonn on 2021-03-12."), ("r2", "Clear in Essen.")]
+    report = search_texts(texts, [Cities()])
+    assert report.counts == {"date": 1, "city": 2}
+    assert list(report.counts) == ["date", "city"]
+    assert report.kinds_by_id == {"r1": ("date", "city")}
+
+
+def test_reports_of_several_searches_add_up():
+    first = search_texts([("a", "Dr. Miller"), ("b", "Clear.")])
+    second = search_texts([("a", "2021-03-12, 2021-03-13 in Ulm"), ("c", "Aged 95.")], [Cities()])
+    both = merge_reports(first, second)
+    assert both.counts == {"date": 2, "name": 1, "age over 89": 1, "city": 1}
+    assert both.kinds_by_id == {"a": ("date", "name", "city"), "c": ("age over 89",)}
+    assert both.num_texts == 4
+    assert merge_reports() == PrivacyReport()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ EXTRAS = {
     "label": ("aiohttp",),
     "local-llm": ("gguf", "xgrammar"),
     "plots": ("matplotlib",),
+    "privacy": ("presidio_analyzer",),
     "radeval": ("radeval",),
     "st": ("sentence_transformers",),
     "text": ("bm25s",),
