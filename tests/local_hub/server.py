@@ -36,6 +36,7 @@ def run_local_hub() -> Iterator[LocalHub]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the acknowledgment of its headers
     hub: LocalHub
 
     def log_message(self, format: str, *args: object) -> None:

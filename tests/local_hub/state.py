@@ -109,6 +109,11 @@ class LocalHub:
         }
         return kept | ours | ({} if token is None else {"HF_TOKEN": token})
 
+    def forget(self) -> None:
+        """Become as new, at the same address."""
+        for held in (self.repos, self.stored, self.requests, self.refused_tokens, self.faults):
+            held.clear()  # type: ignore[attr-defined]
+
     def fail(self, method: str, path: str, status: int | None = None, **rest: Any) -> Fault:
         """Let requests of a kind go wrong; see :class:`Fault`. The first fault that fits is taken."""
         self.faults.append(Fault(method, path, status, **rest))
