@@ -390,6 +390,11 @@ def test_refuses_a_folder_without_configuration_or_weights(make_model_folder, tm
         export_model(tmp_path / "nothing", tmp_path / "out")
     trained = make_model_folder("ct3d_bare")
     (trained / "model.safetensors").rename(trained / "pytorch_model.bin")
+    with pytest.raises(
+        ValueError, match=r"must be safetensors, got .*pytorch_model\.bin, a pickle, which is"
+    ):
+        export_model(trained, tmp_path / "out")
+    (trained / "pytorch_model.bin").unlink()
     with pytest.raises(FileNotFoundError, match=r"safetensors weights, got none in .*trained_ct3d_bare"):
         export_model(trained, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -199,5 +199,5 @@ def _read_batch(run: "LabelingRun", endpoint: "EndpointLabeler", paths: tuple[Pa
 def _counter(tokenizer: str) -> Callable[[str], float]:
     from transformers import AutoTokenizer
 
-    encode = AutoTokenizer.from_pretrained(tokenizer).encode
+    encode = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False).encode
     return lambda text: len(encode(text, add_special_tokens=False))

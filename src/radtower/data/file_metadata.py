@@ -36,8 +36,8 @@ _NIFTI_SIZES = {348: _NIFTI_1, 540: _NIFTI_2}
 _META_IMAGE_FIELDS = frozenset(
     """objecttype ndims binarydata binarydatabyteordermsb elementbyteordermsb compresseddata
     compresseddatasize transformmatrix orientation rotation offset origin position centerofrotation
-    anatomicalorientation elementspacing elementsize dimsize elementtype elementnumberofchannels headersize modality elementmin
-    elementmax""".split()  # noqa: SIM905 -- a list of one word a line would fill a page
+    anatomicalorientation elementspacing elementsize dimsize elementtype elementnumberofchannels headersize
+    modality elementmin elementmax""".split()  # noqa: SIM905 -- a list of one word a line would fill a page
 )
 _NRRD_COMMENTS = ("# Complete NRRD file format specification at:", "# http://teem.sourceforge.net/nrrd/")
 _NRRD_FREE_TEXT = ("content", "sample units", "labels", "units", "space units")

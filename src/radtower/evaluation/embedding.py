@@ -20,6 +20,7 @@ from radtower.evaluation.pairs.scan_source import scan_source, volume_source
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.modeling.safe_loading import load_model
 from radtower.processing.report_text import normalize_report
 
 LoadScan = Callable[[str], torch.Tensor]
@@ -151,12 +152,12 @@ def embed_reports(
 def _load_image_tower(folder: str | Path) -> tuple[Any, Any]:
     return (
         _load(folder, (CT3DVisionModel, MedCLIPModel), "image"),
-        AutoImageProcessor.from_pretrained(folder),
+        AutoImageProcessor.from_pretrained(folder, trust_remote_code=False),
     )
 
 
 def _load(folder: str | Path, kinds: tuple[type, ...], kind: str) -> Any:
-    loaded: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    loaded: Any = load_model(AutoModel, folder, dtype=torch.float32, output_loading_info=True)
     model: Any = loaded[0]
     if not isinstance(model, kinds):
         raise TypeError(

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoImageProcessor
 
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification, CT3DVisionModel
 from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.modeling.safe_loading import load_model
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.volume_io import LPS_FROM_RAS, Volume
 
@@ -133,15 +134,13 @@ def load_explainable(folder: str | Path) -> tuple[ExplainableModel, CT3DImagePro
         "ct3d_vision": CT3DVisionForImageClassification,
         "medclip": MedCLIPModel,
     }
-    model_type = AutoConfig.from_pretrained(folder).model_type
+    model_type = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
     if model_type not in families:
         raise TypeError(
             f"model must be a classifier of scans or a dual tower, got {model_type} in {folder}. "
             "Train one with radtower train vision."
         )
-    model, report = families[model_type].from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True
-    )
+    model, report = load_model(families[model_type], folder, dtype=torch.float32, output_loading_info=True)
     if report["missing_keys"]:
         raise ValueError(
             f"model must bring all of its weights, got none for {sorted(report['missing_keys'])} in "
@@ -152,7 +151,7 @@ def load_explainable(folder: str | Path) -> tuple[ExplainableModel, CT3DImagePro
             f"the image tower must be a CT3DVisionModel, got {type(model.vision_model).__name__} in "
             f"{folder}. Only towers of CT volumes can be explained."
         )
-    return model.eval(), AutoImageProcessor.from_pretrained(folder)
+    return model.eval(), AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def explain_scan(

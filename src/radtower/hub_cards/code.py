@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from radtower.hub_cards.code_safety import refuse_unsafe_code
+
 ALLOWED_PACKAGES = frozenset({"torch", "transformers", "huggingface_hub"}) | sys.stdlib_module_names
 
 
@@ -34,7 +36,7 @@ def export_code(
     Raises:
         ValueError: If a file imports a package outside ``allowed_packages``, has a relative import that
             cannot be flattened, or a line of text that transformers would mistake for one, or two files
-            share a name.
+            share a name, or a file does more than compute (``code_safety.py``).
     """
     sources: dict[str, Path] = {}
     queue = [path.resolve() for path in entry_files]
@@ -49,7 +51,9 @@ def export_code(
         text, imported = _flatten(source, package, allowed_packages)
         (output_dir / source.name).write_text(text, encoding="utf-8")
         queue += [path for path in imported if sources.get(path.name) != path]
-    return [output_dir / name for name in sorted(sources)]
+    written = [output_dir / name for name in sorted(sources)]
+    refuse_unsafe_code(written, allowed_packages)
+    return written
 
 
 def _flatten(source: Path, package: Path | None, allowed: frozenset[str]) -> tuple[str, list[Path]]:

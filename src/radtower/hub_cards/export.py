@@ -16,6 +16,7 @@ from radtower.hub_cards.sentence_transformers_files import (
     set_padding_token,
     write_st_files,
 )
+from radtower.modeling.safe_loading import refuse_pickles
 
 # What may leave the machine. Everything else in a training folder stays: optimizer states, pickled
 # arguments, logs, and run.yaml, which names local paths.
@@ -57,8 +58,8 @@ def export_model(
     Raises:
         FileNotFoundError: If ``model_folder`` has no configuration or no safetensors weights.
         FileNotFoundError: Also if ``results`` is missing.
-        ValueError: If the license is empty, an earlier export has results and there are none now, or an
-            adapter lies beside the weights.
+        ValueError: If the weights are a pickle, the license is empty, an earlier export has results and there
+            are none now, or an adapter lies beside the weights.
         FileExistsError: If ``output`` holds anything that an export does not write.
         KeyError: If the model is of none of our families.
     """
@@ -112,6 +113,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"model_folder must hold config.json, got {folder}. Point to a trained model."
         )
+    refuse_pickles(folder)
     if not any(folder.glob("model*.safetensors")):
         raise FileNotFoundError(
             f"model_folder must hold safetensors weights, got none in {folder}. Save with save_pretrained."

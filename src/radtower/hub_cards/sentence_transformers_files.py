@@ -47,7 +47,7 @@ def set_padding_token(folder: Path) -> bool:
     Returns:
         Whether there is a token to pad with, without which sentence-transformers refuses two texts.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token is not None:
         return True
     for name in PADDING_TOKENS:
@@ -68,7 +68,7 @@ def has_own_prompts(folder: Path, config: dict[str, Any]) -> bool:
 
     It leaves out the prompt, and we the special tokens, too: of these it pools the one behind the text.
     """
-    ids = AutoTokenizer.from_pretrained(folder)("a", return_special_tokens_mask=True)
+    ids = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)("a", return_special_tokens_mask=True)
     return config["pooling"] in ("mean", "latent_attention") and bool(ids["special_tokens_mask"][-1])
 
 

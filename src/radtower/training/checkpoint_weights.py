@@ -12,6 +12,8 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from radtower.modeling.safe_loading import load_model
+
 
 def load_renamed_weights(model: Any, checkpoint: str | Path) -> bool:
     """Load weights whose names the file has otherwise; nothing where they are those of the model.
@@ -32,7 +34,7 @@ def load_renamed_weights(model: Any, checkpoint: str | Path) -> bool:
     if names is None or not isinstance(model, PreTrainedModel) or set(own) <= names:
         return False
     family: Any = type(model)
-    loaded, report = family.from_pretrained(folder, config=model.config, output_loading_info=True)
+    loaded, report = load_model(family, folder, config=model.config, output_loading_info=True)
     missing = sorted({*report["missing_keys"]} | (set(own) - set(loaded.state_dict())))
     if missing:
         raise ValueError(

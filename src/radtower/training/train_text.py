@@ -30,6 +30,7 @@ from radtower.data.targets import TargetPolicy
 from radtower.evaluation.calibration import fit_temperature
 from radtower.modeling.llm_biencoder.modeling_llm_biencoder_heads import LLMBiEncoderForSequenceClassification
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
+from radtower.modeling.safe_loading import load_model
 from radtower.training.runs import LabelerRun
 from radtower.training.text.encoder_folder import is_encoder_folder
 from radtower.training.text.frozen_trunk import FrozenTrunk, freeze_lower_layers
@@ -157,7 +158,7 @@ def _trained_encoder(run: LabelerRun, fields: dict[str, Any]) -> LLMBiEncoder:
             f"num_hidden_layers must be left out where llm is an encoder, got {run.num_hidden_layers}. "
             "Choose the layers in the first stage."
         )
-    stored = AutoConfig.from_pretrained(run.llm)
+    stored = AutoConfig.from_pretrained(run.llm, trust_remote_code=False)
     changed = [
         f"{name} {getattr(stored, name)!r} there and {fields[name]!r} now"
         for name in ("bidirectional", "num_causal_layers")
@@ -168,7 +169,7 @@ def _trained_encoder(run: LabelerRun, fields: dict[str, Any]) -> LLMBiEncoder:
             f"an encoder must go on in the direction it was trained in, got {'; '.join(changed)}. "
             "Give its own settings."
         )
-    loaded: Any = LLMBiEncoder.from_pretrained(run.llm, output_loading_info=True, **fields)
+    loaded: Any = load_model(LLMBiEncoder, run.llm, output_loading_info=True, **fields)
     encoder, report = loaded
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
@@ -176,7 +177,7 @@ def _trained_encoder(run: LabelerRun, fields: dict[str, Any]) -> LLMBiEncoder:
             f"llm must hold every weight of the encoder, got {len(missing)} missing, such as {missing[0]}. "
             "Point to the folder of a trained encoder."
         )
-    encoder.tokenizer = AutoTokenizer.from_pretrained(run.llm)
+    encoder.tokenizer = AutoTokenizer.from_pretrained(run.llm, trust_remote_code=False)
     return cast(LLMBiEncoder, encoder)
 
 

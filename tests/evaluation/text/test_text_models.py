@@ -68,6 +68,15 @@ def test_a_sentence_transformers_folder_is_read_without_the_package(minilm, tiny
     assert cosine(vectors[0], vectors[1]) < 0.999
 
 
+@pytest.mark.parametrize("position", [0, 1])
+def test_modules_stay_in_their_folder(minilm, position):
+    modules = json.loads((minilm / "modules.json").read_text())
+    modules[position]["path"] = "../other"
+    (minilm / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match=r"every path in a model folder must stay in it, got '\.\./other'"):
+        load_scorer(minilm)
+
+
 def test_a_folder_that_would_be_misread_is_refused(minilm):
     with pytest.raises(TypeError, match="instruction must be None for model, got a text"):
         load_scorer(minilm, "Find")

@@ -163,6 +163,17 @@ def test_refuses_a_pooling_that_encoders_do_not_have(write_st_folder, mode):
         LLMBiEncoder.from_llm(folder)
 
 
+@pytest.mark.parametrize("path", ["../other", "/other", "a\\\\b"])
+@pytest.mark.parametrize("position", [0, 1])
+def test_refuses_modules_outside_the_folder(write_st_folder, path, position):
+    folder, _ = write_st_folder("mean", False)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[position]["path"] = path
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match=r"in a model folder must stay in it, got '(\.\./|/|a\\\\)"):
+        LLMBiEncoder.from_llm(folder)
+
+
 def test_refuses_modules_that_encoders_do_not_have(write_st_folder, tmp_path):
     folder, st = write_st_folder("mean", False)
     st.append(Dense(32, 16))

@@ -15,6 +15,7 @@ from transformers import AutoModel
 from radtower.evaluation.pairs.image_tower import ImageEncoder
 from radtower.evaluation.retrieval.ranks import Similarity
 from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.modeling.safe_loading import load_model
 from radtower.processing.report_text import normalize_report
 
 NO_REPORT = "the report is empty"
@@ -65,7 +66,7 @@ def load_dual_tower(source: str | Path) -> MedCLIPModel:
         ValueError: If weights are missing: a partly random tower embeds, too, and nobody notices.
     """
     # Not MedCLIPModel itself: it would build its missing half with random weights around a single tower.
-    loaded: Any = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    loaded: Any = load_model(AutoModel, source, dtype=torch.float32, output_loading_info=True)
     model, report = loaded
     if not isinstance(model, MedCLIPModel):
         raise TypeError(

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
+from radtower.modeling.safe_loading import load_model
 
 
 class ImageEncoder(Protocol):
@@ -62,9 +63,9 @@ def load_image_tower(source: str | Path) -> ImageTower | None:
     Raises:
         ValueError: If weights are missing: a partly random tower embeds, too, and nobody notices.
     """
-    if not isinstance(AutoConfig.from_pretrained(source), CT3DVisionConfig):
+    if not isinstance(AutoConfig.from_pretrained(source, trust_remote_code=False), CT3DVisionConfig):
         return None
-    loaded: Any = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    loaded: Any = load_model(AutoModel, source, dtype=torch.float32, output_loading_info=True)
     model, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
@@ -72,4 +73,6 @@ def load_image_tower(source: str | Path) -> ImageTower | None:
             f"an image tower must find all its weights, got {source} without {len(missing)}, such as "
             f"{missing[0]}. Point to the folder that its training saved at its end."
         )
-    return ImageTower(model.eval(), AutoImageProcessor.from_pretrained(source), str(source))
+    return ImageTower(
+        model.eval(), AutoImageProcessor.from_pretrained(source, trust_remote_code=False), str(source)
+    )

@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from transformers import AutoModel, AutoTokenizer
 
 from radtower.evaluation.text.scorers import EmbeddingScorer
+from radtower.modeling.llm_sources.modeling_llm_files import path_inside
 from radtower.modeling.modeling_latent_attention import masked_mean
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.modeling.safe_loading import load_model
 
 OWN_TYPES = ("llm_biencoder", "medclip")
 _BATCH_SIZE = 32
@@ -37,7 +39,7 @@ def load_scorer(model: str | Path, instruction: str | None = None) -> EmbeddingS
         if instruction is not None:
             raise TypeError(f"instruction must be None for {folder.name}, got a text. It takes none.")
         return EmbeddingScorer(_name_of(model), _sentence_transformer(folder))
-    encoder: Any = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
+    encoder: Any = load_model(AutoModel, model, dtype=torch.float32).eval()
     if isinstance(encoder, LLMBiEncoder):
         return biencoder_scorer(_name_of(model), encoder, instruction)
     if not isinstance(encoder, MedCLIPModel) or instruction is not None:
@@ -74,14 +76,15 @@ def _sentence_transformer(folder: Path) -> Callable[[list[str]], np.ndarray]:
             f"{folder.name} must be a Transformer, Pooling and at most Normalize, got {kinds}. "
             "Use another baseline."
         )
-    pooling = _read(folder / modules[1]["path"] / "config.json")
+    pooling = _read(path_inside(folder, modules[1]["path"]) / "config.json")
     chosen = [name for name, value in pooling.items() if name.startswith("pooling_mode_") and value]
     if len(chosen) != 1 or chosen[0] not in _POOLINGS:
         raise ValueError(f"pooling must be one of {', '.join(_POOLINGS)}, got {chosen} in {folder.name}.")
-    settings = folder / modules[0]["path"] / "sentence_bert_config.json"
+    inner = path_inside(folder, modules[0]["path"])
+    settings = inner / "sentence_bert_config.json"
     max_length = _read(settings)["max_seq_length"] if settings.is_file() else None
-    tokenizer = AutoTokenizer.from_pretrained(folder / modules[0]["path"])
-    model = AutoModel.from_pretrained(folder / modules[0]["path"], dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(inner, trust_remote_code=False)
+    model = load_model(AutoModel, inner, dtype=torch.float32).eval()
 
     @torch.no_grad()
     def embed(texts: list[str]) -> np.ndarray:

@@ -50,7 +50,9 @@ def _check_folder(folder: Path) -> None:
     if missing:
         raise FileNotFoundError(
             f"{folder} must hold a whole model, got no {missing}. Download the model again, or name another "
-            "folder; other formats than safetensors are not read, and must be converted."
+            "folder; only safetensors are read. A pickle may run code; if you trust it, convert it with "
+            "weights = torch.load(path, weights_only=True) and safetensors.torch.save_file({name: "
+            "w.clone().contiguous() for name, w in weights.items()}, 'model.safetensors')."
         )
 
 

@@ -158,7 +158,7 @@ def _read_head(path: str | os.PathLike[str], dtype: torch.dtype) -> torch.Tensor
     source = find_llm(path)
     gguf = {"gguf_file": source.gguf_file} if source.gguf_file else {}
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        source.folder, dtype=dtype, output_loading_info=True, **gguf
+        source.folder, dtype=dtype, output_loading_info=True, trust_remote_code=False, **gguf
     )
     llm, report = loaded
     if report["missing_keys"]:

@@ -64,13 +64,13 @@ def weight_files(folder: Path, name: str = "model") -> list[Path]:
 
     Raises:
         FileNotFoundError: If a shard of the index is missing.
-        ValueError: If the only weights are pickled.
+        ValueError: If the only weights are pickled, or the index names other files than shards beside it.
     """
     if (folder / f"{name}.safetensors").is_file():
         return [folder / f"{name}.safetensors"]
     index = read_json(folder / f"{name}.safetensors.index.json")
     if index is not None:
-        shards = [folder / shard for shard in sorted(set(index["weight_map"].values()))]
+        shards = [folder / shard for shard in shard_names(index, folder)]
         for shard in shards:
             if not shard.is_file():
                 raise FileNotFoundError(
@@ -85,6 +85,36 @@ def weight_files(folder: Path, name: str = "model") -> list[Path]:
             f"{{name: w.clone().contiguous() for name, w in weights.items()}}, '{name}.safetensors')."
         )
     return []
+
+
+def shard_names(index: dict[str, Any], folder: Path) -> list[str]:
+    """List the files that an index of weights names, sorted.
+
+    Raises:
+        ValueError: If one is no safetensors file in the folder itself.
+    """
+    names = sorted(set(index["weight_map"].values()))
+    for name in names:
+        if "/" in name or "\\" in name or not name.endswith(".safetensors"):
+            raise ValueError(
+                f"the index of weights must name safetensors files beside it, got {name!r} in {folder}. "
+                "Download the model again, from somebody you trust."
+            )
+    return names
+
+
+def path_inside(folder: Path, name: str) -> Path:
+    """Join a path that a file of a folder names.
+
+    Raises:
+        ValueError: If it leads out of the folder.
+    """
+    if "\\" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(
+            f"every path in a model folder must stay in it, got {name!r} in {folder}. Download the model "
+            "again, from somebody you trust."
+        )
+    return folder / name
 
 
 def tensor_shapes(files: list[Path]) -> dict[str, torch.Size]:

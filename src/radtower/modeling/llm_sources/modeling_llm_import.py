@@ -197,7 +197,7 @@ def _add_adapter(source: LLMSource, folder: Path) -> LLMSource:
 def _find(path: str | os.PathLike[str]) -> LLMSource:
     if str(path).endswith(".gguf"):
         folder, gguf_file = local_folder(Path(path).expanduser().parent), Path(path).name
-        config = AutoConfig.from_pretrained(folder, gguf_file=gguf_file)
+        config = AutoConfig.from_pretrained(folder, gguf_file=gguf_file, trust_remote_code=False)
         return LLMSource(folder=folder, config=config, gguf_file=gguf_file, tokenizer_folder=folder)
     folder = local_folder(path)
     if is_st_folder(folder):

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .modeling_llm_files import read_json
+from .modeling_llm_files import path_inside, read_json
 
 MODULES = ["Transformer", "Pooling", "Normalize"]  # in this order; the last one may be missing
 POOLINGS = {"mean": "mean", "lasttoken": "last_token", "cls": "first_token"}
@@ -82,7 +82,7 @@ def is_st_folder(folder: Path) -> bool:
 def st_backbone(folder: Path) -> Path:
     """Give the folder of the language model."""
     path: str = read_json(folder / "modules.json")[0]["path"]
-    return folder / path
+    return path_inside(folder, path)
 
 
 def st_fields(folder: Path, num_positions: int | None) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def st_fields(folder: Path, num_positions: int | None) -> dict[str, Any]:
     """
     modules = read_json(folder / "modules.json")
     _check_modules([module["type"].rpartition(".")[2] for module in modules])
-    pooling = read_json(folder / modules[1]["path"] / "config.json") or {}
+    pooling = read_json(path_inside(folder, modules[1]["path"]) / "config.json") or {}
     fields: dict[str, Any] = {"pooling": _pooling(pooling), "normalize": len(modules) == len(MODULES)}
     backbone = st_backbone(folder)
     reading = read_json(backbone / READING) or {}

@@ -13,6 +13,7 @@ from radtower.data.manifest import Split
 from radtower.data.reports.pairs import read_several_pairs
 from radtower.modeling.llm_biencoder.modeling_llm_biencoder_mntp import LLMBiEncoderForMaskedNTP
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
+from radtower.modeling.safe_loading import load_model
 from radtower.training.runs import TextContrastiveRun
 from radtower.training.text.contrastive_batches import PairDataset
 from radtower.training.text.contrastive_collation import PairCollator
@@ -115,7 +116,7 @@ def _trained_encoder(run: TextContrastiveRun, fields: dict[str, Any]) -> LLMBiEn
             f"num_hidden_layers must be left out where llm is an encoder, got {run.num_hidden_layers}. "
             "Choose the layers in the first stage."
         )
-    stored = AutoConfig.from_pretrained(run.llm)
+    stored = AutoConfig.from_pretrained(run.llm, trust_remote_code=False)
     is_masked = (stored.architectures or [""])[0] == LLMBiEncoderForMaskedNTP.__name__
     kept = {"bidirectional": stored.bidirectional}
     if not is_masked:  # it has no pooling of its own yet
@@ -133,7 +134,7 @@ def _trained_encoder(run: TextContrastiveRun, fields: dict[str, Any]) -> LLMBiEn
         )
     if stored.pooling == "latent_attention":
         fields = fields | {"latent_variant": stored.latent_variant}
-    loaded: Any = LLMBiEncoder.from_pretrained(run.llm, output_loading_info=True, **fields)
+    loaded: Any = load_model(LLMBiEncoder, run.llm, output_loading_info=True, **fields)
     encoder, report = loaded
     missing = sorted(report["missing_keys"])
     if missing and (stored.pooling == "latent_attention" or not missing[0].startswith("latent_attn.")):
@@ -141,7 +142,7 @@ def _trained_encoder(run: TextContrastiveRun, fields: dict[str, Any]) -> LLMBiEn
             f"llm must hold every weight of the encoder, got {len(missing)} missing, such as {missing[0]}. "
             "Use its own pooling, or start from one without a head."
         )
-    encoder.tokenizer = AutoTokenizer.from_pretrained(run.llm)
+    encoder.tokenizer = AutoTokenizer.from_pretrained(run.llm, trust_remote_code=False)
     return cast(LLMBiEncoder, encoder)
 
 

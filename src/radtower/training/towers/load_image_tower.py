@@ -45,12 +45,12 @@ def load_image_tower(
 
 
 def _trained_tower(source: str, pooling: Pooling) -> tuple[PreTrainedModel, Any]:
-    config = AutoConfig.from_pretrained(source)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     _require_2d(config.model_type)
     config = getattr(config, "vision_config", config)
-    tower = load_whole(AutoModel, source, pooling, config=config, use_safetensors=True)
+    tower = load_whole(AutoModel, source, pooling, config=config)
     _require_2d(config.model_type, tower)
-    return tower, AutoImageProcessor.from_pretrained(source, backend="pil")
+    return tower, AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
 
 
 def _fresh_tower(settings: dict[str, Any]) -> tuple[PreTrainedModel, Any]:

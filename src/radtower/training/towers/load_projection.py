@@ -19,8 +19,8 @@ def keep_projection(model: MedCLIPModel, source: str) -> None:
     Raises:
         ValueError: If it has no linear image projection, or that is of another shape.
     """
-    is_dual = hasattr(AutoConfig.from_pretrained(source), "vision_config")
-    dual = load_whole(AutoModel, source, use_safetensors=True) if is_dual else None
+    is_dual = hasattr(AutoConfig.from_pretrained(source, trust_remote_code=False), "vision_config")
+    dual = load_whole(AutoModel, source) if is_dual else None
     stored, own = getattr(dual, "visual_projection", None), model.visual_projection
     if not (isinstance(stored, nn.Linear) and stored.bias is None):
         raise ValueError(

@@ -74,7 +74,7 @@ def _kind_of(run: ClipRun) -> Literal["ours", "llm", "transformers"]:
     if run.text.endswith(".gguf"):
         return "llm"
     try:
-        config = AutoConfig.from_pretrained(run.text)
+        config = AutoConfig.from_pretrained(run.text, trust_remote_code=False)
     except OSError:  # without config.json: LoRA and sentence-transformers folders, or an error that says more
         return "llm"
     if config.model_type == "llm_biencoder":
@@ -102,11 +102,11 @@ def _require_settings_of(kind: str, run: ClipRun) -> None:
 
 
 def _transformers_tower(run: ClipRun) -> tuple[PreTrainedModel, Any]:
-    config = AutoConfig.from_pretrained(run.text)
+    config = AutoConfig.from_pretrained(run.text, trust_remote_code=False)
     config = getattr(config, "text_config", config)  # of a dual encoder, such as CLIP
     if config.is_encoder_decoder:
         _refuse_family(config.model_type, run)
-    tower = load_whole(AutoModel, run.text, run.text_pooling, config=config, use_safetensors=True).eval()
+    tower = load_whole(AutoModel, run.text, run.text_pooling, config=config).eval()
     if tower.main_input_name != "input_ids":
         _refuse_family(config.model_type, run)
     num_positions = _num_positions(tower)
@@ -116,7 +116,9 @@ def _transformers_tower(run: ClipRun) -> tuple[PreTrainedModel, Any]:
             f"{run.max_length}. Make it smaller."
         )
     # A pipeline hands on whatever the tokenizer gives, and the dual tower takes no token types.
-    tokenizer = AutoTokenizer.from_pretrained(run.text, model_input_names=["input_ids", "attention_mask"])
+    tokenizer = AutoTokenizer.from_pretrained(
+        run.text, model_input_names=["input_ids", "attention_mask"], trust_remote_code=False
+    )
     _require_fit(tower, tokenizer, run)
     return tower, tokenizer
 

@@ -6,6 +6,7 @@ import torch
 
 from radtower.configuration.configuration_medclip import tower_width
 from radtower.modeling.modeling_towers import Pooling
+from radtower.modeling.safe_loading import load_model
 
 
 def load_whole(tower: Any, source: str, pooling: Pooling = "pooler", **settings: Any) -> Any:
@@ -20,7 +21,7 @@ def load_whole(tower: Any, source: str, pooling: Pooling = "pooler", **settings:
     Raises:
         ValueError: If weights are missing.
     """
-    model, report = tower.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **settings)
+    model, report = load_model(tower, source, dtype=torch.float32, output_loading_info=True, **settings)
     unread = () if pooling == "pooler" else ("pooler.",)
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(unread))
     if missing:

@@ -1,0 +1,62 @@
+"""What no file of the package may do, read off its source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import radtower
+
+PACKAGE = Path(radtower.__file__).parent
+MODULES = [*sorted(PACKAGE.rglob("*.py")), PACKAGE.parent / "radtower_command.py"]
+AUTO_CLASSES = ("AutoConfig", "AutoModel", "AutoTokenizer", "AutoImageProcessor", "AutoProcessor")
+# Their callers pass it on, as the user said.
+LOADED_AS_ASKED = {"modeling_loaded_from.py"}
+
+
+def _calls(path):
+    return [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+
+
+def _relative(path):
+    return str(path.relative_to(PACKAGE.parent))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_relative)
+def test_nothing_is_unpickled_or_run_as_code(path):
+    for call in _calls(path):
+        name = ast.unparse(call.func)
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        where = f"{_relative(path)}:{call.lineno}"
+        assert name not in ("eval", "exec", "compile", "__import__", "os.system", "os.popen"), where
+        assert not name.startswith(("pickle.", "marshal.", "shelve.", "joblib.", "dill.")), where
+        assert not name.endswith(("torch.load", ".extractall", "read_pickle")), where
+        assert keywords.get("allow_pickle", "False") == "False", where
+        assert keywords.get("shell", "False") == "False", where
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_relative)
+def test_yaml_is_loaded_as_data(path):
+    for call in _calls(path):
+        name = ast.unparse(call.func)
+        if name.startswith("yaml.") and "load" in name:
+            loaders = [ast.unparse(k.value) for k in call.keywords if k.arg == "Loader"]
+            # _TextLoader is a yaml.SafeLoader; see tests/data/test_file_texts.py.
+            assert name == "yaml.safe_load" or loaders == ["_TextLoader"], f"{_relative(path)}:{call.lineno}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_relative)
+def test_remote_code_is_trusted_by_nobody_but_the_user(path):
+    for call in _calls(path):
+        name = ast.unparse(call.func)
+        where = f"{_relative(path)}:{call.lineno}"
+        said = [ast.unparse(k.value) for k in call.keywords if k.arg == "trust_remote_code"]
+        assert said in ([], ["False"], ["is_remote_code_trusted"]), where
+        is_auto = name.endswith(".from_pretrained") and name.split(".")[-2].startswith(AUTO_CLASSES)
+        # Left open, transformers asks at a terminal.
+        assert said or not is_auto or path.name in LOADED_AS_ASKED, where
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                is_key = isinstance(key, ast.Constant) and key.value == "trust_remote_code"
+                assert not (is_key and ast.unparse(value) == "True"), f"{_relative(path)}:{node.lineno}"
