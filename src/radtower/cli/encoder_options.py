@@ -22,6 +22,7 @@ class EncoderOptions:
         dtype: ``float32`` or ``bfloat16``; ``auto`` is float32: halving the precision must be asked for.
         device: None takes a GPU where there is one.
         skip_unmatched: Leave out labels of the model that the findings set does not have.
+        trust_remote_code: Run code that comes with the model.
     """
 
     model: str
@@ -31,6 +32,7 @@ class EncoderOptions:
     dtype: str = "auto"
     device: str | None = None
     skip_unmatched: bool = False
+    trust_remote_code: bool = False
 
     def build(self, findings: "FindingsSet") -> "Labeler":
         """Load the model."""
@@ -48,5 +50,6 @@ class EncoderOptions:
             dtype=dtype,
             device=self.device,
             should_skip_unmatched=self.skip_unmatched,
+            is_remote_code_trusted=self.trust_remote_code,
         )
         return Labeler(encoder, findings.subset(encoder.keys), notes=encoder.notes)

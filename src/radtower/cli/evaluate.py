@@ -54,6 +54,9 @@ def text(  # noqa: PLR0913 -- one argument per flag
     ] = None,
     phantom: Annotated[bool, typer.Option("--phantom", help="Say that the reports are synthetic.")] = False,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the patients.")] = 2000,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with a baseline.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Retrieval, error discrimination, negation and a linear probe on reports; differences to baselines."""
@@ -72,7 +75,10 @@ def text(  # noqa: PLR0913 -- one argument per flag
     if limit is not None:
         reports = reports.limited(limit)
     tasks = build_tasks(reports, split, task or TASK_NAMES, label_source)  # type: ignore[arg-type]
-    scorers: list[TextScorer] = [load_scorer(model, instruction), *map(load_scorer, baseline or ())]
+    scorers: list[TextScorer] = [
+        load_scorer(model, instruction),
+        *(load_scorer(name, is_remote_code_trusted=trust_remote_code) for name in baseline or ()),
+    ]
     if untrained is not None:
         scorers.append(untrained_scorer(untrained))
     if not no_bm25:

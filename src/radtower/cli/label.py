@@ -98,6 +98,9 @@ def label(  # noqa: PLR0913 -- one argument per flag
     skip_unmatched: Annotated[
         bool, _encoder("Skip what the model labels and the findings set lacks.", "--skip-unmatched")
     ] = False,
+    trust_remote_code: Annotated[
+        bool, _encoder("Run code that comes with the model.", "--trust-remote-code")
+    ] = False,
 ) -> None:
     """Label each different report once; run again to go on after a kill."""
     endpoint_flags: dict[str, Any] = {
@@ -127,6 +130,7 @@ def label(  # noqa: PLR0913 -- one argument per flag
         "threshold": threshold,
         "max_length": max_length,
         "skip_unmatched": skip_unmatched,
+        "trust_remote_code": trust_remote_code,
     }
     flags = {Backend.ENDPOINT: endpoint_flags, Backend.LLM: llm_flags, Backend.ENCODER: encoder_flags}
     options = _options(backend, model, flags)

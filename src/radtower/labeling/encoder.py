@@ -61,6 +61,7 @@ class EncoderLabeler:
         dtype: ``float32``, or ``bfloat16`` for half the memory; bf16 rounds scores in the third digit.
         device: None takes a GPU where there is one.
         should_skip_unmatched: Whether labels that mean no finding of the set are left out, not refused.
+        is_remote_code_trusted: Whether code that comes with the model may be run.
 
     Attributes:
         num_windowed_reports: Reports so far that were read in several windows.
@@ -85,6 +86,7 @@ class EncoderLabeler:
         dtype: Literal["float32", "bfloat16"] = "float32",
         device: str | None = None,
         should_skip_unmatched: bool = False,
+        is_remote_code_trusted: bool = False,
     ) -> None:
         _check(threshold, batch_size, dtype)
         self.device = find_device(device)
@@ -95,6 +97,7 @@ class EncoderLabeler:
             max_length=max_length,
             dtype=getattr(torch, dtype),
             should_skip_unmatched=should_skip_unmatched,
+            is_remote_code_trusted=is_remote_code_trusted,
         )
         self.classifier.model.to(self.device)
         self.model_id = source.name if isinstance(source, Path) else source

@@ -28,12 +28,15 @@ _OF_A_TRAINER = frozenset(
 )
 
 
-def load_model(auto_class: Any, source: str | Path, **options: Any) -> Any:
+def load_model(
+    auto_class: Any, source: str | Path, *, is_remote_code_trusted: bool = False, **options: Any
+) -> Any:
     """Call ``from_pretrained`` with safetensors only, and with classes of transformers or of this package.
 
     Args:
         auto_class: Auto class or model class.
         source: Folder or Hub id.
+        is_remote_code_trusted: Whether code beside the weights may be run.
         options: Of ``from_pretrained``.
 
     Raises:
@@ -42,7 +45,9 @@ def load_model(auto_class: Any, source: str | Path, **options: Any) -> Any:
         OSError: If a repository of the Hub has no safetensors.
     """
     refuse_pickles(source)
-    return auto_class.from_pretrained(source, use_safetensors=True, trust_remote_code=False, **options)
+    return auto_class.from_pretrained(
+        source, use_safetensors=True, trust_remote_code=is_remote_code_trusted, **options
+    )
 
 
 def refuse_pickles(source: str | Path) -> None:

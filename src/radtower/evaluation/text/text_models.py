@@ -22,12 +22,15 @@ _BATCH_SIZE = 32
 _POOLINGS = ("pooling_mode_mean_tokens", "pooling_mode_cls_token")
 
 
-def load_scorer(model: str | Path, instruction: str | None = None) -> EmbeddingScorer:
+def load_scorer(
+    model: str | Path, instruction: str | None = None, *, is_remote_code_trusted: bool = False
+) -> EmbeddingScorer:
     """Load a text encoder or dual tower of ours, or a sentence-transformers folder.
 
     Args:
         model: Folder, or Hub id of one of ours.
         instruction: Put before every query, and not before the gallery; for our text encoder only.
+        is_remote_code_trusted: Whether code in a sentence-transformers folder may be run.
 
     Raises:
         TypeError: If the model has no text encoder, or an instruction is given to one that takes none.
@@ -38,7 +41,7 @@ def load_scorer(model: str | Path, instruction: str | None = None) -> EmbeddingS
     if (folder / "modules.json").is_file() and _model_type(folder) not in OWN_TYPES:
         if instruction is not None:
             raise TypeError(f"instruction must be None for {folder.name}, got a text. It takes none.")
-        return EmbeddingScorer(_name_of(model), _sentence_transformer(folder))
+        return EmbeddingScorer(_name_of(model), _sentence_transformer(folder, is_remote_code_trusted))
     encoder: Any = load_model(AutoModel, model, dtype=torch.float32).eval()
     if isinstance(encoder, LLMBiEncoder):
         return biencoder_scorer(_name_of(model), encoder, instruction)
@@ -67,7 +70,7 @@ def untrained_scorer(llm: str | Path) -> EmbeddingScorer:
     return biencoder_scorer(f"untrained-{_name_of(llm)}", encoder)
 
 
-def _sentence_transformer(folder: Path) -> Callable[[list[str]], np.ndarray]:
+def _sentence_transformer(folder: Path, is_remote_code_trusted: bool) -> Callable[[list[str]], np.ndarray]:
     """The vectors that sentence-transformers gives, without it, up to their length."""
     modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
     kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
@@ -83,8 +86,10 @@ def _sentence_transformer(folder: Path) -> Callable[[list[str]], np.ndarray]:
     inner = path_inside(folder, modules[0]["path"])
     settings = inner / "sentence_bert_config.json"
     max_length = _read(settings)["max_seq_length"] if settings.is_file() else None
-    tokenizer = AutoTokenizer.from_pretrained(inner, trust_remote_code=False)
-    model = load_model(AutoModel, inner, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(inner, trust_remote_code=is_remote_code_trusted)
+    model = load_model(
+        AutoModel, inner, is_remote_code_trusted=is_remote_code_trusted, dtype=torch.float32
+    ).eval()
 
     @torch.no_grad()
     def embed(texts: list[str]) -> np.ndarray:

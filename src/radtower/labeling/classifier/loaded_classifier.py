@@ -56,10 +56,11 @@ def load_classifier(
     max_length: int | None = None,
     dtype: torch.dtype = torch.float32,
     should_skip_unmatched: bool = False,
+    is_remote_code_trusted: bool = False,
 ) -> LoadedClassifier:
     """Read a labeler of ``radtower train labeler``, or any classifier trained on several labels at once.
 
-    Only classes of transformers and of this package are run, and no pickle is read.
+    No pickle is read.
 
     Args:
         path: Folder, or Hub id.
@@ -67,6 +68,8 @@ def load_classifier(
         max_length: Tokens to read at a time. None takes what the model was made for.
         dtype: Of the weights.
         should_skip_unmatched: Whether labels that mean no finding of the set are left out, not refused.
+        is_remote_code_trusted: Whether code that comes with the model may be run. Otherwise only classes of
+            transformers and of this package are.
 
     Raises:
         FileNotFoundError: If there is no such folder, or it lacks files.
@@ -75,7 +78,9 @@ def load_classifier(
             fits no finding or two fit the same, or ``max_length`` is more than the model has positions.
     """
     source = find_source(path)
-    model, missing = load_weights(AutoModelForSequenceClassification, source, dtype=dtype)
+    model, missing = load_weights(
+        AutoModelForSequenceClassification, source, is_remote_code_trusted=is_remote_code_trusted, dtype=dtype
+    )
     if missing:
         raise ValueError(
             f"folder must hold a trained labeler, got {path} without {missing}. "
@@ -83,7 +88,7 @@ def load_classifier(
         )
     config = model.config
     _require_multi_label(config)
-    tokenizer = load_tokenizer(source, config)
+    tokenizer = load_tokenizer(source, config, is_remote_code_trusted=is_remote_code_trusted)
     if not tokenizer.is_fast:
         raise TypeError(
             f"tokenizer must be a fast one, got {type(tokenizer).__name__}. "

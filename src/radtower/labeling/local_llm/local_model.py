@@ -4,6 +4,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -54,7 +55,7 @@ def load_local_model(
     """
     chosen, place = _check_dtype(dtype), find_device(device)
     source = find_source(path, takes_gguf=True)
-    gguf: dict[str, str] = {}
+    gguf: dict[str, Any] = {}
     folder = source
     if isinstance(source, Path) and source.is_file():
         folder, gguf = source.parent, {"gguf_file": source.name}

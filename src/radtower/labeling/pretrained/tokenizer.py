@@ -11,8 +11,10 @@ _PROBE = "Small effusion, no nodule."
 _MIN_SHARE = 0.1
 
 
-def load_tokenizer(source: str | Path, config: PreTrainedConfig, **options: Any) -> PreTrainedTokenizerBase:
-    """Load a tokenizer; remote code is not run.
+def load_tokenizer(
+    source: str | Path, config: PreTrainedConfig, *, is_remote_code_trusted: bool = False, **options: Any
+) -> PreTrainedTokenizerBase:
+    """Load a tokenizer; code that comes with it is run only if that is trusted.
 
     For most kinds of model, transformers makes a tokenizer without a vocabulary where there are no files.
     To it every word is unknown, so that all reports would read alike.
@@ -20,6 +22,7 @@ def load_tokenizer(source: str | Path, config: PreTrainedConfig, **options: Any)
     Args:
         source: Folder or Hub id.
         config: Of the model that reads the tokens.
+        is_remote_code_trusted: Whether code beside the tokenizer may be run.
         options: Of ``AutoTokenizer.from_pretrained``.
 
     Raises:
@@ -27,7 +30,7 @@ def load_tokenizer(source: str | Path, config: PreTrainedConfig, **options: Any)
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source, trust_remote_code=False, **options
+            source, trust_remote_code=is_remote_code_trusted, **options
         )
         ids = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
     except Exception as error:  # of tokenizers they are bare exceptions
