@@ -101,6 +101,7 @@ def test_the_package_ships_its_data_files():
     assert package_data["radtower.labeling"] == "findings/*.yaml, findings/mappings/*.yaml"
     templates = {item.name for item in (resources.files("radtower.hub_cards") / "templates").iterdir()}
     assert templates == {
+        "adapter.md",
         "ct3d_vision.md",
         "label_card.md",
         "llm_biencoder.md",

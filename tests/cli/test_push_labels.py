@@ -88,6 +88,9 @@ def test_pushes_labels_without_a_word_of_the_reports_and_they_load_again(
         "url": f"{local_hub.url}/datasets/tester/silver",
         "commit": repo.commits[1].oid,
         "is_private": True,
+        "num_changed": 4,
+        "num_deleted": 0,
+        "pull_request_url": None,
     }
     assert len(repo.commits) == 2
     assert repo.is_private

@@ -43,6 +43,9 @@ def test_a_metric_is_pushed_as_a_private_space(run, local_hub):
         "url": f"{local_hub.url}/spaces/tester/retrieval_recall",
         "commit": repo.commits[1].oid,
         "is_private": True,
+        "num_changed": len(repo.files) - 1,
+        "num_deleted": 0,
+        "pull_request_url": None,
     }
     assert repo.is_private
     assert len(repo.commits) == 2

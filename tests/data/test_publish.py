@@ -160,6 +160,8 @@ def test_what_cannot_be_pushed_is_refused_before_the_hub_is_asked(monkeypatch, t
     monkeypatch.setattr(publish, "get_token", lambda: "hf_some")
     with pytest.raises(ValueError, match="repo_id must be OWNER/NAME, got 'alone'"):
         push_folder(tmp_path, "alone", repo_type="model", message="say")
+    with pytest.raises(ValueError, match=r"me/\.\.elsewhere"):
+        push_folder(tmp_path, "me/..elsewhere", repo_type="model", message="say")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="the folder to push must have files, got none in"):
         push_folder(tmp_path, "me/new", repo_type="model", message="say")

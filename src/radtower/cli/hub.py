@@ -9,6 +9,15 @@ import typer
 
 from radtower.cli.extras import require
 from radtower.cli.output import print_failures, print_json
+from radtower.cli.push_options import (
+    Branch,
+    Public,
+    PullRequest,
+    Tag,
+    print_published,
+    published_fields,
+    push_target,
+)
 
 if TYPE_CHECKING:
     from radtower.data.publish import Published
@@ -68,7 +77,10 @@ def push_labels(  # noqa: PLR0913 -- one argument per flag
     keep_ids: Annotated[
         bool, typer.Option("--keep-ids", help="Ids like record numbers or dates are public names.")
     ] = False,
-    public: Annotated[bool, typer.Option("--public", help="Visible to everyone; without: private.")] = False,
+    public: Public = False,
+    branch: Branch = None,
+    tag: Tag = None,
+    pr: PullRequest = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Keep the data set in this new folder.")
     ] = None,
@@ -83,6 +95,7 @@ def push_labels(  # noqa: PLR0913 -- one argument per flag
     from radtower.hub_cards.labels.label_dataset import FILES, write_label_dataset
     from radtower.hub_cards.labels.label_release import ReleaseOptions, prepare_release
 
+    target = push_target(branch, tag, pr)
     if not dry_run:
         require_token()
     options = ReleaseOptions(
@@ -117,6 +130,7 @@ def push_labels(  # noqa: PLR0913 -- one argument per flag
                 message="Labels by radtower push-labels",
                 is_public=public,
                 owned_files=FILES,
+                target=target,
             )
     _print_release(release, published, as_json=json)
 
@@ -137,9 +151,7 @@ def _print_release(release: "LabelRelease", published: "Published | None", *, as
         "num_without_labels": volumes.num_without_labels,
         "num_unused_labels": volumes.num_unused_labels,
         "has_text": release.options.has_text,
-        "url": None if published is None else published.url,
-        "commit": None if published is None else published.commit,
-        "is_private": None if published is None else published.is_private,
+        **published_fields(published),
     }
     if as_json:
         print_json(content)
@@ -155,10 +167,7 @@ def _print_release(release: "LabelRelease", published: "Published | None", *, as
         "Ids are published as they are; reports and quotes are "
         + ("too" if release.options.has_text else "not")
     )
-    if published is None:
-        print("Nothing was pushed")
-    else:
-        print(f"Pushed to {published.url} ({'private' if published.is_private else 'public'})")
+    print_published(published)
 
 
 def export_metric(
@@ -176,30 +185,32 @@ def export_metric(
 def push_metric(
     name: Annotated[str, typer.Argument(help="multi_label_auroc, retrieval_map or retrieval_recall.")],
     repo_id: Annotated[str, typer.Argument(help="OWNER/NAME of the Space; NAME is that of the metric.")],
-    public: Annotated[bool, typer.Option("--public", help="Visible to everyone; without: private.")] = False,
+    public: Public = False,
+    branch: Branch = None,
+    tag: Tag = None,
+    pr: PullRequest = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Publish a metric as a Space, which evaluate.load takes by its id: private, unless asked."""
     from radtower.data.publish import push_folder, require_token
     from radtower.hub_cards.metrics.metric_export import export_metric
 
+    target = push_target(branch, tag, pr)
     require_token()
     with tempfile.TemporaryDirectory() as scratch:
         folder = export_metric(name, Path(scratch) / name, repo_id)
         published = push_folder(
-            folder, repo_id, repo_type="space", message="Metric by radtower push-metric", is_public=public
+            folder,
+            repo_id,
+            repo_type="space",
+            message="Metric by radtower push-metric",
+            is_public=public,
+            target=target,
         )
     if json:
-        print_json(
-            {
-                "repo_id": repo_id,
-                "url": published.url,
-                "commit": published.commit,
-                "is_private": published.is_private,
-            }
-        )
+        print_json({"repo_id": repo_id, **published_fields(published)})
         return
-    print(f"Pushed to {published.url} ({'private' if published.is_private else 'public'})")
+    print_published(published)
     print(f'evaluate.load("{repo_id}")' + (", with a token that may read it" if published.is_private else ""))
 
 

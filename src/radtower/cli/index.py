@@ -8,6 +8,15 @@ import typer
 
 from radtower.cli.extras import register_models
 from radtower.cli.output import NOT_FOR_DIAGNOSIS, print_failures, print_json, print_table, progress_bar
+from radtower.cli.push_options import (
+    Branch,
+    Public,
+    PullRequest,
+    Tag,
+    print_published,
+    published_fields,
+    push_target,
+)
 
 if TYPE_CHECKING:
     from radtower.evaluation.features import Features
@@ -195,10 +204,13 @@ def query(  # noqa: PLR0913 -- one argument per flag
 
 
 @index_app.command()
-def push(
+def push(  # noqa: PLR0913 -- one argument per flag
     index: Annotated[Path, typer.Argument(help="Folder of an index.")],
     repo_id: Annotated[str, typer.Argument(help="owner/name of the data set on the Hub.")],
-    public: Annotated[bool, typer.Option("--public", help="Visible to everyone; without: private.")] = False,
+    public: Public = False,
+    branch: Branch = None,
+    tag: Tag = None,
+    pr: PullRequest = False,
     include_text: Annotated[
         bool, typer.Option("--include-text", help="The index holds text of reports, and may go up with it.")
     ] = False,
@@ -219,12 +231,12 @@ def push(
         include_text=include_text,
         keep_ids=keep_ids,
         num_accepted_matches=accept_phi,
+        target=push_target(branch, tag, pr),
     )
     if json:
-        print_json({"url": published.url, "commit": published.commit, "is_private": published.is_private})
+        print_json({"repo_id": repo_id, **published_fields(published)})
     else:
-        kind = "private" if published.is_private else "public"
-        print(f"Pushed to {published.url} ({kind}), commit {published.commit}")
+        print_published(published)
 
 
 def _contents(

@@ -17,6 +17,7 @@ from radtower.cli import (
     index,
     label,
     manifest,
+    push,
     report,
     reports,
     train,
@@ -48,6 +49,7 @@ for group in (
     explain,
     index,
     hub,
+    push,
 ):
     group.add_commands(app)
 

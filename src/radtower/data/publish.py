@@ -10,6 +10,7 @@ from typing import Literal
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile, get_token
 from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 from radtower.data.folder_change import Change, LocalFile, Version, change_to, files_of
 from radtower.data.hub_requests import WAITS_S, in_our_words, persist, status_of
@@ -95,6 +96,17 @@ def require_token() -> None:
         )
 
 
+def check_repo_id(repo_id: str) -> None:
+    """Refuse what is no ``owner/name``.
+
+    Raises:
+        ValueError: If it has no owner, or the Hub takes no such name.
+    """
+    validate_repo_id(repo_id)
+    if "/" not in repo_id:
+        raise ValueError(f"repo_id must be OWNER/NAME, got {repo_id!r}. Put your name in front.")
+
+
 def push_folder(
     folder: str | Path,
     repo_id: str,
@@ -134,8 +146,7 @@ def push_folder(
         OSError: If it answers with another error.
     """
     require_token()
-    if repo_id.count("/") != 1:
-        raise ValueError(f"repo_id must be OWNER/NAME, got {repo_id!r}. Put your name in front.")
+    check_repo_id(repo_id)
     files = files_of(Path(folder))
     with in_our_words(repo_id):
         return _Push(repo_id, repo_type, message, files, target).run(is_public, tuple(owned_files))

@@ -34,6 +34,13 @@ SHIPPED_PATTERNS = (
     "tokenizer.model",
     "chat_template.jinja",
 )
+# Names that remote code can have.
+KNOWN_CODE = frozenset(
+    path.name
+    for folder in ("configuration", "modeling", "processing")
+    for path in (PACKAGE / folder).rglob("*.py")
+    if path.name != "__init__.py"
+)
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -67,7 +74,7 @@ def export_model(
     config = _read_config(model_folder)
     family = family_of_config(config)
     _refuse_adapter(model_folder)
-    if output.exists() and not _is_export(output):
+    if output.exists() and not is_export(output):
         raise FileExistsError(
             f"output must be new or an earlier export, got {output}, which is neither. Choose another folder."
         )
@@ -140,18 +147,15 @@ def _without_local_paths(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _is_export(folder: Path) -> bool:
-    """Whether it has remote code and nothing that an export does not write.
+def is_export(folder: Path) -> bool:
+    """Whether a folder has remote code and nothing that an export does not write.
 
     The second half spares a clone of a Hub repository, with its history and notes: it has remote code too.
     """
     config = folder / "config.json"
     if not config.is_file() or "auto_map" not in json.loads(config.read_text(encoding="utf-8")):
         return False
-    folders = ("configuration", "modeling", "processing")
-    known = {"README.md", *ST_FILES} | {
-        path.name for name in folders for path in (PACKAGE / name).rglob("*.py")
-    }
+    known = {"README.md", *ST_FILES, *KNOWN_CODE}
     return all(
         (path.is_dir() and is_st_folder(path))
         or (path.is_file() and (path.name in known or any(path.match(pat) for pat in SHIPPED_PATTERNS)))

@@ -54,8 +54,17 @@ def test_an_index_comes_back_from_a_hub_in_another_process(builder, local_hub, t
     first, second, third = pushed.split("\n", 2)
     assert json.loads(first) == [True, 0]
     where = f"{local_hub.url}/datasets/tester/index"
-    assert second == f"Pushed to {where} (private), commit {repo.commits[2].oid}"
-    assert json.loads(third) == {"url": where, "commit": repo.commits[2].oid, "is_private": True}
+    commit = repo.commits[2].oid
+    assert second == f"Pushed to {where} (private), commit {commit}: files: 2 changed, 1 deleted"
+    assert json.loads(third) == {
+        "repo_id": "tester/index",
+        "url": where,
+        "commit": commit,
+        "is_private": True,
+        "num_changed": 0,
+        "num_deleted": 0,
+        "pull_request_url": None,
+    }
     files = {".gitattributes", "README.md", "index.json", "items.parquet", "vectors.safetensors"}
     assert set(repo.commits[1].files) == {*files, "index.faiss"}
     assert set(repo.files) == files

@@ -9,7 +9,7 @@ import pandas as pd
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from radtower.data.privacy import refuse_identifiers, refuse_identifying_ids, search_ids, search_texts
-from radtower.data.publish import Published, push_folder, require_token
+from radtower.data.publish import Published, PushTarget, push_folder, require_token
 from radtower.evaluation.search.build_index import DATA_FILES
 from radtower.evaluation.search.index_about import ABOUT_FILE, IndexAbout
 from radtower.evaluation.search.items import ITEM_ID, REPORT, STUDY_ID
@@ -29,7 +29,12 @@ class PushOptions:
 
 
 def publish_index(
-    folder: Path, about: IndexAbout, items: pd.DataFrame, repo_id: str, options: PushOptions
+    folder: Path,
+    about: IndexAbout,
+    items: pd.DataFrame,
+    repo_id: str,
+    options: PushOptions,
+    target: PushTarget = PushTarget(),  # noqa: B008 -- frozen
 ) -> Published:
     """Push the files of an index and its card in one commit; see :meth:`SearchIndex.push_to_hub`."""
     require_token()
@@ -47,6 +52,7 @@ def publish_index(
             message=f"Index of {about.count} items by {about.model_id}",
             is_public=options.is_public,
             owned_files=DATA_FILES,
+            target=target,
         )
 
 

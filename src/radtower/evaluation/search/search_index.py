@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from radtower.data.publish import Published
+from radtower.data.publish import Published, PushTarget
 from radtower.evaluation.features import Features
 from radtower.evaluation.retrieval.top_k import NO_ROW, TopK
 from radtower.evaluation.search.build_index import (
@@ -214,6 +214,7 @@ class SearchIndex:
         include_text: bool = False,
         keep_ids: bool = False,
         num_accepted_matches: int = 0,
+        target: PushTarget = PushTarget(),  # noqa: B008 -- frozen
     ) -> Published:
         """Push the index with a card to a data set of the Hub, in one commit; its name loads it from there.
 
@@ -226,6 +227,7 @@ class SearchIndex:
             include_text: Needed for an index with text of reports, which stays private.
             keep_ids: Ids that look like those of patients are public names.
             num_accepted_matches: Matches in the texts that you judged harmless; exactly the number found.
+            target: Branch, tag or pull request; without: main.
 
         Raises:
             PermissionError: If there is no token, or it may not write there.
@@ -244,6 +246,7 @@ class SearchIndex:
                 are_ids_public=keep_ids,
                 num_accepted_matches=num_accepted_matches,
             ),
+            target,
         )
 
 

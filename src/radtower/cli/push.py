@@ -1,0 +1,79 @@
+"""``radtower push``: a model goes to the Hub, with its card, its code and its checksums."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from radtower.cli.output import print_json
+from radtower.cli.push_options import (
+    Branch,
+    Public,
+    PullRequest,
+    Tag,
+    print_published,
+    published_fields,
+    push_target,
+)
+
+if TYPE_CHECKING:
+    from radtower.hub_cards.model_release import ModelRelease
+
+_KINDS = {
+    "model": "Exported for the push",
+    "export": "An export, as its checksums say",
+    "adapter": "An adapter, without its base model",
+}
+
+
+def push(  # noqa: PLR0913 -- one argument per flag
+    folder: Annotated[Path, typer.Argument(help="A trained model, an export of one, or an adapter of PEFT.")],
+    repo_id: Annotated[str, typer.Argument(help="owner/name of the model on the Hub.")],
+    public: Public = False,
+    branch: Branch = None,
+    tag: Tag = None,
+    pr: PullRequest = False,
+    message: Annotated[str, typer.Option(help="Of the commit.")] = "Model by radtower push",
+    license_id: Annotated[
+        str | None, typer.Option("--license", help="Of the weights, e.g. apache-2.0.")
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="results.json for the card; without: the one in the folder.")
+    ] = None,
+    allow_phi_findings: Annotated[
+        str | None,
+        typer.Option(metavar="REASON", help="Why findings of the privacy check are harmless; is published."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Export and check, but push nothing.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Publish a model: private unless asked, in one commit, and only what changed since the last push."""
+    from radtower.data.publish import require_token
+    from radtower.hub_cards.model_release import ModelReleaseOptions, prepare_model, push_release
+
+    target = push_target(branch, tag, pr)
+    if not dry_run:
+        require_token()
+    options = ModelReleaseOptions(results=results, license_id=license_id, allowed_reason=allow_phi_findings)
+    with prepare_model(folder, repo_id, options) as release:
+        published = None
+        if not dry_run:
+            published = push_release(release, repo_id, message=message, is_public=public, target=target)
+        if json:
+            about = {"repo_id": repo_id, "kind": release.kind, "files": release.files}
+            print_json(about | published_fields(published))
+        else:
+            _print_release(release)
+            print_published(published)
+
+
+def _print_release(release: "ModelRelease") -> None:
+    sizes = release.files
+    print(f"{_KINDS[release.kind]}: {len(sizes)} files, {sum(sizes.values()) / 1e6:.1f} MB")
+    if release.privacy.num_matches:
+        print(f"Allowed, and recorded in privacy.json: {release.privacy.describe()}")
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command()(push)
