@@ -236,7 +236,33 @@ def test_text_needs_a_license_and_passes_the_privacy_check_first(radtower, tmp_p
     done = radtower(*arguments, "--accept-phi", 2)
     assert done.code == 0
     assert "reports and quotes are too" in done.out
+    assert not (out / "privacy.json").exists()
+    done = radtower(*arguments, "--allow-phi-findings", "Both are invented.")
+    assert done.code == 0
+    record = {"allowed_because": "Both are invented.", "counts": {"date": 1, "name": 1}}
+    assert json.loads((out / "privacy.json").read_text()) == record
     assert pq.read_table(out / "data" / "validation.parquet").to_pylist()[0]["report"] == REPORTS["s2"][0]
+
+
+def test_the_card_of_labels_is_searched_too(radtower, tmp_path, labels, manifest):
+    arguments = [
+        "push-labels",
+        labels,
+        "me/silver",
+        "--reports",
+        manifest,
+        "--dry-run",
+        "-o",
+        tmp_path / "out",
+    ]
+    done = radtower(*arguments, "--license-of-source", "Ask Dr. Miller.")
+    assert done.code == 2
+    assert "nothing that may identify a patient, got 1 name: README.md (name). Remove" in done.err
+    assert "Miller" not in done.err
+    done = radtower(
+        *arguments, "--license-of-source", "Ask Dr. Miller.", "--allow-phi-findings", "An author."
+    )
+    assert done.code == 0
 
 
 def test_ids_like_record_numbers_must_be_kept_on_purpose(radtower, tmp_path, labels, manifest):

@@ -33,6 +33,7 @@ def texts(tmp_path):
         ("See https://pacs.example.org/1 now.", "See https://pacs.example.org/1 now."),
         ("See https://github.com.example.org/1 now.", "See https://github.com.example.org/1 now."),
         (f"of {'0a' * 32} and {'1b' * 20} and {'2c' * 16}", "of  and  and "),
+        ("of fingerprint 0123456789ab and commit 1234567, 1234567", "of fingerprint  and commit , 1234567"),
         (f"of {'0a' * 15} and {'1' * 40}", f"of {'0a' * 15} and {'1' * 40}"),
     ],
 )

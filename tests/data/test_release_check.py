@@ -76,7 +76,6 @@ def test_allowed_findings_are_recorded_with_their_reason(folder):
     assert json.loads((folder / RECORD_FILE).read_text()) == {
         "allowed_because": "Both are authors.",
         "counts": {"name": 2},
-        "places": {"README.md": ["name"]},
     }
     again = refuse_private_content(folder, allowed_reason="Both are authors.")
     assert again == report

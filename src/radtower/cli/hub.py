@@ -74,6 +74,9 @@ def push_labels(  # noqa: PLR0913 -- one argument per flag
     accept_phi: Annotated[
         int, typer.Option(help="Matches of the privacy check in the texts that you judged harmless.")
     ] = 0,
+    allow_phi_findings: Annotated[
+        str | None, typer.Option(help="Why matches are harmless; published with their counts.")
+    ] = None,
     keep_ids: Annotated[
         bool, typer.Option("--keep-ids", help="Ids like record numbers or dates are public names.")
     ] = False,
@@ -107,6 +110,7 @@ def push_labels(  # noqa: PLR0913 -- one argument per flag
         policy=TargetPolicy(uncertain=uncertain, not_mentioned=None if mask_not_mentioned else 0.0),
         has_text=include_text,
         num_accepted_matches=accept_phi,
+        allowed_reason=allow_phi_findings,
         are_ids_public=keep_ids,
         license_id=license_id,
         source_license=license_of_source,

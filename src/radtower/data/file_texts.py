@@ -33,10 +33,13 @@ VOCABULARIES = (
 _VOCABULARY_KEYS = frozenset(("chat_template", "added_tokens_decoder"))
 _PUBLIC_HOSTS = (
     r"(?:[\w-]+\.)*(?:huggingface\.co|hf\.co|arxiv\.org|doi\.org|github\.com|pypi\.org|pytorch\.org|w3\.org|"
-    r"creativecommons\.org|apache\.org|python\.org|nih\.gov|teem\.sourceforge\.net|spdx\.org)"
+    r"creativecommons\.org|apache\.org|python\.org|nih\.gov|teem\.sourceforge\.net|spdx\.org|nlp\.stanford\.edu)"
 )
 _PUBLIC_ADDRESS = re.compile(rf"(?:https?://)?{_PUBLIC_HOSTS}(?:/[^\s?#)>\]\"'`]*)?(?![\w.])", re.IGNORECASE)
-_DIGEST = re.compile(r"\b(?=\d*[a-f])(?:[0-9a-f]{64}|[0-9a-f]{40}|[0-9a-f]{32})\b")
+_DIGEST = re.compile(
+    r"\b(?=\d*[a-f])(?:[0-9a-f]{64}|[0-9a-f]{40}|[0-9a-f]{32})\b"
+    r"|(?<=\bfingerprint )[0-9a-f]{7,64}\b|(?<=\bcommit )[0-9a-f]{7,64}\b|(?<=\brevision )[0-9a-f]{7,64}\b"
+)
 _CITATION = re.compile(r"^```bibtex\n.*?^```", re.MULTILINE | re.DOTALL)
 _FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)^---\s*$", re.MULTILINE | re.DOTALL)
 _MARKUP = re.compile(r"<(style|script)\b.*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)

@@ -7,13 +7,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from radtower.data.release_check import RECORD_FILE, refuse_private_content
 from radtower.data.splits import SPLITS
 from radtower.hub_cards.labels.class_balance_plot import plot_class_balance
 from radtower.hub_cards.labels.label_card import PLOT_FILE, class_counts, is_phantom, label_card
 from radtower.hub_cards.labels.label_release import LabelRelease
 
 # All that a folder holds, and so all that a push may replace or delete.
-FILES = ("README.md", PLOT_FILE, *(f"data/{split}.parquet" for split in SPLITS))
+_DATA_FILES = tuple(f"data/{split}.parquet" for split in SPLITS)
+FILES = ("README.md", PLOT_FILE, RECORD_FILE, *_DATA_FILES)
 
 
 def write_label_dataset(
@@ -30,7 +32,7 @@ def write_label_dataset(
         ``output``.
 
     Raises:
-        ValueError: If the texts or ids may identify a patient and nobody accepted that.
+        ValueError: If the texts, ids or card may identify a patient and nobody accepted that.
         FileExistsError: If ``output`` holds anything that this does not write.
     """
     release.refuse_risks()
@@ -52,6 +54,9 @@ def write_label_dataset(
         phantom = " (synthetic reports)" if is_phantom(release, measured) else ""
         plot_class_balance(class_counts(release), title + phantom, partial / PLOT_FILE)
         (partial / "README.md").write_text(label_card(release, measured), encoding="utf-8")
+        reason = release.options.allowed_reason
+        # Without a reason texts and ids are judged above: by their number, and by a flag.
+        refuse_private_content(partial, allowed_reason=reason, checked=_DATA_FILES if reason is None else ())
         if output.exists():
             shutil.rmtree(output)
         partial.rename(output)

@@ -42,6 +42,8 @@ class ReleaseOptions:
         policy: The rule that makes 0 and 1 of status values.
         has_text: Publish report texts and evidence quotes.
         num_accepted_matches: Matches of the privacy check in the texts that a person has judged harmless.
+        allowed_reason: Why matches of the privacy check, however many, are harmless, in a sentence that is
+            published with their counts. None goes by their number.
         are_ids_public: Ids that look like record numbers or dates are public names.
         license_id: License of the data set, as the Hub abbreviates it. Needed for texts.
         source_license: License of the reports, in words.
@@ -62,6 +64,7 @@ class ReleaseOptions:
     policy: TargetPolicy = field(default_factory=TargetPolicy)
     has_text: bool = False
     num_accepted_matches: int = 0
+    allowed_reason: str | None = None
     are_ids_public: bool = False
     license_id: str | None = None
     source_license: str | None = None
@@ -154,7 +157,7 @@ class LabelRelease:
             ValueError: If texts or ids hold more than the options accept.
         """
         refuse_identifying_ids(self.id_check, self.options.are_ids_public)
-        if self.text_check is not None:
+        if self.text_check is not None and self.options.allowed_reason is None:
             refuse_identifiers(self.text_check, self.options.num_accepted_matches)
 
 
