@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup check test test-all demo export
+.PHONY: setup check test test-all audit demo export
 setup: .venv/installed
 
 .venv/installed: requirements/dev.txt setup.cfg
@@ -19,6 +19,10 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest -m "not gpu and not network"
+
+# Needs a network; known vulnerabilities and yanked releases of what is pinned.
+audit:
+	$(PYTHON) .ci/audit.py requirements/dev.txt
 
 demo: setup
 	$(BIN)/radtower demo --output demo_output

@@ -1,6 +1,7 @@
 """What no file of the package may do, read off its source."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,13 @@ def test_nothing_is_unpickled_or_run_as_code(path):
         assert not name.endswith(("torch.load", ".extractall", "read_pickle")), where
         assert keywords.get("allow_pickle", "False") == "False", where
         assert keywords.get("shell", "False") == "False", where
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_relative)
+def test_what_a_linter_is_told_to_overlook_has_a_reason(path):
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        if "# noqa" in line:
+            assert re.search(r"# noqa: [A-Z]+\d+(, [A-Z]+\d+)* -- \w", line), f"{_relative(path)}:{number}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_relative)

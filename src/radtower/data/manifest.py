@@ -183,7 +183,7 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
     _check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = os.path.abspath(path.parent)  # noqa: PTH100 -- resolve() would follow links to the images
-    images = [os.path.abspath(image) for image in manifest.frame["image_path"]]  # noqa: PTH100
+    images = [os.path.abspath(image) for image in manifest.frame["image_path"]]  # noqa: PTH100 -- as above
     frame = manifest.frame.assign(
         image_path=[
             str(Path(image).relative_to(folder)) if Path(image).is_relative_to(folder) else image

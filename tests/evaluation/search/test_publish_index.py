@@ -130,6 +130,16 @@ def test_ids_that_look_like_those_of_patients_stay_here(builder, tmp_path, colum
     refuse_risks(index.about, index.items, PushOptions(are_ids_public=True))
 
 
+def test_other_columns_of_the_rows_are_searched_too(builder):
+    index = builder.build(3, name="devices")
+    items = index.items.assign(device=["a_b", "serial_number_X12345", None], size=[1234567, 2345678, 3456789])
+    with pytest.raises(
+        ValueError, match=r"no less than 0 matches .* got 1 in 1 of \d+ texts \(1 device number\)"
+    ):
+        refuse_risks(index.about, items, PushOptions())
+    refuse_risks(index.about, items, PushOptions(num_accepted_matches=1))
+
+
 def test_without_a_token_nothing_begins(builder, monkeypatch):
     monkeypatch.setattr(publish, "get_token", lambda: None)
     items = make_items(["ct_20210312_b"])  # would be refused, too, but after the search of all ids

@@ -1,6 +1,7 @@
 """An index -> a private data set of the Hub, with a card; without text of reports unless asked."""
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -74,10 +75,16 @@ def refuse_risks(about: IndexAbout, items: pd.DataFrame, options: PushOptions) -
     for column in (ITEM_ID, STUDY_ID):
         if column in items:
             refuse_identifying_ids(search_ids(items[column].dropna().unique()), options.are_ids_public)
-    if about.has_text:
-        texts = items[[ITEM_ID, REPORT]].dropna()
-        found = search_texts(zip(texts[ITEM_ID], texts[REPORT], strict=True))
-        refuse_identifiers(found, options.num_accepted_matches)
+    refuse_identifiers(search_texts(_texts(about, items)), options.num_accepted_matches)
+
+
+def _texts(about: IndexAbout, items: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Reports, and what else the rows say, such as the device of a scan."""
+    ids = {ITEM_ID, STUDY_ID, *about.finding_columns}
+    for column in (name for name in items if name not in ids):
+        for item, cell in zip(items[ITEM_ID], items[column], strict=True):
+            if isinstance(cell, str):
+                yield str(item), cell if column == REPORT else cell.replace("_", " ")
 
 
 def index_card(about: IndexAbout, items: pd.DataFrame, repo_id: str) -> str:

@@ -40,7 +40,7 @@ class Pacer:
             await asyncio.sleep(turn - now)
         while (left := self._paused_until - time.monotonic()) > 0:
             # Jitter is no secret.
-            await asyncio.sleep(left * (1 + random.uniform(0, _SPREAD)))  # noqa: S311
+            await asyncio.sleep(left * (1 + random.uniform(0, _SPREAD)))  # noqa: S311 -- spreads load
 
     def correct(self, num_tokens: float, num_tokens_used: float) -> None:
         """Take account of what a request really used."""

@@ -48,7 +48,7 @@ class RetryPolicy:
         """
         # Jitter is no secret.
         bound_s = min(self.cap_s, self.base_s * 2.0 ** min(attempt, _MOST_DOUBLINGS))
-        return random.uniform(0.0, bound_s)  # noqa: S311
+        return random.uniform(0.0, bound_s)  # noqa: S311 -- spreads retries, no secret
 
     def is_used_up(self, attempt: int, status: int | None, limited_s: float) -> bool:
         """Return whether a request is given up.
