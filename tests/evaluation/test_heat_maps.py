@@ -8,6 +8,7 @@ import SimpleITK as sitk
 import torch
 
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
+from radtower.data.file_metadata import metadata_fields
 from radtower.evaluation.heat_maps import (
     FeatureGrid,
     HeatMap,
@@ -435,11 +436,13 @@ def test_the_map_of_an_nrrd_has_its_grid(tmp_path):
     image.SetSpacing((1.5, 2.0, 3.0))
     image.SetDirection((0, 0, 1, -1, 0, 0, 0, -1, 0))
     image.SetOrigin((10.0, -20.0, 30.5))
+    image.SetMetaData("PatientName", "Jane Doe")
     sitk.WriteImage(image, scan)
     write_heat_map(explain_scan(_classifier(), _processor(), read_volume(scan), "nodule"), path, scan)
     written = sitk.ReadImage(path)
     for read in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
         assert getattr(written, read)() == pytest.approx(getattr(image, read)()), read
+    assert metadata_fields(scan) != metadata_fields(path) == []
 
 
 def test_the_map_of_anything_else_has_the_grid_of_the_volume(tmp_path):
