@@ -47,7 +47,9 @@ def test_what_a_linter_is_told_to_overlook_has_a_reason(path):
 def test_pictures_are_saved_without_what_the_program_would_write_into_them(path):
     for call in _calls(path):
         if ast.unparse(call.func).endswith(".savefig"):
-            assert "metadata" in {keyword.arg for keyword in call.keywords}, f"{_relative(path)}:{call.lineno}"
+            assert "metadata" in {keyword.arg for keyword in call.keywords}, (
+                f"{_relative(path)}:{call.lineno}"
+            )
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_relative)

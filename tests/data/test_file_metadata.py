@@ -42,9 +42,12 @@ def test_text_of_a_png_is_named_and_removed(tmp_path):
     with path.open("ab") as file:
         file.write(b"Jane Doe")
     assert sorted(metadata_fields(path)) == ["eXIf", "iTXt", "rest", "tEXt", "zTXt"]
+    (tmp_path / "twin.png").hardlink_to(path)
     remove_picture_metadata(path)
     assert metadata_fields(path) == []
     assert b"Doe" not in path.read_bytes()
+    assert b"Doe" in (tmp_path / "twin.png").read_bytes()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.PNG", "twin.png"]
     with Image.open(path) as image:
         assert np.array_equal(image, PICTURE)
         assert image.info["dpi"] == pytest.approx((110, 110), abs=0.1)

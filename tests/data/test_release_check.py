@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from radtower.data.release_check import RECORD_FILE, refuse_private_content, search_folder
+from radtower.data.release_check import RECORD_FILE, refuse_links, refuse_private_content, search_folder
 
 
 class Cities:
@@ -120,11 +120,14 @@ def test_some_files_never_leave(folder, reason, name, content, match):
 def test_a_link_must_stay_in_the_folder(folder, tmp_path):
     (folder / "inside").symlink_to("config.json")
     assert search_folder(folder).num_matches == 0
+    refuse_links(folder)
     (tmp_path / "secret.txt").write_text("clear")
     for target in ("../../secret.txt", tmp_path):
         (folder / "data" / "link").symlink_to(target)
         with pytest.raises(ValueError, match=r"every link must stay in the folder, got data/link"):
             refuse_private_content(folder, allowed_reason="It is public.")
+        with pytest.raises(ValueError, match=r"every link must stay in the folder, got data/link"):
+            refuse_links(folder)
         (folder / "data" / "link").unlink()
 
 

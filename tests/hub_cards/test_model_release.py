@@ -87,6 +87,26 @@ def test_an_export_that_was_changed_is_refused(exported):
     assert not list(exported.parent.glob(".radtower-push-*"))
 
 
+def test_links_out_of_an_export_and_code_that_was_added_are_refused(exported, tmp_path):
+    (exported / "checksums.sha256").unlink()
+    code = exported / "losses.py"
+    code.write_text(code.read_text() + "\nimport subprocess\n")
+    line = len(code.read_text().splitlines())
+    with (
+        pytest.raises(ValueError, match=rf"got losses\.py:{line}, which has an import of subprocess"),
+        prepare_model(exported, REPO),
+    ):
+        pass
+    code.unlink()
+    (tmp_path / "other.py").write_text("x = 1\n")
+    code.symlink_to(tmp_path / "other.py")
+    with (
+        pytest.raises(ValueError, match=r"every link must stay in the folder, got losses\.py"),
+        prepare_model(exported, REPO),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("options", "name"), [({"license_id": "mit"}, "license"), ({"results": "r.json"}, "results")]
 )

@@ -86,11 +86,12 @@ def remove_picture_metadata(path: Path) -> None:
     if not metadata_fields(path):
         return
     if path.suffix.lower() == ".png":
-        kept = b"".join(data for kind, data in _png_chunks(path) if kind in _PNG_KEPT)
-        path.write_bytes(_PNG_SIGNATURE + kept)
+        kept = [_PNG_SIGNATURE, *(data for kind, data in _png_chunks(path) if kind in _PNG_KEPT)]
     else:
-        kept = b"".join(data for marker, data in _jpeg_segments(path) if not _is_jpeg_text(marker))
-        path.write_bytes(b"\xff\xd8" + kept)
+        kept = [b"\xff\xd8", *(data for marker, data in _jpeg_segments(path) if not _is_jpeg_text(marker))]
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(b"".join(kept))
+    partial.replace(path)  # not in place: the picture may be a hard link of one that is to stay as it is
 
 
 def _png_chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:

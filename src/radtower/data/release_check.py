@@ -61,6 +61,16 @@ def refuse_private_content(
     return report
 
 
+def refuse_links(folder: str | Path) -> None:
+    """Refuse links that lead out of a folder, before a copy of it makes files of them.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for path in sorted(Path(folder).rglob("*")):
+        _refuse_link(path, Path(folder), path.relative_to(folder).as_posix())
+
+
 def search_folder(
     folder: str | Path, *, checked: Collection[str] = (), analyzers: Sequence[Analyzer] = ()
 ) -> PrivacyReport:

@@ -19,8 +19,10 @@ from huggingface_hub.utils import validate_repo_id
 
 from radtower.data.privacy import PrivacyReport
 from radtower.data.publish import Published, PushTarget, check_repo_id, push_folder, require_token
-from radtower.data.release_check import RECORD_FILE, refuse_private_content
+from radtower.data.release_check import RECORD_FILE, refuse_links, refuse_private_content
 from radtower.hub_cards.checksums import CHECKSUM_FILE, verify_checksums
+from radtower.hub_cards.code import ALLOWED_PACKAGES
+from radtower.hub_cards.code_safety import refuse_unsafe_code
 from radtower.hub_cards.export import KNOWN_CODE, SHIPPED_PATTERNS, export_model, is_export
 from radtower.hub_cards.sentence_transformers_files import ST_FILES, ST_FOLDERS
 
@@ -113,7 +115,8 @@ def prepare_model(
 
     Raises:
         FileNotFoundError: If there is no model in the folder, or a file that an export lists is missing.
-        ValueError: If the id is none, an export is not as its checksums say, an option is for another kind of
+        ValueError: If the id is none, an export is not as its checksums say, has links that lead out of it or
+            code that does more than compute, an option is for another kind of
             folder, an adapter names a model of this machine, or something may identify a patient.
     """
     folder = Path(folder)
@@ -127,8 +130,10 @@ def prepare_model(
             export_model(folder, target, results, options.license_id)
         elif kind == "export":
             _refuse_options(kind, results=options.results, license=options.license_id)
+            refuse_links(folder)
             verify_checksums(folder)
             _link_tree(folder, target)
+            refuse_unsafe_code(target.rglob("*.py"), ALLOWED_PACKAGES)  # somebody may have edited it
         else:
             _refuse_options(kind, results=options.results)
             _write_adapter(folder, target, options.license_id)
