@@ -18,7 +18,7 @@ def _stored_at(text):
 
 def test_a_busy_hub_is_asked_again_after_the_pause_it_asks_for(push, hub):
     hub.fail("POST", "/commit/", status=429, headers={"Retry-After": "7"})
-    hub.fail("GET", "/tree/", status=500, times=2)
+    hub.fail("GET", "/tree/", status=500, headers={"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, times=2)
     hub.fail("POST", "/commit/", is_reset=True)
     done = push(FILES, REPO)
     assert done["waits"] == [1, 2, 7, 2]

@@ -5,14 +5,13 @@ from fnmatch import fnmatchcase
 
 import pytest
 import torch
-from safetensors.torch import save
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from radtower.data.folder_change import LocalFile
 from radtower.hub_cards.export import export_model
 from radtower.hub_cards.model_release import OWNED_FILES, ModelReleaseOptions, prepare_model
 
 REPO = "me/tower"
-WEIGHTS = save({"weight": torch.ones(2)})
 
 
 @pytest.fixture
@@ -32,13 +31,20 @@ def exported(trained, tmp_path):
 @pytest.fixture
 def adapter(tmp_path):
     folder = tmp_path / "adapter"
-    folder.mkdir()
-    config = {"peft_type": "LORA", "base_model_name_or_path": "someone/base"}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    (folder / "adapter_model.safetensors").write_bytes(WEIGHTS)
+    config = LoraConfig(target_modules=["0"])
+    model = get_peft_model(_base(), config)
+    torch.nn.init.ones_(model.base_model.model[0].lora_B["default"].weight)
+    model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "optimizer.pt").write_bytes(b"pickle")
     (folder / "README.md").write_text("my notes")
     return folder
+
+
+def _base():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    model.name_or_path = "someone/base"
+    return model
 
 
 def _contents(folder):
@@ -78,6 +84,15 @@ def test_an_export_without_checksums_goes_up_as_it_is(exported):
     (exported / "checksums.sha256").unlink()
     with prepare_model(exported, REPO) as release:
         assert release.kind == "export"
+
+
+def test_checksums_without_a_model_are_no_export(tmp_path):
+    (tmp_path / "checksums.sha256").write_text("")
+    with (
+        pytest.raises(FileNotFoundError, match=r"model_folder must hold config\.json"),
+        prepare_model(tmp_path, REPO),
+    ):
+        pass
 
 
 def test_an_export_that_was_changed_is_refused(exported):
@@ -122,7 +137,8 @@ def test_an_adapter_goes_up_alone_with_a_card(adapter):
     with prepare_model(adapter, REPO, ModelReleaseOptions(license_id="mit")) as release:
         assert release.kind == "adapter"
         assert set(release.files) == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
-        assert (release.folder / "adapter_model.safetensors").read_bytes() == WEIGHTS
+        loaded, ones = PeftModel.from_pretrained(_base(), release.folder), torch.ones(1, 3)
+        assert not torch.equal(loaded(ones), _base()(ones))
         card = (release.folder / "README.md").read_text()
     for stated in (
         "base_model: someone/base",

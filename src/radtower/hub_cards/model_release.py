@@ -18,7 +18,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from radtower.data.privacy import PrivacyReport
-from radtower.data.publish import Published, PushTarget, check_repo_id, push_folder, require_token
+from radtower.data.publish import Published, PushTarget, check_repo_id, push_folder
 from radtower.data.release_check import RECORD_FILE, refuse_links, refuse_private_content
 from radtower.hub_cards.checksums import CHECKSUM_FILE, verify_checksums
 from radtower.hub_cards.code import ALLOWED_PACKAGES
@@ -70,21 +70,6 @@ class ModelRelease:
         return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in paths}
 
 
-def push_model(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    options: ModelReleaseOptions = ModelReleaseOptions(),
-    message: str = "Model by radtower push",
-    is_public: bool = False,
-    target: PushTarget = PushTarget(),  # noqa: B008 -- frozen
-) -> Published:
-    """Prepare a model and push it in one commit; see :func:`prepare_model`."""
-    require_token()  # before a long export
-    with prepare_model(folder, repo_id, options) as release:
-        return push_release(release, repo_id, message=message, is_public=is_public, target=target)
-
-
 def push_release(
     release: ModelRelease, repo_id: str, *, message: str, is_public: bool, target: PushTarget
 ) -> Published:
@@ -116,8 +101,8 @@ def prepare_model(
     Raises:
         FileNotFoundError: If there is no model in the folder, or a file that an export lists is missing.
         ValueError: If the id is none, an export is not as its checksums say, has links that lead out of it or
-            code that does more than compute, an option is for another kind of
-            folder, an adapter names a model of this machine, or something may identify a patient.
+            code that does more than compute, an option is for another kind of folder, an adapter names a
+            model of this machine, or something may identify a patient.
     """
     folder = Path(folder)
     check_repo_id(repo_id)
@@ -147,7 +132,8 @@ def _kind(folder: Path) -> Literal["model", "export", "adapter"]:
     # An adapter beside weights is for the export to refuse: pushed alone it would lose them.
     if (folder / ADAPTER_CONFIG).is_file() and not any(folder.glob("model*.safetensors")):
         return "adapter"
-    return "export" if (folder / CHECKSUM_FILE).is_file() or is_export(folder) else "model"
+    is_checked = (folder / CHECKSUM_FILE).is_file() and (folder / "config.json").is_file()
+    return "export" if is_checked or is_export(folder) else "model"
 
 
 def _refuse_options(kind: str, **given: object) -> None:
