@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _KINDS = {
     "model": "Exported for the push",
-    "export": "An export, as its checksums say",
+    "export": "An export as it is",
     "adapter": "An adapter, without its base model",
 }
 
