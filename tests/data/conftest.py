@@ -12,7 +12,7 @@ import pytest
 from local_hub import run_local_hub
 
 SCRIPT = """
-import json, os, shutil, sys, time
+import json, os, shutil, sys, time, traceback
 from pathlib import Path
 from radtower.data.publish import PushTarget, push_folder
 
@@ -33,6 +33,10 @@ def push(files, repo_id, token="hf_local_test_token", target=None, repo_type="da
             folder, repo_id, repo_type=repo_type, message="say", target=PushTarget(**target or {}), **options
         )
     except Exception as error:
+        told = error
+        while told is not None:  # everything that a traceback can tell, even what ours hide
+            print("".join(traceback.format_exception(told, chain=False)))
+            told = told.__context__
         return [type(error).__name__, str(error), list(waits)]
     return {**vars(done), "waits": list(waits)}
 for line in sys.stdin:
@@ -58,9 +62,10 @@ def _ask(process, call):
 
 
 def _answer(process):
-    """What the push returned; logs come before it."""
+    """What the push returned; logs and tracebacks come before it, without the token."""
     for line in process.stdout:
         assert "hf_local_test_token" not in line
+        assert "Bearer" not in line
         if line.startswith("did "):
             return json.loads(line[4:])
     raise AssertionError("the process that pushes has ended")

@@ -77,6 +77,15 @@ def test_a_public_repository_is_not_filled_unless_public_was_said(push, hub):
     assert shut["is_private"] is True  # an existing private one is not opened
 
 
+def test_a_token_that_may_not_make_repositories_fills_one_that_exists(push, hub):
+    repo = hub.make_repo("datasets", "tester/new", is_private=True)
+    hub.fail("POST", "/repos/create", status=403, times=2)
+    done, missing = (push(ONE, f"tester/{name}") for name in ("new", "other"))
+    assert done["commit"] == repo.commits[1].oid
+    assert missing[0] == "PermissionError"
+    assert "must be allowed to write to tester/other, got HTTP 403" in missing[1]
+
+
 def test_a_branch_is_made_from_main_and_main_stays(push, hub):
     repo = hub.make_repo("datasets", "tester/new", is_private=True)
     started = repo.add("main goes on", {"m.md": b"main"})
