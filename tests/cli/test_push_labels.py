@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -242,6 +243,13 @@ def test_text_needs_a_license_and_passes_the_privacy_check_first(radtower, tmp_p
     record = {"allowed_because": "Both are invented.", "counts": {"date": 1, "name": 1}}
     assert json.loads((out / "privacy.json").read_text()) == record
     assert pq.read_table(out / "data" / "validation.parquet").to_pylist()[0]["report"] == REPORTS["s2"][0]
+
+
+@pytest.mark.skipif(find_spec("presidio_analyzer") is not None, reason="the extra privacy is installed")
+def test_presidio_must_be_installed_to_search(radtower, labels):
+    done = radtower("push-labels", labels, "me/silver", "--dry-run", "--presidio")
+    assert done.code == 2
+    assert "this command needs presidio_analyzer from the extra 'privacy'" in done.err
 
 
 def test_the_card_of_labels_is_searched_too(radtower, tmp_path, labels, manifest):

@@ -30,6 +30,8 @@ def texts(tmp_path):
         ("See https://huggingface.co/a?mrn=12345 now.", "See ?mrn=12345 now."),
         ("See [it](https://doi.org/10.1/x), now.", "See [it](), now."),
         ("See arxiv.org/abs/2101.00001 now.", "See  now."),
+        ("See https://nothuggingface.co/1 now.", "See https://nothuggingface.co/1 now."),
+        ("mail a@nih.gov now.", "mail a@nih.gov now."),
         ("See https://pacs.example.org/1 now.", "See https://pacs.example.org/1 now."),
         ("See https://github.com.example.org/1 now.", "See https://github.com.example.org/1 now."),
         (f"of {'0a' * 32} and {'1b' * 20} and {'2c' * 16}", "of  and  and "),

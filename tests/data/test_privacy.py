@@ -210,6 +210,19 @@ def test_an_analyzer_of_ones_own_searches_as_well():
     assert report.kinds_by_id == {"r1": ("date", "city")}
 
 
+def test_words_that_come_again_are_searched_once():
+    seen = []
+
+    class Listening:
+        def find(self, text):
+            seen.append(text)
+            return ["word"]
+
+    texts = [(name, text) for name in "abc" for text in ("present", "absent", "x" * 33)]
+    assert search_texts(texts, [Listening()]).counts == {"word": 9}
+    assert sorted(seen) == sorted(["present", "absent"] + ["x" * 33] * 3)
+
+
 def test_reports_of_several_searches_add_up():
     first = search_texts([("a", "Dr. Miller"), ("b", "Clear.")])
     second = search_texts([("a", "2021-03-12, 2021-03-13 in Ulm"), ("c", "Aged 95.")], [Cities()])

@@ -157,6 +157,14 @@ def test_texts_that_were_judged_before_do_not_count_again(folder):
     assert search_folder(folder, checked=["b.png", "data/b.csv"]).counts == {"file metadata": 1}
 
 
+def test_the_same_text_counts_once_at_a_place(folder):
+    (folder / "b.yaml").write_text("- Dr. Miller\n- Dr. Miller\n- Dr. Lee\n")
+    (folder / "b.csv").write_text("Dr. Miller,Dr. Miller\nDr. Miller,x\n")
+    report = search_folder(folder)
+    assert report.counts == {"name": 4}
+    assert list(report.kinds_by_id) == ["b.csv row 0", "b.csv row 1", "b.yaml"]
+
+
 def test_an_analyzer_searches_names_texts_and_the_reason(folder):
     (folder / "Ulm.md").write_text("Ulm Ulm")
     assert search_folder(folder, analyzers=[Cities()]).counts == {"city": 3}

@@ -20,6 +20,7 @@ from radtower.cli.push_options import (
 )
 
 if TYPE_CHECKING:
+    from radtower.data.privacy import Analyzer
     from radtower.data.publish import Published
     from radtower.hub_cards.labels.label_release import LabelRelease
 
@@ -77,6 +78,9 @@ def push_labels(  # noqa: PLR0913 -- one argument per flag
     allow_phi_findings: Annotated[
         str | None, typer.Option(help="Why matches are harmless; published with their counts.")
     ] = None,
+    presidio: Annotated[
+        bool, typer.Option("--presidio", help="Search the texts for names by presidio (extra privacy), too.")
+    ] = False,
     keep_ids: Annotated[
         bool, typer.Option("--keep-ids", help="Ids like record numbers or dates are public names.")
     ] = False,
@@ -111,6 +115,7 @@ def push_labels(  # noqa: PLR0913 -- one argument per flag
         has_text=include_text,
         num_accepted_matches=accept_phi,
         allowed_reason=allow_phi_findings,
+        analyzers=_presidio() if presidio else (),
         are_ids_public=keep_ids,
         license_id=license_id,
         source_license=license_of_source,
@@ -137,6 +142,14 @@ def push_labels(  # noqa: PLR0913 -- one argument per flag
                 target=target,
             )
     _print_release(release, published, as_json=json)
+
+
+def _presidio() -> "tuple[Analyzer, ...]":
+    require("privacy")
+    from radtower.data.presidio_search import PresidioAnalyzer
+
+    # The rest of what it knows the patterns find, or is in every report, such as a time or a place.
+    return (PresidioAnalyzer(entities=["PERSON"]),)
 
 
 def _list_matches(release: "LabelRelease") -> None:

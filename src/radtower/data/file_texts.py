@@ -35,7 +35,9 @@ _PUBLIC_HOSTS = (
     r"(?:[\w-]+\.)*(?:huggingface\.co|hf\.co|arxiv\.org|doi\.org|github\.com|pypi\.org|pytorch\.org|w3\.org|"
     r"creativecommons\.org|apache\.org|python\.org|nih\.gov|teem\.sourceforge\.net|spdx\.org|nlp\.stanford\.edu)"
 )
-_PUBLIC_ADDRESS = re.compile(rf"(?:https?://)?{_PUBLIC_HOSTS}(?:/[^\s?#)>\]\"'`]*)?(?![\w.])", re.IGNORECASE)
+_PUBLIC_ADDRESS = re.compile(
+    rf"(?<![\w.@-])(?:https?://)?{_PUBLIC_HOSTS}(?:/[^\s?#)>\]\"'`]*)?(?![\w.])", re.IGNORECASE
+)
 _DIGEST = re.compile(
     r"\b(?=\d*[a-f])(?:[0-9a-f]{64}|[0-9a-f]{40}|[0-9a-f]{32})\b"
     r"|(?<=\bfingerprint )[0-9a-f]{7,64}\b|(?<=\bcommit )[0-9a-f]{7,64}\b|(?<=\brevision )[0-9a-f]{7,64}\b"
@@ -186,11 +188,15 @@ def _parquet_texts(path: Path, place: str) -> Iterator[Text]:
             yield f"{place} columns", "2000-01-01"  # whatever the days are, the column has them
     row = 1
     for batch in table.iter_batches(batch_size=1024):
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            if not (pa.types.is_temporal(column.type) or _is_plain_number(column.type, name)):
-                for offset, value in enumerate(column.to_pylist()):
-                    yield from ((f"{place} row {row + offset}", leaf) for leaf in leaves(value, name))
-        row += len(batch)
+        searched = [
+            field.name
+            for field in batch.schema
+            if not (pa.types.is_temporal(field.type) or _is_plain_number(field.type, field.name))
+        ]
+        for cells in batch.select(searched).to_pylist():
+            for name, value in cells.items():
+                yield from ((f"{place} row {row}", leaf) for leaf in leaves(value, name))
+            row += 1
 
 
 def _is_plain_number(kind: pa.DataType, name: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Protocol
 from radtower.data.privacy_patterns import PATTERNS, PLACEHOLDER
 
 KINDS = tuple(PATTERNS)
+_CELL_LENGTH = 32  # characters of a text that may come again
 
 
 class Analyzer(Protocol):
@@ -65,15 +66,24 @@ def search_texts(texts: Iterable[tuple[str, str]], analyzers: Sequence[Analyzer]
     counts: Counter[str] = Counter()
     kinds_by_id: dict[str, set[str]] = {}
     num_texts = 0
+    cells: dict[str, Counter[str]] = {}  # a table says the same few words in most of its cells
     for report_id, text in texts:
-        found = count_identifiers(text)
-        for analyzer in analyzers:
-            found.update(analyzer.find(text))
+        known = cells.get(text)
+        found = _search(text, analyzers) if known is None else known
+        if known is None and len(text) <= _CELL_LENGTH:
+            cells[text] = found
         counts += found
         num_texts += 1
         if found:
             kinds_by_id.setdefault(report_id, set()).update(found)
     return _report(counts, kinds_by_id, num_texts)
+
+
+def _search(text: str, analyzers: Sequence[Analyzer]) -> Counter[str]:
+    found = count_identifiers(text)
+    for analyzer in analyzers:
+        found.update(analyzer.find(text))
+    return found
 
 
 def merge_reports(*reports: PrivacyReport) -> PrivacyReport:

@@ -103,20 +103,23 @@ def _search_file(
     if is_checked or path.name in VOCABULARIES or path.suffix in _NUMBERS:
         return PrivacyReport()
     try:
-        texts = list(_searched(texts_of_file(path, name)))
+        report = search_texts(_searched(texts_of_file(path, name)), analyzers)
     except UnicodeDecodeError:
         return PrivacyReport({UNREADABLE: 1}, {name: (UNREADABLE,)}, 1)
-    report = search_texts(texts, analyzers)
     if place.startswith(f"{_DATED_FOLDER}/"):
         report = _without_dates(report)
     return report
 
 
 def _searched(texts: Iterator[Text]) -> Iterator[Text]:
-    """Join the texts of a place; the same text is searched once there."""
-    for place, text in dict.fromkeys(texts):
+    """What of the texts is to be searched; the same text counts once at a place."""
+    here, seen = "", set[str]()
+    for place, text in texts:
+        if place != here:
+            here, seen = place, set()
         plain = plain_text(text)
-        if plain.strip():
+        if plain.strip() and plain not in seen:
+            seen.add(plain)
             yield place, plain
 
 

@@ -1,3 +1,4 @@
+import json
 import math
 
 import pandas as pd
@@ -5,6 +6,7 @@ import pytest
 import yaml
 
 from radtower.data.targets import TargetPolicy
+from radtower.hub_cards.labels.label_dataset import write_label_dataset
 from radtower.hub_cards.labels.label_release import ReleaseOptions, prepare_release
 from radtower.processing.report_text import report_sha256
 
@@ -183,6 +185,27 @@ def test_unusable_options_are_refused():
         ReleaseOptions(repo_id="a/b", has_text=True)
     with pytest.raises(ValueError, match="license_id must name a license, got ' '"):
         ReleaseOptions(repo_id="a/b", license_id=" ")
+
+
+class Small:
+    """An analyzer that finds an adjective."""
+
+    def find(self, text):
+        return ["adjective"] * text.lower().count("small")
+
+
+def test_analyzers_search_the_texts_and_what_a_reason_allows(make_release, tmp_path):
+    options = {"has_text": True, "license_id": "cc-by-4.0", "analyzers": (Small(),), "are_ids_public": True}
+    release = make_release(**options)
+    assert release.text_check.counts["adjective"] == 1
+    with pytest.raises(ValueError, match=r"got \d in .*1 adjective"):
+        release.refuse_risks()
+    allowed = make_release(**options, allowed_reason="Words.")
+    allowed.refuse_risks()
+    record = json.loads((write_label_dataset(allowed, tmp_path / "out") / "privacy.json").read_text())
+    # In every cell of a row, and the card.
+    assert record["allowed_because"] == "Words."
+    assert record["counts"]["adjective"] > 1
 
 
 def test_a_shipped_set_needs_no_name_and_subsets_are_understood(write_label_table, tmp_path):

@@ -56,7 +56,10 @@ def write_label_dataset(
         (partial / "README.md").write_text(label_card(release, measured), encoding="utf-8")
         reason = release.options.allowed_reason
         # Without a reason texts and ids are judged above: by their number, and by a flag.
-        refuse_private_content(partial, allowed_reason=reason, checked=_DATA_FILES if reason is None else ())
+        if reason is None:
+            refuse_private_content(partial, checked=_DATA_FILES)
+        else:
+            refuse_private_content(partial, allowed_reason=reason, analyzers=release.options.analyzers)
         if output.exists():
             shutil.rmtree(output)
         partial.rename(output)

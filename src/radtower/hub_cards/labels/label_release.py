@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from radtower.data.privacy import (
+    Analyzer,
     PrivacyReport,
     refuse_identifiers,
     refuse_identifying_ids,
@@ -50,6 +51,7 @@ class ReleaseOptions:
         language: Of the reports, ISO 639-1.
         is_phantom: The reports are synthetic. Also set by ids that are all of the demo, and by
             ``results.json``.
+        analyzers: Search the texts beside the patterns.
 
     Raises:
         ValueError: If the repository has no owner, the texts are to be published without a license, or the
@@ -70,6 +72,7 @@ class ReleaseOptions:
     source_license: str | None = None
     language: str = "en"
     is_phantom: bool = False
+    analyzers: tuple[Analyzer, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo_id):
@@ -188,7 +191,7 @@ def prepare_release(labels_path: str | Path, options: ReleaseOptions) -> LabelRe
         findings=findings,
         volumes=volumes,
         id_check=search_ids(volumes.frame["VolumeName"]),
-        text_check=search_texts(_texts_of(labels, volumes)) if options.has_text else None,
+        text_check=search_texts(_texts_of(labels, volumes), options.analyzers) if options.has_text else None,
     )
 
 
