@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from radtower.evaluation.bootstrap import Interval
 
@@ -182,10 +182,11 @@ def measured(
 
 
 def write_results(results: Results, path: str | Path) -> None:
-    """Write ``results.json``, atomically, before the rows behind it; rows of an earlier run are removed."""
+    """Write ``results.json``, atomically, before the rows behind it; rows of an earlier run are removed.
+
+    They are removed last: a write that fails leaves the earlier results whole.
+    """
     path = Path(path)
-    for kind in ROWS:
-        path.with_suffix(f".{kind}.parquet").unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
@@ -196,6 +197,8 @@ def write_results(results: Results, path: str | Path) -> None:
             file.flush()
             os.fsync(file.fileno())
             temporary.chmod(0o666 & ~_umask())  # to be shared, unlike a temporary file
+            for kind in ROWS:
+                path.with_suffix(f".{kind}.parquet").unlink(missing_ok=True)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -212,12 +215,33 @@ def read_results(path: str | Path) -> Results:
     """Read ``results.json`` and check it.
 
     Raises:
-        ValueError: If the schema version is not ours, or a metric is incomplete.
+        ValueError: If it is no JSON, the schema version is not ours, or a metric is incomplete; the message
+            names the file and what is wrong in it.
     """
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    name = file_name(path)
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text
+        raise ValueError(
+            f"{name} must be the JSON of an evaluation, got {error}. Evaluate again, or name another file."
+        ) from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise ValueError(
-            f"schema_version must be {SCHEMA_VERSION}, got {version!r}. Evaluate again with this version."
+            f"schema_version must be {SCHEMA_VERSION} in {name}, got {version!r}. Evaluate again with this "
+            "version."
         )
-    return Results.model_validate(content)
+    try:
+        return Results.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file as a whole"
+        more = f" and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+        raise ValueError(
+            f"{name} must have every field of results, got {where}: {first['msg']}{more}. Evaluate again."
+        ) from error
+
+
+def file_name(path: str | Path) -> str:
+    """Name a file in a message: with its folder, as many are a ``results.json``, and not with those above."""
+    return "/".join(Path(path).parts[-2:])
