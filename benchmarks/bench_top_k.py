@@ -6,8 +6,9 @@ much memory for all queries, so ``side_by_side`` gives all methods the same bloc
 so that other load meets all; medians of the blocks.
 
 Every method gets vectors and gives sorted rows: the float32 product, which all share, is in its seconds, and
-``product_share_of_top_k`` is what it is of ours, in CPU seconds. ``numpy_argsort_stable`` is the sort that gives the same answer, ties
-included; ``numpy_argsort`` is numpy's fastest, in AVX-512 where there is one. Vectors are random and normal.
+``product_share_of_top_k`` is what it is of ours, in CPU seconds. ``numpy_argsort_stable`` is the sort that
+gives the same answer, ties included; ``numpy_argsort`` is numpy's fastest, in AVX-512 where there is one.
+Vectors are random and normal.
 """
 
 import argparse
