@@ -30,7 +30,7 @@ def write_manifest(folder, images, reports=REPORTS, studies=None, **columns):
             "study_id": studies or [f"s{n}" for n in number],
             "patient_id": [f"p{(studies or list(number))[n]}" for n in number],
             "image_path": images,
-            "report": reports,
+            **({} if reports is None else {"report": reports}),
             "split": "test",
             **columns,
         }
@@ -170,7 +170,7 @@ def test_an_image_tower_finds_images_by_their_findings(
     tower, output = tmp_path / "tower", tmp_path / "r.json"
     CT3DVisionModel(tiny_vision_config).eval().save_pretrained(tower)
     CT3DImageProcessor(spacing_mm=(3.0, 3.0, 3.0), size=(8, 8, 8)).save_pretrained(tower)
-    manifest = write_manifest(tmp_path, volumes, ["", "", "", ""], ["a", "a", "b", "c"])
+    manifest = write_manifest(tmp_path, volumes, None, ["a", "a", "b", "c"])
     labels = write_labels({"v0": 1, "v1": 1, "v2": 0, "v3": 1})
     arguments = ("evaluate", "retrieval", tower, manifest, "-o", output, "--resamples", 20)
     done = radtower(*arguments, "--labels", labels, "--protocol", "study-excluded", "--k", 1, "--phantom")

@@ -37,7 +37,6 @@ def write_manifest(folder, images, seed=0, studies=None, **columns):
             "study_id": studies,
             "patient_id": [f"p{study}" for study in studies],
             "image_path": images,
-            "report": "",
             "split": ["test"] * NUM_TEST + ["validation"] * (num - NUM_TEST),
             **dict(zip(FINDINGS.keys, truth.T, strict=True)),
             **columns,

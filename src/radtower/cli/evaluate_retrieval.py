@@ -124,10 +124,10 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
 
     _check_output(output, needs_plots=figures)
     _check_filled({"--dataset": dataset, "--label-source": label_source})
-    everything = read_manifest(manifest)
-    needed = volumes_needed(everything, split, gallery_split or ())
     image_tower = load_image_tower(model)
     plan = plan_retrieval(task or (), protocol or (), k or (), relevance, has_reports=image_tower is None)
+    everything = read_manifest(manifest, needs_reports="pairs" in plan.tasks)
+    needed = volumes_needed(everything, split, gallery_split or ())
     data = RetrievalData(
         manifest=needed,
         split=split,

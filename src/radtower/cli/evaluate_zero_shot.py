@@ -119,7 +119,7 @@ def zero_shot(  # noqa: PLR0913 -- one argument per flag
         prompts=prompts, phrases=phrases, score=score, unit=unit, split=split
     )
     options = MeasureOptions(specificity=specificity, num_resamples=resamples)
-    everything = read_manifest(manifest)
+    everything = read_manifest(manifest, needs_reports=False)
     there = set(everything.frame["split"])
     choices = parse_choices(threshold or (), chosen, there, threshold_rule)
     check_read_outs(read_out or (), chosen.split, there)
