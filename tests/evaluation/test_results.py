@@ -1,4 +1,5 @@
 import json
+import shutil
 from datetime import UTC, datetime
 
 import pytest
@@ -9,6 +10,7 @@ from radtower.evaluation.results import (
     MetricResult,
     Provenance,
     Results,
+    figures_folder,
     measured,
     read_results,
     write_results,
@@ -169,6 +171,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     rows = [tmp_path / f"results.{kind}.parquet" for kind in ("scores", "queries")]
     for row in rows:
         row.write_bytes(b"rows of the last run")
+    pictures = _pictures_of(path)
 
     def fail(_: int) -> None:
         raise OSError("disk full")
@@ -176,8 +179,37 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         write_results(make_results(), path)
-    assert sorted(tmp_path.iterdir()) == sorted([path, *rows])
+    assert sorted(tmp_path.iterdir()) == sorted([path, pictures, *rows])
+    assert len(list(pictures.iterdir())) == 2
     assert len(read_results(path).metrics) == 1
+
+
+def test_pictures_of_the_last_run_go_and_what_is_not_ours_stays(tmp_path):
+    path = tmp_path / "results.json"
+    pictures = _pictures_of(path)
+    write_results(make_results(make_metric()), path)
+    assert [item.name for item in tmp_path.iterdir()] == ["results.json"]
+    for change in ("notes.txt", None):
+        _pictures_of(path)
+        if change:
+            (pictures / change).touch()
+        else:  # pictures without captions are not of an evaluation
+            (pictures / "captions.json").unlink()
+        write_results(make_results(), path)
+        assert (pictures / "map.png").is_file()
+        shutil.rmtree(pictures)
+    _pictures_of(tmp_path / "elsewhere.json")
+    pictures.symlink_to(tmp_path / "elsewhere.figures")
+    write_results(make_results(), path)
+    assert (tmp_path / "elsewhere.figures" / "map.png").is_file()
+
+
+def _pictures_of(path):
+    folder = figures_folder(path)
+    folder.mkdir()
+    for name in ("captions.json", "map.png"):
+        (folder / name).touch()
+    return folder
 
 
 def test_a_measured_number_carries_everything():

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from radtower.evaluation.bootstrap import Interval
 
 SCHEMA_VERSION = 1
 ROWS = ("scores", "queries")  # what may lie beside results
+CAPTIONS = "captions.json"  # of the pictures beside results
 Direction = Literal[
     "image_to_report",
     "report_to_image",
@@ -182,9 +184,10 @@ def measured(
 
 
 def write_results(results: Results, path: str | Path) -> None:
-    """Write ``results.json``, atomically, before the rows behind it; rows of an earlier run are removed.
+    """Write ``results.json``, atomically, before the rows behind it; rows and pictures of an earlier run go.
 
-    They are removed last: a write that fails leaves the earlier results whole.
+    They are removed last: a write that fails leaves the earlier results whole. A folder of pictures that
+    holds anything else stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,11 +200,28 @@ def write_results(results: Results, path: str | Path) -> None:
             file.flush()
             os.fsync(file.fileno())
             temporary.chmod(0o666 & ~_umask())  # to be shared, unlike a temporary file
-            for kind in ROWS:
-                path.with_suffix(f".{kind}.parquet").unlink(missing_ok=True)
+            _remove_what_lies_beside(path)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def figures_folder(results: str | Path) -> Path:
+    """Return where the pictures of a ``results.json`` lie."""
+    return Path(results).with_suffix(".figures")
+
+
+def _remove_what_lies_beside(path: Path) -> None:
+    for kind in ROWS:
+        path.with_suffix(f".{kind}.parquet").unlink(missing_ok=True)
+    folder = figures_folder(path)
+    if (folder / CAPTIONS).is_file() and not folder.is_symlink() and not foreign_files(folder):
+        shutil.rmtree(folder)
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """Return the names of what is neither a picture nor the captions, in a folder of pictures."""
+    return sorted(p.name for p in folder.glob("*") if p.name != CAPTIONS and p.suffix != ".png")
 
 
 def _umask() -> int:
