@@ -109,7 +109,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_measured(radtower, image_t
     assert done.code == 1
     assert "failed: v1: an image must be one of PNG" in done.err
     assert "failed: v3: the report is empty" in done.err
-    assert "2 of 6 studies are left out" in done.err
+    assert "2 of 6 volumes are left out" in done.err
     assert json.loads(done.out) == json.loads(output.read_text())
     results = read_results(output)
     assert {(m.n, m.protocol, m.dataset) for m in results.metrics} == {(4, "exact row", "Six images")}
@@ -125,7 +125,7 @@ def test_a_k_that_failures_make_too_large_is_named_and_the_others_are_measured(
     arguments = ("evaluate", "retrieval", image_tower, manifest, "-o", output, "--protocol", "exact-row")
     done = radtower(*arguments, *QUICK, "--k", 5)
     assert done.code == 1
-    assert "1 of 6 studies are left out." in done.err
+    assert "1 of 6 volumes are left out." in done.err
     assert "not measured: recall@5: only 5 pairs" in done.err
     names = [item.metric for item in read_results(output).metrics]
     assert names[:4] == ["recall_at_1", "recall_at_2", "median_rank", "mrr"]
@@ -341,3 +341,29 @@ def test_unusable_input_is_refused_before_the_work(radtower, dual_tower, labeler
     assert "the cache must come from the settings of the processor" in refusal(
         dual_tower, *QUICK, "--cache", tmp_path / "other"
     )
+
+
+def test_too_few_images_are_refused_before_any_is_read(radtower, image_tower, images, tmp_path):
+    manifest = write_manifest(tmp_path, images)
+    for name in images:
+        (tmp_path / name).write_bytes(b"damaged")
+    table = pd.read_csv(manifest)
+    table["irma_code"] = ["1121-127-700-500"] * 5 + ["1121"]
+    table.to_csv(manifest, index=False)
+    arguments = (
+        "evaluate",
+        "retrieval",
+        image_tower,
+        manifest,
+        "-o",
+        tmp_path / "r.json",
+        "--task",
+        "images",
+    )
+    done = radtower(*arguments, "--relevance", "irma")
+    assert done.code != 0
+    assert "got '1121' at row 5 (rows count from 0)" in done.err
+    table.assign(irma_code="1121-127-700-500", concepts="a").to_csv(manifest, index=False)
+    done = radtower(*arguments, "--relevance", "concepts", "--k", 6)
+    assert "ks must be at most 5, the images that every query can find, got [6]" in done.err
+    assert not (tmp_path / "r.json").exists()

@@ -115,6 +115,7 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
     from radtower.evaluation.pairs.pair_retrieval import retrieval_results
     from radtower.evaluation.pairs.retrieval_evaluation import (
         RetrievalData,
+        check_image_data,
         embed_for_retrieval,
         measure_retrieval_tasks,
     )
@@ -138,8 +139,7 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
         ),
     )
     plan.check_data(split, data.galleries, int((needed.frame["split"] == split).sum()))
-    if "images" in plan.tasks:
-        data.read_labels(needed)  # what is wrong with them is said before the scans are read
+    check_image_data(plan, data)
     asked = planned_read_outs(
         read_outs,
         everything,
@@ -173,9 +173,9 @@ def _write(results: "Results", measures: "Measures", output: Path) -> None:
     write_rows(QueryRows(measures.query_rows), results, output)
 
 
-def _fail_if_left_out(num_failures: int, num_studies: int) -> None:
+def _fail_if_left_out(num_failures: int, num_volumes: int) -> None:
     if num_failures:
-        typer.echo(f"{num_failures} of {num_studies} studies are left out.", err=True)
+        typer.echo(f"{num_failures} of {num_volumes} volumes are left out.", err=True)
         raise typer.Exit(1)
 
 
