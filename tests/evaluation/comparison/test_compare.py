@@ -97,8 +97,8 @@ def test_decisions_of_a_further_class_set_are_paired_too(toy, tmp_path):
         # Of another protocol, whose thresholds say nothing about these scores.
         other = toy.scored.model_copy(update={"protocol": "linear probe"})
         metrics = [
-            *decision_results(sample, [Threshold(9.0, "by hand")] * 2, other, num_resamples=20),
             *decision_results(sample, thresholds, toy.scored, num_resamples=20),
+            *decision_results(sample, [Threshold(9.0, "by hand")] * 2, other, num_resamples=20),
             *(item for item in means if item.finding is None),
         ]
         rows = pd.concat([frame, frame[frame["finding"] == "effusion"].assign(class_set=part.class_set)])

@@ -119,6 +119,20 @@ def test_baselines_and_differences_are_rows_of_one_table(make_results, read_outs
     )
 
 
+def test_a_note_that_all_but_the_differences_have_is_said_once(make_results, make_metric):
+    note = "gallery fixed"
+    items = [
+        make_metric("mrr", note=note),
+        make_metric("mrr_baseline", protocol="x; random", note=note),
+        make_metric("mrr", protocol="x", note=note),
+        make_metric("mrr_difference", 0.01, protocol="x; model minus random"),
+    ]
+    table = result_tables([make_results(*items)])[1]
+    assert len(table.rows) == 3
+    assert table.remarks[1:] == (note,)
+    assert table.footnotes == ()
+
+
 def test_a_difference_below_zero_is_clear_and_an_undefined_one_is_not(make_results, make_metric):
     minus = {"protocol": "model minus bm25"}
     items = [

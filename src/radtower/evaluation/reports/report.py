@@ -139,8 +139,7 @@ def _write(contents: dict[str, bytes], folder: Path) -> list[Path]:
         for file, content in contents.items():
             (Path(name) / file).write_bytes(content)
         for stale in _earlier_pictures(folder):
-            if stale.name not in contents:
-                stale.unlink()
+            stale.unlink()
         for file in contents:
             (Path(name) / file).replace(folder / file)
     return [folder / file for file in contents]
