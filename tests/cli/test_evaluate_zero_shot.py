@@ -261,6 +261,11 @@ def test_read_outs_stand_behind_the_prompts(evaluate, tiny_image_clip, images, t
     assert "undefined: the finding head does not know all of it; 2 of 18 findings known" in done.out
     assert "mean, ct_rate_18 (2 of 18)" in done.out
     assert f"{head}; threshold: test_oracle" in " ".join(done.out.split())
+    frame.loc[frame["split"] == "train", list(FINDINGS.keys)] = 0
+    frame.to_csv(manifest, index=False)
+    done, _ = evaluate(tmp_path / "headed", manifest, "--read-out", "knn")
+    assert "both classes in train, got none of 18 findings in 8 volumes" in " ".join(done.err.split())
+    assert "Embedding" not in done.err
 
 
 def test_findings_without_labels_are_said(evaluate, image_tower, images, tmp_path):
@@ -301,6 +306,7 @@ def test_a_protocol_of_ones_own_and_scores_that_tie(evaluate, tiny_image_clip, i
     assert '"{finding}." / ""' in results.metrics[0].protocol
     num_tied = 2 * NUM_VALIDATION
     assert f"{num_tied} scores are rounded to exactly 0 or 1 and tie; --score margin ranks them." in done.out
+    assert f"{num_tied} of {num_tied} scores are rounded to exactly 0 or 1 and tie" in results.metrics[0].note
     done, output = evaluate(tmp_path / "loud", manifest, "--score", "margin", protocol=own)
     assert "rounded" not in done.out
     assert scores_in(output)["score"].abs().max() > 1

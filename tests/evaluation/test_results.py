@@ -225,6 +225,13 @@ def test_undefined_resamples_are_said():
     assert result.note == "12 of 500 resamples undefined and left out"
 
 
+@pytest.mark.parametrize(("value", "is_outside"), [(0.59, True), (0.6, False), (0.8, False), (0.81, True)])
+def test_a_value_outside_its_interval_is_pointed_out(value, is_outside):
+    result = measured("macro_auroc", value, Interval(0.6, 0.8, num_resamples=500), PROVENANCE, n=9)
+    note = "the value lies outside its percentile interval: there are too few patients for one"
+    assert result.note == (note if is_outside else None)
+
+
 def test_nan_becomes_null_with_its_reason():
     result = measured("auroc", NAN, INTERVAL, PROVENANCE, n=40, note="x")
     assert (result.value, result.ci_low, result.ci_high) == (None, None, None)

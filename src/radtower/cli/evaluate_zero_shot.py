@@ -106,6 +106,7 @@ def zero_shot(  # noqa: PLR0913 -- one argument per flag
     from radtower.evaluation.zero_shot.labeled_volumes import label_splits
     from radtower.evaluation.zero_shot.protocol import load_protocol
     from radtower.evaluation.zero_shot.scan_read_outs import (
+        check_fits,
         check_read_outs,
         further_read_outs,
         needed_splits,
@@ -127,6 +128,7 @@ def zero_shot(  # noqa: PLR0913 -- one argument per flag
         everything, needed_splits(chosen, choices, read_out or ()), chosen, labels, label_id
     )
     truth = splits[chosen.split].truth
+    check_fits(read_out or (), splits, truth.labeled_keys)
     tower = _loaded(model, chosen, read_out or ())
     embedded = _embedded(tower, splits, truth.labeled_keys, cache, batch_size)
     data = EvaluationData(

@@ -167,6 +167,8 @@ def measured(
     elif interval.num_undefined:
         notes.append(f"{interval.num_undefined} of {interval.num_resamples} resamples undefined and left out")
     is_defined = has_interval and not math.isnan(value)
+    if is_defined and not interval.low <= value <= interval.high:
+        notes.append("the value lies outside its percentile interval: there are too few patients for one")
     return MetricResult.model_validate(
         {
             **provenance.model_dump(),
