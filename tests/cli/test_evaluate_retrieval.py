@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from radtower.cli import extras
 from radtower.data.volume_cache import build_volume_cache
@@ -205,6 +206,29 @@ def write_labels(tmp_path):
     return write
 
 
+def test_a_vision_transformer_finds_images_by_their_concepts(radtower, images, tmp_path):
+    config = ViTConfig(
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        image_size=16,
+        patch_size=8,
+    )
+    ViTModel(config).save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
+    manifest = write_manifest(tmp_path, images, None, concepts=["C1", "C1;C2", "C2", "C3", "C3", "C1"])
+    output = tmp_path / "r.json"
+    command = ("evaluate", "retrieval", tmp_path / "vit", manifest, "-o", output, *QUICK)
+    done = radtower(*command, "--relevance", "concepts", "--json")
+    assert done.code == 0, done.err
+    results = read_results(output)
+    assert results.model_id == "vit"
+    found = [item for item in results.metrics if item.metric == "map_at_2"]
+    assert [(item.n, item.class_set) for item in found] == [(6, "3 concepts")] * len(found)
+    assert "concepts" in found[0].protocol
+
+
 def test_both_tasks_and_the_script_of_ct_clip_in_one_run(radtower, image_tower, images, tmp_path):
     columns = {"lung_nodule": [1, 1, 0, 0, 1, 1], "pleural_effusion": [0, 0, 1, 0, 0, 1]}
     manifest = write_manifest(
@@ -362,7 +386,7 @@ def test_too_few_images_are_refused_before_any_is_read(radtower, image_tower, im
     )
     done = radtower(*arguments, "--relevance", "irma")
     assert done.code != 0
-    assert "got '1121' at row 5 (rows count from 0)" in done.err
+    assert "got '1121' of volume v5." in done.err
     table.assign(irma_code="1121-127-700-500", concepts="a").to_csv(manifest, index=False)
     done = radtower(*arguments, "--relevance", "concepts", "--k", 6)
     assert "ks must be at most 5, the images that every query can find, got [6]" in done.err

@@ -339,7 +339,7 @@ def test_unusable_input_is_refused_before_the_work(
     assert "knn must have a train and a validation split" in refusal("--read-out", "knn")
     assert "model must have a finding head" in refusal("--read-out", "finding-head")
     assert "specificity must be between 0 and 1, got 1.0" in refusal("--specificity", "1")
-    assert "cache must be left out for a dual tower of 2D images" in refusal("--cache", tmp_path)
+    assert "cache must be left out for a tower of 2D images" in refusal("--cache", tmp_path)
     (tmp_path / "t.csv").write_text("volume_id\nv0\n")
     assert "a column of at least one finding" in refusal("--labels", tmp_path / "t.csv")
     assert "the column 'scan', got none" in refusal("--labels", tmp_path / "t.csv", "--label-id", "scan")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def retrieval(  # noqa: PLR0913 -- one argument per flag
-    model: Annotated[str, typer.Argument(help="Folder or Hub id of a dual tower, or of a 3D image tower.")],
+    model: Annotated[str, typer.Argument(help="Folder or Hub id of a dual tower, or of an image tower.")],
     manifest: Annotated[Path, typer.Argument(help="Table of studies with their reports.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="results.json; outcomes per query are written beside it.")

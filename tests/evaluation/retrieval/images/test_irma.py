@@ -143,11 +143,11 @@ def test_the_order_of_the_gallery_does_not_matter() -> None:
 
 
 def test_codes_that_are_none_are_named_with_their_rows() -> None:
-    check_true_codes([CODES[0], "", CODES[1]])
-    with pytest.raises(ValueError, match=r"got '1\*11-120-500-700' at row 1 \(rows count from 0\)"):
-        check_true_codes([CODES[0], f"1*11{REST}"])
-    with pytest.raises(ValueError, match=r"got 'a' at row 0, 'b' at row 2, 'c' at row 3 and 1 more \("):
-        check_true_codes(["a", "", "b", "c", "d"])
+    check_true_codes([CODES[0], "", CODES[1]], "xyz")
+    with pytest.raises(ValueError, match=r"got '1\*11-120-500-700' of y\. Write 0"):
+        check_true_codes([CODES[0], f"1*11{REST}"], "xy")
+    with pytest.raises(ValueError, match=r"got 'a' of v, 'b' of x, 'c' of y and 1 more\."):
+        check_true_codes(["a", "", "b", "c", "d"], "vwxyz")
 
 
 def test_refuses_what_is_no_code() -> None:

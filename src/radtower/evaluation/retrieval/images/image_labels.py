@@ -180,7 +180,7 @@ def column_labels(
     cells = [str(cell).strip() if pd.notna(cell) else "" for cell in frame[column]]
     source = label_source or f"column {column} of the manifest"
     if kind == "irma":
-        check_true_codes(cells)
+        check_true_codes(cells, [f"volume {name}" for name in frame["volume_id"]])
         return IRMALabels(np.array(cells, dtype=object), f"{len(set(cells) - {''})} IRMA codes", source)
     drop = frozenset(ignored)
     sets = tuple(

@@ -79,22 +79,22 @@ def voted_code(codes: Sequence[str]) -> str:
     return Counter(codes).most_common(1)[0][0]  # of equal counts, the first one met
 
 
-def check_true_codes(cells: Sequence[str]) -> None:
+def check_true_codes(cells: Sequence[str], names: Sequence[str]) -> None:
     """Refuse codes that are none, or that hold ``*``, before anything is searched; an empty cell is unknown.
 
     Raises:
-        ValueError: If there is one, with the positions of the first few, counted from 0.
+        ValueError: If there is one, with ``names`` of the first few.
     """
     invalid = [
-        f"{cell!r} at row {row}"
-        for row, cell in enumerate(cells)
+        f"{cell!r} of {name}"
+        for name, cell in zip(names, cells, strict=True)
         if cell and ("*" in cell or not _CODE.fullmatch(cell))
     ]
     if invalid:
         more = f" and {len(invalid) - _NUM_NAMED} more" if len(invalid) > _NUM_NAMED else ""
         raise ValueError(
             "irma_code must read TTTT-DDD-AAA-BBB, of digits and small letters, or be empty, got "
-            f"{', '.join(invalid[:_NUM_NAMED])}{more} (rows count from 0). Write 0 for unspecified."
+            f"{', '.join(invalid[:_NUM_NAMED])}{more}. Write 0 for unspecified."
         )
 
 
