@@ -331,8 +331,8 @@ def test_unusable_input_is_refused_before_the_work(
     assert "split must be one of test, validation in this manifest, got 'train'" in refusal(
         "--split", "train"
     )
-    assert "--dataset must not be an empty text" in refusal("--dataset", " ")
-    assert "--label-source must not be an empty text" in refusal("--label-source", "")
+    assert "--dataset must name the data, got an empty text" in refusal("--dataset", " ")
+    assert "--label-source must name who gave the labels, got an empty text" in refusal("--label-source", "")
     assert "a threshold must be validation or test_oracle" in refusal("--threshold", "best")
     assert "the threshold rule must be one of max_f1" in refusal("--threshold-rule", "best")
     assert "softmax for the rule legacy_ct_clip" in refusal("--threshold", "test_oracle", "--score", "margin")
