@@ -27,7 +27,7 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "img", "br"):
+        if tag not in ("meta", "link", "img", "br", "wbr"):
             self._open.append(tag)
 
     def handle_endtag(self, tag):
@@ -167,9 +167,10 @@ def test_two_models_side_by_side(write_run, tmp_path):
 def test_the_best_number_is_bold_and_what_that_means_is_said(write_run, make_metric, tmp_path):
     paths = [
         write_run(name, model_id=name, metrics=[make_metric("exact_row", value)], has_rows=False)
-        for name, value in (("a", 0.5), ("b", 0.9))
+        for name, value in (("a", 0.5), ("a_longer_name", 0.9))
     ]
     written, page = read(paths, tmp_path / "out")
+    assert '<span class="of">a_<wbr>longer_<wbr>name</span>' in written[0].read_text()
     assert re.findall(r'class="best"><span class="value">([\d.]+)', written[0].read_text()) == ["0.900"]
     assert "Bold: its interval lies beyond those of all others." in page.text
 
