@@ -81,6 +81,14 @@ def manifest(tmp_path: Path, scans: list[Path]) -> Path:
 
 
 @pytest.fixture
+def manifest_without_reports(manifest: Path) -> Path:
+    """The same studies, as RAD-ChestCT has them."""
+    rows = [line.split(",") for line in manifest.read_text().splitlines()]
+    manifest.write_text("".join(",".join([*row[:3], row[4]]) + "\n" for row in rows))
+    return manifest
+
+
+@pytest.fixture
 def processor_folder(tmp_path: Path) -> Path:
     """A small image processor."""
     CT3DImageProcessor(spacing_mm=(3.0, 3.0, 3.0), size=(8, 8, 8)).save_pretrained(tmp_path / "processor")

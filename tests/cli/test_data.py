@@ -104,6 +104,12 @@ def test_preprocess_finishes_the_good_scans_and_lists_the_bad(radtower, manifest
     assert cache["s1"].shape == (1, 8, 8, 8)
 
 
+def test_preprocess_needs_no_reports(radtower, manifest_without_reports, processor_folder, tmp_path):
+    command = ("preprocess", manifest_without_reports, "--processor", processor_folder)
+    for name, how in (("one", ("--workers", 0)), ("tasks", ("--executor", "local", "--workers", 1))):
+        assert "2 of 3 scans in" in radtower(*command, "-o", tmp_path / name, *how).out
+
+
 def test_preprocess_lists_a_scan_that_cannot_be_read_any_more(
     radtower, manifest, scans, processor_folder, tmp_path
 ):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from radtower.cli import extras
 from radtower.data.volume_cache import build_volume_cache
@@ -30,7 +31,7 @@ def write_manifest(folder, images, reports=REPORTS, studies=None, **columns):
             "study_id": studies or [f"s{n}" for n in number],
             "patient_id": [f"p{(studies or list(number))[n]}" for n in number],
             "image_path": images,
-            "report": reports,
+            **({} if reports is None else {"report": reports}),
             "split": "test",
             **columns,
         }
@@ -109,7 +110,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_measured(radtower, image_t
     assert done.code == 1
     assert "failed: v1: an image must be one of PNG" in done.err
     assert "failed: v3: the report is empty" in done.err
-    assert "2 of 6 studies are left out" in done.err
+    assert "2 of 6 volumes are left out" in done.err
     assert json.loads(done.out) == json.loads(output.read_text())
     results = read_results(output)
     assert {(m.n, m.protocol, m.dataset) for m in results.metrics} == {(4, "exact row", "Six images")}
@@ -125,7 +126,7 @@ def test_a_k_that_failures_make_too_large_is_named_and_the_others_are_measured(
     arguments = ("evaluate", "retrieval", image_tower, manifest, "-o", output, "--protocol", "exact-row")
     done = radtower(*arguments, *QUICK, "--k", 5)
     assert done.code == 1
-    assert "1 of 6 studies are left out." in done.err
+    assert "1 of 6 volumes are left out." in done.err
     assert "not measured: recall@5: only 5 pairs" in done.err
     names = [item.metric for item in read_results(output).metrics]
     assert names[:4] == ["recall_at_1", "recall_at_2", "median_rank", "mrr"]
@@ -170,7 +171,7 @@ def test_an_image_tower_finds_images_by_their_findings(
     tower, output = tmp_path / "tower", tmp_path / "r.json"
     CT3DVisionModel(tiny_vision_config).eval().save_pretrained(tower)
     CT3DImageProcessor(spacing_mm=(3.0, 3.0, 3.0), size=(8, 8, 8)).save_pretrained(tower)
-    manifest = write_manifest(tmp_path, volumes, ["", "", "", ""], ["a", "a", "b", "c"])
+    manifest = write_manifest(tmp_path, volumes, None, ["a", "a", "b", "c"])
     labels = write_labels({"v0": 1, "v1": 1, "v2": 0, "v3": 1})
     arguments = ("evaluate", "retrieval", tower, manifest, "-o", output, "--resamples", 20)
     done = radtower(*arguments, "--labels", labels, "--protocol", "study-excluded", "--k", 1, "--phantom")
@@ -203,6 +204,31 @@ def write_labels(tmp_path):
         return tmp_path / "labels.csv"
 
     return write
+
+
+def test_a_vision_transformer_finds_images_by_their_concepts(radtower, images, tmp_path):
+    config = ViTConfig(
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        image_size=16,
+        patch_size=8,
+    )
+    ViTModel(config).save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
+    manifest = write_manifest(tmp_path, images, None, concepts=["C1", "C1;C2", "C2", "C3", "C3", "C1"])
+    output = tmp_path / "r.json"
+    command = ("evaluate", "retrieval", tmp_path / "vit", manifest, "-o", output, *QUICK)
+    done = radtower(*command, "--relevance", "concepts", "--json")
+    assert done.code == 0, done.err
+    results = read_results(output)
+    assert results.model_id == "vit"
+    found = [item for item in results.metrics if item.metric == "map_at_2"]
+    assert [(item.n, item.class_set) for item in found] == [(6, "3 concepts")] * len(found)
+    assert {item.protocol for item in found} == {
+        f"self excluded; shares {what}" for what in ("a concept", "half of the concepts")
+    }
 
 
 def test_both_tasks_and_the_script_of_ct_clip_in_one_run(radtower, image_tower, images, tmp_path):
@@ -341,3 +367,29 @@ def test_unusable_input_is_refused_before_the_work(radtower, dual_tower, labeler
     assert "the cache must come from the settings of the processor" in refusal(
         dual_tower, *QUICK, "--cache", tmp_path / "other"
     )
+
+
+def test_too_few_images_are_refused_before_any_is_read(radtower, image_tower, images, tmp_path):
+    manifest = write_manifest(tmp_path, images)
+    for name in images:
+        (tmp_path / name).write_bytes(b"damaged")
+    table = pd.read_csv(manifest)
+    table["irma_code"] = ["1121-127-700-500"] * 5 + ["1121"]
+    table.to_csv(manifest, index=False)
+    arguments = (
+        "evaluate",
+        "retrieval",
+        image_tower,
+        manifest,
+        "-o",
+        tmp_path / "r.json",
+        "--task",
+        "images",
+    )
+    done = radtower(*arguments, "--relevance", "irma")
+    assert done.code != 0
+    assert "got '1121' of volume v5." in done.err
+    table.assign(irma_code="1121-127-700-500", concepts="a").to_csv(manifest, index=False)
+    done = radtower(*arguments, "--relevance", "concepts", "--k", 6)
+    assert "ks must be at most 5, the images that every query can find, got [6]" in done.err
+    assert not (tmp_path / "r.json").exists()

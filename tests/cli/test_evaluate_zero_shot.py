@@ -37,7 +37,6 @@ def write_manifest(folder, images, seed=0, studies=None, **columns):
             "study_id": studies,
             "patient_id": [f"p{study}" for study in studies],
             "image_path": images,
-            "report": "",
             "split": ["test"] * NUM_TEST + ["validation"] * (num - NUM_TEST),
             **dict(zip(FINDINGS.keys, truth.T, strict=True)),
             **columns,
@@ -262,6 +261,11 @@ def test_read_outs_stand_behind_the_prompts(evaluate, tiny_image_clip, images, t
     assert "undefined: the finding head does not know all of it; 2 of 18 findings known" in done.out
     assert "mean, ct_rate_18 (2 of 18)" in done.out
     assert f"{head}; threshold: test_oracle" in " ".join(done.out.split())
+    frame.loc[frame["split"] == "train", list(FINDINGS.keys)] = 0
+    frame.to_csv(manifest, index=False)
+    done, _ = evaluate(tmp_path / "headed", manifest, "--read-out", "knn")
+    assert "both classes in train, got none of 18 findings in 8 volumes" in " ".join(done.err.split())
+    assert "Embedding" not in done.err
 
 
 def test_findings_without_labels_are_said(evaluate, image_tower, images, tmp_path):
@@ -302,6 +306,7 @@ def test_a_protocol_of_ones_own_and_scores_that_tie(evaluate, tiny_image_clip, i
     assert '"{finding}." / ""' in results.metrics[0].protocol
     num_tied = 2 * NUM_VALIDATION
     assert f"{num_tied} scores are rounded to exactly 0 or 1 and tie; --score margin ranks them." in done.out
+    assert f"{num_tied} of {num_tied} scores are rounded to exactly 0 or 1 and tie" in results.metrics[0].note
     done, output = evaluate(tmp_path / "loud", manifest, "--score", "margin", protocol=own)
     assert "rounded" not in done.out
     assert scores_in(output)["score"].abs().max() > 1
@@ -326,15 +331,15 @@ def test_unusable_input_is_refused_before_the_work(
     assert "split must be one of test, validation in this manifest, got 'train'" in refusal(
         "--split", "train"
     )
-    assert "--dataset must not be an empty text" in refusal("--dataset", " ")
-    assert "--label-source must not be an empty text" in refusal("--label-source", "")
+    assert "--dataset must name the data, got an empty text" in refusal("--dataset", " ")
+    assert "--label-source must name who gave the labels, got an empty text" in refusal("--label-source", "")
     assert "a threshold must be validation or test_oracle" in refusal("--threshold", "best")
     assert "the threshold rule must be one of max_f1" in refusal("--threshold-rule", "best")
     assert "softmax for the rule legacy_ct_clip" in refusal("--threshold", "test_oracle", "--score", "margin")
     assert "knn must have a train and a validation split" in refusal("--read-out", "knn")
     assert "model must have a finding head" in refusal("--read-out", "finding-head")
     assert "specificity must be between 0 and 1, got 1.0" in refusal("--specificity", "1")
-    assert "cache must be left out for a dual tower of 2D images" in refusal("--cache", tmp_path)
+    assert "cache must be left out for a tower of 2D images" in refusal("--cache", tmp_path)
     (tmp_path / "t.csv").write_text("volume_id\nv0\n")
     assert "a column of at least one finding" in refusal("--labels", tmp_path / "t.csv")
     assert "the column 'scan', got none" in refusal("--labels", tmp_path / "t.csv", "--label-id", "scan")

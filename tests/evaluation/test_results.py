@@ -1,4 +1,5 @@
 import json
+import shutil
 from datetime import UTC, datetime
 
 import pytest
@@ -9,6 +10,7 @@ from radtower.evaluation.results import (
     MetricResult,
     Provenance,
     Results,
+    figures_folder,
     measured,
     read_results,
     write_results,
@@ -116,25 +118,45 @@ def test_get_finds_the_one_result():
 
 @pytest.mark.parametrize("version", [2, "1", None])
 def test_an_unknown_schema_version_is_refused(tmp_path, version):
-    path = tmp_path / "results.json"
+    path = tmp_path / "run" / "results.json"
+    path.parent.mkdir()
     path.write_text(json.dumps({**json.loads(make_results().model_dump_json()), "schema_version": version}))
-    with pytest.raises(ValueError, match=f"schema_version must be 1, got {version!r}"):
+    with pytest.raises(ValueError, match=rf"schema_version must be 1 in run/results\.json, got {version!r}"):
         read_results(path)
 
 
 def test_a_file_that_is_no_object_is_refused(tmp_path):
     (tmp_path / "results.json").write_text("[]")
-    with pytest.raises(ValueError, match="schema_version must be 1, got None"):
+    with pytest.raises(ValueError, match=r"schema_version must be 1 in .*/results\.json, got None"):
         read_results(tmp_path / "results.json")
 
 
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\x00"])
+def test_a_file_that_is_no_json_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "run" / "results.json"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"^run/results\.json must be the JSON of an evaluation, got"):
+        read_results(path)
+
+
 def test_a_tampered_metric_is_refused(tmp_path):
-    path = tmp_path / "results.json"
+    path = tmp_path / "run" / "results.json"
     write_results(make_results(make_metric()), path)
     content = json.loads(path.read_text())
     del content["metrics"][0]["n"]
     path.write_text(json.dumps(content))
-    with pytest.raises(ValidationError, match=r"metrics\.0\.n"):
+    told = (
+        r"^run/results\.json must have every field of results, got metrics\.0\.n: Field required\. Evaluate"
+    )
+    with pytest.raises(ValueError, match=told):
+        read_results(path)
+    del content["phantom"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"got phantom: Field required and 1 more\. Evaluate again"):
+        read_results(path)
+    path.write_text(json.dumps({**content, "phantom": True, "metrics": [], "created": "yesterday"}))
+    with pytest.raises(ValueError, match=r"run/results\.json must .* got created: Input should be"):
         read_results(path)
 
 
@@ -146,6 +168,10 @@ def test_created_needs_a_time_zone():
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
     write_results(make_results(make_metric()), path)
+    rows = [tmp_path / f"results.{kind}.parquet" for kind in ("scores", "queries")]
+    for row in rows:
+        row.write_bytes(b"rows of the last run")
+    pictures = _pictures_of(path)
 
     def fail(_: int) -> None:
         raise OSError("disk full")
@@ -153,8 +179,37 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         write_results(make_results(), path)
-    assert [item.name for item in tmp_path.iterdir()] == ["results.json"]
+    assert sorted(tmp_path.iterdir()) == sorted([path, pictures, *rows])
+    assert len(list(pictures.iterdir())) == 2
     assert len(read_results(path).metrics) == 1
+
+
+def test_pictures_of_the_last_run_go_and_what_is_not_ours_stays(tmp_path):
+    path = tmp_path / "results.json"
+    pictures = _pictures_of(path)
+    write_results(make_results(make_metric()), path)
+    assert [item.name for item in tmp_path.iterdir()] == ["results.json"]
+    for change in ("notes.txt", None):
+        _pictures_of(path)
+        if change:
+            (pictures / change).touch()
+        else:  # pictures without captions are not of an evaluation
+            (pictures / "captions.json").unlink()
+        write_results(make_results(), path)
+        assert (pictures / "map.png").is_file()
+        shutil.rmtree(pictures)
+    _pictures_of(tmp_path / "elsewhere.json")
+    pictures.symlink_to(tmp_path / "elsewhere.figures")
+    write_results(make_results(), path)
+    assert (tmp_path / "elsewhere.figures" / "map.png").is_file()
+
+
+def _pictures_of(path):
+    folder = figures_folder(path)
+    folder.mkdir()
+    for name in ("captions.json", "map.png"):
+        (folder / name).touch()
+    return folder
 
 
 def test_a_measured_number_carries_everything():
@@ -168,6 +223,13 @@ def test_a_measured_number_carries_everything():
 def test_undefined_resamples_are_said():
     result = measured("auroc", 0.7, Interval(0.6, 0.8, num_resamples=500, num_undefined=12), PROVENANCE, n=40)
     assert result.note == "12 of 500 resamples undefined and left out"
+
+
+@pytest.mark.parametrize(("value", "is_outside"), [(0.59, True), (0.6, False), (0.8, False), (0.81, True)])
+def test_a_value_outside_its_interval_is_pointed_out(value, is_outside):
+    result = measured("macro_auroc", value, Interval(0.6, 0.8, num_resamples=500), PROVENANCE, n=9)
+    note = "the value lies outside its percentile interval: there are too few patients for one"
+    assert result.note == (note if is_outside else None)
 
 
 def test_nan_becomes_null_with_its_reason():

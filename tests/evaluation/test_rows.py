@@ -98,6 +98,19 @@ def test_rows_of_another_run_are_refused(tmp_path):
         read_score_rows(later, path)
 
 
+def test_a_file_of_rows_that_is_not_whole_is_refused_by_name_and_column(tmp_path):
+    path = tmp_path / "run" / "results.json"
+    there = write_rows(ScoreRows(SCORES), RESULTS, path)
+    table = pq.read_table(there)
+    pq.write_table(table.drop_columns(["label", "score"]), there)
+    told = r"^run/results\.scores\.parquet: rows must have the columns .*, got no score, label\. Eval"
+    with pytest.raises(ValueError, match=told):
+        read_score_rows(RESULTS, path)
+    queries_path(path).write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match=r"^run/results\.queries\.parquet must be a parquet file, got"):
+        read_query_rows(RESULTS, path)
+
+
 def test_ids_are_stored_once(tmp_path):
     path = write_rows(ScoreRows(SCORES), RESULTS, tmp_path / "results.json")
     assert str(pq.read_schema(path).field("finding").type).startswith("dictionary")
@@ -108,7 +121,10 @@ def test_ids_are_stored_once(tmp_path):
     [
         ({"label": [1.0, -1.0]}, r"label must be 0, 1 or -100, got \[-1\.0\]"),
         ({"score": [0.1, None]}, "score must be a number in every row, got 1 missing"),
-        ({"extra": [0, 0]}, "rows must have the columns"),
+        (
+            {"extra": [0, 0]},
+            r"rows must have the columns dataset, .*, label, got dataset, .*, label, extra\.",
+        ),
     ],
 )
 def test_refuses_rows_that_say_nothing(change, message):

@@ -203,22 +203,27 @@ def test_an_unknown_status_in_a_file_is_refused(tmp_path):
 
 
 def test_a_missing_column_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"none named \['error'\]"):
+    with pytest.raises(
+        ValueError, match=r"the label table labels.parquet must .* none named \['error'\]\. Label"
+    ):
         read_labels(write_table(tmp_path, error=None))
 
 
 def test_a_column_of_another_type_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="tokens_in must be a column of type int64, got string"):
+    with pytest.raises(
+        ValueError,
+        match=r"tokens_in of the label table labels.parquet must be a column of type int64, got string",
+    ):
         read_labels(write_table(tmp_path, tokens_in=pa.array(["10"])))
 
 
 def test_structs_with_different_findings_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"score must be a struct .* got struct<emphysema: double>"):
+    with pytest.raises(ValueError, match=r"score of .* must be a struct .* got struct<emphysema: double>"):
         read_labels(write_table(tmp_path, score=pa.array([{"emphysema": 0.5}])))
 
 
 def test_a_status_that_is_no_struct_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"status must be a struct .* got string"):
+    with pytest.raises(ValueError, match=r"status of .* labels.parquet must be a struct .* got string"):
         read_labels(write_table(tmp_path, status=pa.array(["present"])))
 
 

@@ -31,7 +31,7 @@ def test_the_families_and_the_ensemble():
 @pytest.mark.parametrize(
     ("template", "finding", "sentence"),
     [
-        ("not {finding}.", "CT artifact", "Not CT artifact."),
+        ("not {finding}.", "CT artifact", "not CT artifact."),
         ("The volume shows: Not {finding_lower}.", "Lung nodule", "The volume shows: Not lung nodule."),
         ("No {finding_lower}.", "CT artifact", "No CT artifact."),
         ("{finding_lower} is seen, {finding}.", "Lung nodule", "Lung nodule is seen, Lung nodule."),
@@ -90,7 +90,7 @@ def test_a_tower_is_scored_as_it_compares(tiny_medclip, similarity):
         tiny_medclip.text_projection.weight *= 30
     images = tiny_medclip.encode_image(SCANS, normalize=is_cosine)
     pairs = [tiny_medclip.encode_text(pair, normalize=is_cosine) for pair in (
-        ["Nodule is present.", "Nodule is not present."], ["Nodule.", "Not nodule."],
+        ["Nodule is present.", "Nodule is not present."], ["Nodule.", "not nodule."],
     )]  # fmt: skip
     scale = SCALE if is_cosine else 1.0
     logits = torch.stack([scale * images @ pair.T for pair in pairs], dim=1)

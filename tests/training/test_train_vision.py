@@ -98,6 +98,7 @@ def labeled(study_folder, run, tmp_path):
     frame["lung_nodule"] = [0, 1, 0, 0, None, 1, 0, 1]
     frame["Pleural effusion"] = [0, 0, 1, 1, 0.25, 0, 1, 1]
     frame.loc[6:, "split"] = "validation"
+    del frame["report"]  # what has labels needs none
     frame.to_csv(tmp_path / "labeled.csv", index=False)
     (tmp_path / "pair.yaml").write_text(
         "name: pair\nfindings:\n"

@@ -103,7 +103,7 @@ def preprocess(  # noqa: PLR0913 -- one option per setting
     image_processor = (
         CT3DImageProcessor() if processor is None else CT3DImageProcessor.from_pretrained(processor)
     )
-    scans = read_manifest(manifest).scans()
+    scans = read_manifest(manifest, needs_reports=False).scans()
     num_workers = available_cores() if workers is None else workers
     if executor is None:
         with progress_bar("Preprocessing scans", len(scans)) as on_progress:

@@ -7,6 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from radtower.cli.evaluation_options import (
+    AsJson,
+    BatchSize,
+    Cache,
+    DatasetName,
+    IsPhantom,
+    LabelId,
+    Labels,
+    LabelSource,
+    Resamples,
+    check_names,
+)
 from radtower.cli.extras import register_models, require
 from radtower.cli.output import check_results_path, print_failures, progress_bar
 
@@ -18,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def retrieval(  # noqa: PLR0913 -- one argument per flag
-    model: Annotated[str, typer.Argument(help="Folder or Hub id of a dual tower, or of a 3D image tower.")],
+    model: Annotated[str, typer.Argument(help="Folder or Hub id of a dual tower, or of an image tower.")],
     manifest: Annotated[Path, typer.Argument(help="Table of studies with their reports.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="results.json; outcomes per query are written beside it.")
@@ -35,10 +47,7 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
         list[str] | None,
         typer.Option(help="Where images are searched; can be repeated. Without: the split that asks."),
     ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help="Folder of `radtower preprocess`, for a 3D tower. Without: the scan files."),
-    ] = None,
+    cache: Cache = None,
     k: Annotated[
         list[int] | None,
         typer.Option(help="Items looked at; can be repeated. Without: 1, 5, 10, 50, and 100 for pairs."),
@@ -60,15 +69,9 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
         ),
     ] = "findings",
     findings: Annotated[str, typer.Option(help="Findings set, or a YAML file.")] = "ct_rate_18",
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="labels.parquet, or a table with a column per finding, such as CT-RATE's. Without: the "
-            "columns of the manifest."
-        ),
-    ] = None,
-    label_id: Annotated[str | None, typer.Option(help="Column of volume ids in that table.")] = None,
-    label_source: Annotated[str | None, typer.Option(help="Who gave the labels.")] = None,
+    labels: Labels = None,
+    label_id: LabelId = None,
+    label_source: LabelSource = None,
     ignore_concept: Annotated[
         list[str] | None,
         typer.Option(help="Concept that does not count, such as a modality; can be repeated."),
@@ -88,9 +91,7 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
             "repeated. Needs the extra radeval."
         ),
     ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Name of the data in the results. Without: file and split.")
-    ] = None,
+    dataset: DatasetName = None,
     figures: Annotated[
         bool,
         typer.Option(
@@ -99,10 +100,10 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
             "`radtower report`; needs the extra plots.",
         ),
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Scans at a time.")] = 8,
-    phantom: Annotated[bool, typer.Option("--phantom", help="Say that the scans are synthetic.")] = False,
-    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the patients.")] = 2000,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    batch_size: BatchSize = 8,
+    phantom: IsPhantom = False,
+    resamples: Resamples = 2000,
+    json: AsJson = False,
 ) -> None:
     """Recall@k, median rank and MRR of pairs; mAP@k, nDCG@k and more of images; beside chance."""
     register_models()
@@ -115,6 +116,7 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
     from radtower.evaluation.pairs.pair_retrieval import retrieval_results
     from radtower.evaluation.pairs.retrieval_evaluation import (
         RetrievalData,
+        check_image_data,
         embed_for_retrieval,
         measure_retrieval_tasks,
     )
@@ -123,11 +125,11 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
     from radtower.evaluation.retrieval.ranks import RetrievalOptions
 
     _check_output(output, needs_plots=figures)
-    _check_filled({"--dataset": dataset, "--label-source": label_source})
-    everything = read_manifest(manifest)
-    needed = volumes_needed(everything, split, gallery_split or ())
+    check_names(dataset, label_source)
     image_tower = load_image_tower(model)
     plan = plan_retrieval(task or (), protocol or (), k or (), relevance, has_reports=image_tower is None)
+    everything = read_manifest(manifest, needs_reports="pairs" in plan.tasks)
+    needed = volumes_needed(everything, split, gallery_split or ())
     data = RetrievalData(
         manifest=needed,
         split=split,
@@ -138,8 +140,7 @@ def retrieval(  # noqa: PLR0913 -- one argument per flag
         ),
     )
     plan.check_data(split, data.galleries, int((needed.frame["split"] == split).sum()))
-    if "images" in plan.tasks:
-        data.read_labels(needed)  # what is wrong with them is said before the scans are read
+    check_image_data(plan, data)
     asked = planned_read_outs(
         read_outs,
         everything,
@@ -173,9 +174,9 @@ def _write(results: "Results", measures: "Measures", output: Path) -> None:
     write_rows(QueryRows(measures.query_rows), results, output)
 
 
-def _fail_if_left_out(num_failures: int, num_studies: int) -> None:
+def _fail_if_left_out(num_failures: int, num_volumes: int) -> None:
     if num_failures:
-        typer.echo(f"{num_failures} of {num_studies} studies are left out.", err=True)
+        typer.echo(f"{num_failures} of {num_volumes} volumes are left out.", err=True)
         raise typer.Exit(1)
 
 
@@ -183,13 +184,6 @@ def _check_output(output: Path, *, needs_plots: bool) -> None:
     check_results_path(output)
     if needs_plots:
         require("plots")
-
-
-def _check_filled(texts: dict[str, str | None]) -> None:
-    for flag, text in texts.items():
-        if text is not None and not text.strip():
-            what = "the data" if flag == "--dataset" else "who gave the labels"
-            raise ValueError(f"{flag} must name {what}, got an empty text. Leave it out for the default.")
 
 
 def _label_reader(

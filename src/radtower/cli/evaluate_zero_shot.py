@@ -6,6 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from radtower.cli.evaluation_options import (
+    AsJson,
+    BatchSize,
+    Cache,
+    DatasetName,
+    IsPhantom,
+    LabelId,
+    Labels,
+    LabelSource,
+    Resamples,
+    check_names,
+)
 from radtower.cli.extras import register_models
 from radtower.cli.output import (
     NOT_FOR_DIAGNOSIS,
@@ -53,15 +65,9 @@ def zero_shot(  # noqa: PLR0913 -- one argument per flag
         str | None, typer.Option(help="volume; or study, with the mean score of its reconstructions.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="train, validation, test, or all.")] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="labels.parquet, or a table with a column per finding, such as CT-RATE's. Without: the "
-            "columns of the manifest."
-        ),
-    ] = None,
-    label_id: Annotated[str | None, typer.Option(help="Column of volume ids in that table.")] = None,
-    label_source: Annotated[str | None, typer.Option(help="Who gave the labels.")] = None,
+    labels: Labels = None,
+    label_id: LabelId = None,
+    label_source: LabelSource = None,
     read_out: Annotated[
         list[str] | None,
         typer.Option(
@@ -85,17 +91,12 @@ def zero_shot(  # noqa: PLR0913 -- one argument per flag
         ),
     ] = None,
     specificity: Annotated[float, typer.Option(help="At which the sensitivity is measured.")] = 0.9,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help="Folder of `radtower preprocess`, for a 3D tower. Without: the scan files."),
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Name of the data in the results. Without: file and split.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Scans at a time.")] = 8,
-    phantom: Annotated[bool, typer.Option("--phantom", help="Say that the scans are synthetic.")] = False,
-    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the patients.")] = 2000,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    cache: Cache = None,
+    dataset: DatasetName = None,
+    batch_size: BatchSize = 8,
+    phantom: IsPhantom = False,
+    resamples: Resamples = 2000,
+    json: AsJson = False,
 ) -> None:
     """AUROC, average precision and decisions per finding and over the findings, with intervals."""
     register_models()
@@ -106,6 +107,7 @@ def zero_shot(  # noqa: PLR0913 -- one argument per flag
     from radtower.evaluation.zero_shot.labeled_volumes import label_splits
     from radtower.evaluation.zero_shot.protocol import load_protocol
     from radtower.evaluation.zero_shot.scan_read_outs import (
+        check_fits,
         check_read_outs,
         further_read_outs,
         needed_splits,
@@ -114,12 +116,12 @@ def zero_shot(  # noqa: PLR0913 -- one argument per flag
     from radtower.evaluation.zero_shot.zero_shot_evaluation import EvaluationData, evaluate_zero_shot
 
     check_results_path(output)
-    _check_filled({"--dataset": dataset, "--label-source": label_source})
+    check_names(dataset, label_source)
     chosen = load_protocol(protocol).overridden(
         prompts=prompts, phrases=phrases, score=score, unit=unit, split=split
     )
     options = MeasureOptions(specificity=specificity, num_resamples=resamples)
-    everything = read_manifest(manifest)
+    everything = read_manifest(manifest, needs_reports=False)
     there = set(everything.frame["split"])
     choices = parse_choices(threshold or (), chosen, there, threshold_rule)
     check_read_outs(read_out or (), chosen.split, there)
@@ -127,6 +129,7 @@ def zero_shot(  # noqa: PLR0913 -- one argument per flag
         everything, needed_splits(chosen, choices, read_out or ()), chosen, labels, label_id
     )
     truth = splits[chosen.split].truth
+    check_fits(read_out or (), splits, truth.labeled_keys)
     tower = _loaded(model, chosen, read_out or ())
     embedded = _embedded(tower, splits, truth.labeled_keys, cache, batch_size)
     data = EvaluationData(
@@ -195,12 +198,6 @@ def _embedded(
         with progress_bar(f"Embedding scans, {name}", len(split)) as on_progress:
             embedded[name] = embed_labeled(tower, split, keys, sources[name], batch_size, on_progress)
     return embedded
-
-
-def _check_filled(flags: dict[str, str | None]) -> None:
-    for flag, words in flags.items():
-        if words is not None and not words.strip():
-            raise ValueError(f"{flag} must not be an empty text, got {words!r}. Leave it out.")
 
 
 def _split_words(protocol: "Protocol") -> str:

@@ -259,7 +259,7 @@ def _contents(
         )
     if of is Of.REPORTS:
         return reports_of_table(source, table, options, show_progress=True)
-    manifest = read_manifest(table)
+    manifest = read_manifest(table, needs_reports=False)
     chosen = manifest if options.split is None else manifest.split(options.split)  # type: ignore[arg-type]
     with progress_bar("Embedding scans", len(chosen)) as on_progress:
         return scans_of_manifest(source, table, options, cache, on_progress)

@@ -1,6 +1,7 @@
 """``radtower report``: tables, pictures and one page of results files."""
 
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated
 
 import typer
@@ -34,7 +35,8 @@ def report(
         print_json({"written": [str(path) for path in written]})
         return
     print(f"Page: {written[0]}")
-    print(f"Beside it: {', '.join(path.name for path in written[1:])}")
+    beside = f"Beside it: {', '.join(path.name for path in written[1:])}"
+    print(fill(beside, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -97,7 +97,7 @@ def images(
             "one CSV or parquet."
         )
     if is_manifest:
-        manifest = read_manifest(scans[0])
+        manifest = read_manifest(scans[0], needs_reports=False)
         manifest = manifest if split is None else manifest.split(split)  # type: ignore[arg-type]
         num_scans = len(manifest)
         with progress_bar("Embedding scans", num_scans) as on_progress:

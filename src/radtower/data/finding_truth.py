@@ -135,7 +135,7 @@ def _by_id(
     manifest: Manifest, findings: FindingsSet | FindingsMapping, path: Path, id_column: str | None
 ) -> FindingTruth:
     frame = _read_table(path)
-    column, key = _id_columns(frame, id_column)
+    column, key = _id_columns(frame, id_column, path.name)
     ids = frame[column].astype(str).str.strip().str.removesuffix(_SUFFIX)
     repeated = int((ids.duplicated() | (ids == "")).sum())
     if repeated:
@@ -240,22 +240,22 @@ def _check_any(rows: np.ndarray, what: str) -> None:
         )
 
 
-def _id_columns(frame: pd.DataFrame, id_column: str | None) -> tuple[str, str]:
+def _id_columns(frame: pd.DataFrame, id_column: str | None, file: str) -> tuple[str, str]:
     """The column of ids in the table, and that of the manifest."""
     found = [name for name in ([id_column] if id_column else ID_COLUMNS) if name in frame]
     if not found:
         wanted = repr(id_column) if id_column else f"one of {', '.join(ID_COLUMNS)}"
         raise ValueError(
-            f"the table of labels must have the column {wanted}, got none among {frame.shape[1]} columns. "
-            "Name the column of its volume ids."
+            f"the table of labels {file} must have the column {wanted}, got none among {frame.shape[1]} "
+            "columns. Name the column of its volume ids."
         )
     return found[0], ID_COLUMNS.get(found[0], "volume_id")
 
 
 def _read_table(path: Path) -> pd.DataFrame:
     if path.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"labels must end in .csv or .parquet, got {path.suffix!r}. Convert the table.")
+        raise ValueError(f"labels must end in .csv or .parquet, got {path.name!r}. Convert the table.")
     frame = pd.read_parquet(path) if path.suffix == ".parquet" else read_csv_table(path)
     if frame.empty:
-        raise ValueError("the table of labels must have rows, got none. Add one per volume.")
+        raise ValueError(f"the table of labels {path.name} must have rows, got none. Add one per volume.")
     return frame

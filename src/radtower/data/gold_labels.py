@@ -252,13 +252,14 @@ def _read_table(path: Path, named: list[str]) -> pd.DataFrame:
     else:
         raise ValueError(f"gold must end in .csv or .parquet, got {path.suffix!r}. Convert the table.")
     if frame.empty:
-        raise ValueError("gold must have rows, got none. Add reports with labels.")
+        raise ValueError(f"gold {path.name} must have rows, got none. Add reports with labels.")
     # What a column is called stays unsaid: without a header, it is a report.
     missing = [name for name in named if name not in frame]
     if missing:
         raise ValueError(
-            f"gold must have the columns {', '.join(named)}, got none named {missing} among {frame.shape[1]} "
-            "columns. Name the columns of your table; the first line of a CSV file must hold their names."
+            f"gold {path.name} must have the columns {', '.join(named)}, got none named {missing} among "
+            f"{frame.shape[1]} columns. Name the columns of your table; the first line of a CSV file must "
+            "hold their names."
         )
     # One word for an empty cell, whatever the type of its column.
     return frame.astype(object).where(frame.notna(), "")

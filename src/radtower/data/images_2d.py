@@ -5,6 +5,7 @@ Axes: C channels, Y rows, X columns.
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pandas as pd
 import torch
@@ -20,10 +21,10 @@ class ImageFiles:
 
     Args:
         paths: Image file by volume id.
-        processor: Of the dual tower, with a 2D image processor.
+        processor: Of the dual tower, with a 2D image processor; or what prepares a list of images as it does.
     """
 
-    def __init__(self, paths: Mapping[str, str], processor: MedCLIPProcessor) -> None:
+    def __init__(self, paths: Mapping[str, str], processor: Callable[..., Any]) -> None:
         self.paths = dict(paths)
         self.processor = processor
 

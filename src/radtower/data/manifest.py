@@ -112,7 +112,7 @@ class Manifest:
         return [row for row, path in enumerate(self.frame["image_path"]) if not Path(path).exists()]
 
 
-def read_manifest(path: str | Path, *, check_images: bool = False) -> Manifest:
+def read_manifest(path: str | Path, *, check_images: bool = False, needs_reports: bool = True) -> Manifest:
     """Read a manifest from CSV or parquet and check it.
 
     A relative ``image_path`` is relative to the manifest. Where there is no ``report`` column, the report is
@@ -124,6 +124,8 @@ def read_manifest(path: str | Path, *, check_images: bool = False) -> Manifest:
             and optionally volume_id, series_uid, rescale_slope and rescale_intercept, spacing_z_mm,
             spacing_y_mm and spacing_x_mm, and one per finding.
         check_images: Refuse a manifest whose images are not all there.
+        needs_reports: Refuse a manifest without reports. Some data sets have none, and not every use needs
+            them; without, ``report`` is empty in every row.
 
     Raises:
         ValueError: If a column is missing, a row has too many or too few fields, an id is empty or repeated,
@@ -134,12 +136,11 @@ def read_manifest(path: str | Path, *, check_images: bool = False) -> Manifest:
     path = Path(path)
     frame = _read_table(path)
     missing = [name for name in _REQUIRED if name not in frame]
-    if not ({"report", *_SECTIONS} & set(frame.columns)):
+    if needs_reports and not ({"report", *_SECTIONS} & set(frame.columns)):
         missing.append("report (or findings, impression)")
     if missing:
-        raise ValueError(
-            f"a manifest must have the columns {', '.join(_REQUIRED)} and report, got no {missing}."
-        )
+        wanted = f"{', '.join(_REQUIRED)}{' and report' if needs_reports else ''}"
+        raise ValueError(f"a manifest must have the columns {wanted}, got no {missing}.")
     if frame.empty:
         raise ValueError("a manifest must have at least one study, got 0 rows.")
     has_volumes = "volume_id" in frame

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,6 @@ from radtower.labeling.findings import FindingsSet
 from radtower.modeling.modeling_medclip import MedCLIPModel
 from radtower.modeling.modeling_zero_shot import pair_scores
 
-# No creation time of a results file may depend on the clock: two runs print and write the same.
-CREATED = datetime(2026, 1, 1, tzinfo=UTC)
 TRUTH = "truth of the phantom"
 
 
@@ -47,6 +45,8 @@ def measure_tower(
     findings: FindingsSet,
     num_resamples: int,
     on_progress: Callable[..., None],
+    *,
+    created: datetime,
 ) -> Measured:
     """Measure zero-shot classification and retrieval, and write results and rows beside the model.
 
@@ -57,6 +57,7 @@ def measure_tower(
         findings: What is classified.
         num_resamples: Of the bootstrap of zero-shot classification.
         on_progress: Called with the number of studies done.
+        created: When this is, for the results.
     """
     model = load_tower(folder)
     cache = open_volume_cache(cache_folder, model.processor.image_processor)
@@ -75,7 +76,7 @@ def measure_tower(
     results = Results(
         model_id=folder.name,
         model_revision=None,
-        created=CREATED,
+        created=created,
         phantom=True,
         metrics=(*metrics, *retrieved.metrics),
     )

@@ -4,6 +4,7 @@ Every number it prints is a phantom result.
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -58,6 +59,7 @@ class DemoPlan:
         vision_epochs: Passes over the scans, supervised.
         clip_epochs: Passes over the pairs, contrastive.
         num_resamples: Resamples of every bootstrap.
+        measured_at: Date of the results; None is now. With a date, two runs write the same.
     """
 
     num_studies: int = 560
@@ -71,6 +73,11 @@ class DemoPlan:
     vision_epochs: float = 9
     clip_epochs: float = 3
     num_resamples: int = 1000
+    measured_at: datetime | None = None
+
+    def date(self) -> datetime:
+        """Return the date of results that are measured now."""
+        return self.measured_at or datetime.now(UTC)
 
 
 @dataclass(frozen=True)
@@ -259,7 +266,13 @@ class _Demo:
         studies = read_manifest(manifest_path).split("test")
         with self.steps.step(f"Evaluate {folder.name}", len(studies)) as on_progress:
             return measure_tower(
-                folder, studies, self.output / "cache", self.findings, self.plan.num_resamples, on_progress
+                folder,
+                studies,
+                self.output / "cache",
+                self.findings,
+                self.plan.num_resamples,
+                on_progress,
+                created=self.plan.date(),
             )
 
     def report(self, manifest_path: Path, measured: list[Measured]) -> Path:

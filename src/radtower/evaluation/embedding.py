@@ -4,7 +4,7 @@ Axes: N items, E embedding.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +41,8 @@ def embed_scans(
         on_progress: Called with the number of scans done.
 
     Returns:
-        The features of the scans that could be read, and the reason for each of the others, by id.
+        The features of the scans that could be read, and the reason for each of the others, by id. Reasons
+        name files without the folders above them: they may be kept, as by ``radtower index build --json``.
 
     Raises:
         TypeError: If the model has no image tower.
@@ -58,7 +59,7 @@ def embed_scans(
         return pixels
 
     source = _source(model, model_folder, "image", processor_hash(image_processor))
-    return _embed(model, list(paths), load, source, on_progress)
+    return _embed(model, paths, load, source, on_progress)
 
 
 def embed_manifest(
@@ -85,7 +86,8 @@ def embed_manifest(
     else:
         load = volume_source(image_processor, manifest, cache)
     source = _source(model, model_folder, "image", processor_hash(image_processor))
-    return _embed(model, list(manifest.frame["volume_id"]), load, source, on_progress)
+    paths = dict(zip(manifest.frame["volume_id"], manifest.frame["image_path"], strict=True))
+    return _embed(model, paths, load, source, on_progress)
 
 
 def scan_ids(scans: Sequence[str | Path]) -> dict[str, Path]:
@@ -175,19 +177,19 @@ def _load(folder: str | Path, kinds: tuple[type, ...], kind: str) -> Any:
 
 def _embed(
     model: Any,
-    ids: Sequence[str],
+    paths: Mapping[str, str | Path],
     load: LoadScan,
     source: FeatureSource,
     on_progress: Callable[[int], None] | None,
 ) -> tuple[Features, dict[str, str]]:
     vectors, kept, failures = [], [], {}
-    for done, scan in enumerate(ids, start=1):
+    for done, (scan, path) in enumerate(paths.items(), start=1):
         try:
             pixel_values = load(scan)[None]
         except (OSError, RuntimeError, TypeError, ValueError) as error:
-            failures[scan] = str(error)
+            failures[scan] = _without_folder(str(error), path)
         except Exception as error:  # damaged files raise what their decoder likes
-            failures[scan] = f"{type(error).__name__}: {error}"
+            failures[scan] = f"{type(error).__name__}: {_without_folder(str(error), path)}"
         else:
             vectors.append(_embed_pixels(model, pixel_values, source.is_normalized))
             kept.append(scan)
@@ -199,6 +201,12 @@ def _embed(
             f"{next(iter(failures.values()), 'there were no scans')}"
         )
     return Features(torch.cat(vectors), kept, source), failures
+
+
+def _without_folder(message: str, path: str | Path) -> str:
+    """A message about a scan that tells nothing of the machine; a relative path stays as it is."""
+    folder = Path(path).parent
+    return message.replace(f"{folder}{os.sep}", "") if folder.is_absolute() else message
 
 
 def _embed_pixels(model: Any, pixel_values: torch.Tensor, is_normalized: bool) -> torch.Tensor:

@@ -100,13 +100,14 @@ def refuse_batch_dependent(source: FeatureSource) -> None:
 def source_differences(left: FeatureSource, right: FeatureSource) -> dict[str, tuple[object, object]]:
     """Return what keeps vectors of two sources from being compared, by name, with both values.
 
-    The image processor counts between scans only, and the hash of the model where both have one.
+    The image processor counts between scans only. Where both sides have a hash of the model, it decides: a
+    folder that was renamed holds the same weights, and one that was trained again does not.
     """
-    names = ["model_id", "model_revision", "is_normalized"]
+    names = ["is_normalized"]
     if left.kind == right.kind:
         names.append("processor_hash")
-    if left.model_hash is not None and right.model_hash is not None:
-        names.append("model_hash")
+    has_hashes = left.model_hash is not None and right.model_hash is not None
+    names += ["model_hash"] if has_hashes else ["model_id", "model_revision"]
     pairs = {name: (getattr(left, name), getattr(right, name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 

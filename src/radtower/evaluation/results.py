@@ -3,16 +3,18 @@
 import json
 import math
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from radtower.evaluation.bootstrap import Interval
 
 SCHEMA_VERSION = 1
 ROWS = ("scores", "queries")  # what may lie beside results
+CAPTIONS = "captions.json"  # of the pictures beside results
 Direction = Literal[
     "image_to_report",
     "report_to_image",
@@ -165,6 +167,8 @@ def measured(
     elif interval.num_undefined:
         notes.append(f"{interval.num_undefined} of {interval.num_resamples} resamples undefined and left out")
     is_defined = has_interval and not math.isnan(value)
+    if is_defined and not interval.low <= value <= interval.high:
+        notes.append("the value lies outside its percentile interval: there are too few patients for one")
     return MetricResult.model_validate(
         {
             **provenance.model_dump(),
@@ -182,10 +186,12 @@ def measured(
 
 
 def write_results(results: Results, path: str | Path) -> None:
-    """Write ``results.json``, atomically, before the rows behind it; rows of an earlier run are removed."""
+    """Write ``results.json``, atomically, before the rows behind it; rows and pictures of an earlier run go.
+
+    They are removed last: a write that fails leaves the earlier results whole. A folder of pictures that
+    holds anything else stays.
+    """
     path = Path(path)
-    for kind in ROWS:
-        path.with_suffix(f".{kind}.parquet").unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
@@ -196,9 +202,28 @@ def write_results(results: Results, path: str | Path) -> None:
             file.flush()
             os.fsync(file.fileno())
             temporary.chmod(0o666 & ~_umask())  # to be shared, unlike a temporary file
+            _remove_what_lies_beside(path)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def figures_folder(results: str | Path) -> Path:
+    """Return where the pictures of a ``results.json`` lie."""
+    return Path(results).with_suffix(".figures")
+
+
+def _remove_what_lies_beside(path: Path) -> None:
+    for kind in ROWS:
+        path.with_suffix(f".{kind}.parquet").unlink(missing_ok=True)
+    folder = figures_folder(path)
+    if (folder / CAPTIONS).is_file() and not folder.is_symlink() and not foreign_files(folder):
+        shutil.rmtree(folder)
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """Return the names of what is neither a picture nor the captions, in a folder of pictures."""
+    return sorted(p.name for p in folder.glob("*") if p.name != CAPTIONS and p.suffix != ".png")
 
 
 def _umask() -> int:
@@ -212,12 +237,33 @@ def read_results(path: str | Path) -> Results:
     """Read ``results.json`` and check it.
 
     Raises:
-        ValueError: If the schema version is not ours, or a metric is incomplete.
+        ValueError: If it is no JSON, the schema version is not ours, or a metric is incomplete; the message
+            names the file and what is wrong in it.
     """
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    name = file_name(path)
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text
+        raise ValueError(
+            f"{name} must be the JSON of an evaluation, got {error}. Evaluate again, or name another file."
+        ) from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise ValueError(
-            f"schema_version must be {SCHEMA_VERSION}, got {version!r}. Evaluate again with this version."
+            f"schema_version must be {SCHEMA_VERSION} in {name}, got {version!r}. Evaluate again with this "
+            "version."
         )
-    return Results.model_validate(content)
+    try:
+        return Results.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file as a whole"
+        more = f" and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+        raise ValueError(
+            f"{name} must have every field of results, got {where}: {first['msg']}{more}. Evaluate again."
+        ) from error
+
+
+def file_name(path: str | Path) -> str:
+    """Name a file in a message: with its folder, as many are a ``results.json``, and not with those above."""
+    return "/".join(Path(path).parts[-2:])

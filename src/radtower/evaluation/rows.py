@@ -5,21 +5,26 @@ from them, and two models are compared on them, row by row. They name patients: 
 """
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from radtower.data.targets import MASKED_TARGET
-from radtower.evaluation.results import Results
+from radtower.evaluation.results import Results, file_name
 
 _WHERE = ("dataset", "class_set", "label_source", "protocol")
 SCORE_COLUMNS = (*_WHERE, "item_id", "patient_id", "finding", "score", "label")
 QUERY_COLUMNS = (*_WHERE, "direction", "query_id", "patient_id", "metric", "value")
 _NUMBERS = ("score", "label", "value")
 _OF_RESULTS = ("model_id", "created")  # in the metadata: rows of another run are refused
+
+
+_Rows = TypeVar("_Rows", "ScoreRows", "QueryRows")
 
 
 @dataclass(frozen=True)
@@ -87,26 +92,41 @@ def read_score_rows(results: Results, path: str | Path) -> ScoreRows:
 
     Raises:
         FileNotFoundError: If there are none.
-        ValueError: If they are of another run, or a column is missing.
+        ValueError: If they are of another run, or a column is missing; the message names the file.
     """
-    return ScoreRows(_read(results, scores_path(path)))
+    return _of_file(ScoreRows, scores_path(path), results)
 
 
 def read_query_rows(results: Results, path: str | Path) -> QueryRows:
     """Read the query outcomes beside the ``results.json`` at ``path``; see :func:`read_score_rows`."""
-    return QueryRows(_read(results, queries_path(path)))
+    return _of_file(QueryRows, queries_path(path), results)
+
+
+def _of_file(kind: Callable[[pd.DataFrame], _Rows], path: Path, results: Results) -> _Rows:
+    frame = _read(results, path)
+    try:
+        return kind(frame)
+    except ValueError as error:
+        raise ValueError(f"{file_name(path)}: {error} Evaluate again.") from error
 
 
 def _read(results: Results, path: Path) -> pd.DataFrame:
     if not path.is_file():
-        raise FileNotFoundError(f"{path.name} must lie beside the results, got no such file. Evaluate again.")
-    table = pq.read_table(path)
+        raise FileNotFoundError(
+            f"{file_name(path)} must lie beside the results, got no such file. Evaluate again."
+        )
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"{file_name(path)} must be a parquet file, got something else. Evaluate again."
+        ) from error
     metadata = table.schema.metadata or {}
     for name in _OF_RESULTS:
         found, wanted = metadata.get(name.encode(), b"").decode(), str(getattr(results, name))
         if found != wanted:
             raise ValueError(
-                f"{path.name} must be of the results beside it, got {name} {found!r} where they say "
+                f"{file_name(path)} must be of the results beside it, got {name} {found!r} where they say "
                 f"{wanted!r}. Evaluate again."
             )
     frame = table.to_pandas()
@@ -115,7 +135,9 @@ def _read(results: Results, path: Path) -> pd.DataFrame:
 
 def _check(frame: pd.DataFrame, columns: tuple[str, ...]) -> None:
     if tuple(frame.columns) != columns:
-        raise ValueError(f"rows must have the columns {list(columns)}, got {list(frame.columns)}.")
+        missing = [name for name in columns if name not in frame]
+        what = f"no {', '.join(missing)}" if missing else f"{', '.join(map(str, frame.columns))}"
+        raise ValueError(f"rows must have the columns {', '.join(columns)}, got {what}.")
     for name in set(columns) & set(_NUMBERS):
         if frame[name].isna().any():
             raise ValueError(

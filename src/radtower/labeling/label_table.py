@@ -234,18 +234,23 @@ def read_labels(path: str | Path) -> LabelTable:
     missing = [name for name in _COLUMNS if name not in table.schema.names]
     if missing:
         raise ValueError(
-            f"a label table must have the columns {', '.join(_COLUMNS)}, got none named {missing}."
+            f"the label table {Path(path).name} must have the columns {', '.join(_COLUMNS)}, got none named "
+            f"{missing}. Label the reports again, or name another table."
         )
     for name, kind in _SCALARS.items():
         if table.schema.field(name).type != kind:
-            raise ValueError(f"{name} must be a column of type {kind}, got {table.schema.field(name).type}.")
+            raise ValueError(
+                f"{name} of the label table {Path(path).name} must be a column of type {kind}, got "
+                f"{table.schema.field(name).type}. Label the reports again, or name another table."
+            )
     status_type = table.schema.field("status").type
     keys = tuple(field.name for field in status_type) if pa.types.is_struct(status_type) else ()
     for name, kind in _STRUCTS.items():
         if table.schema.field(name).type != pa.struct([(key, kind) for key in keys]) or not keys:
             raise ValueError(
-                f"{name} must be a struct of {kind} keyed by finding, the same findings in status, score and "
-                f"evidence, got {table.schema.field(name).type}."
+                f"{name} of the label table {Path(path).name} must be a struct of {kind} keyed by finding, "
+                "the same findings in status, score and evidence, got "
+                f"{table.schema.field(name).type}. Label the reports again, or name another table."
             )
     frame = table.select(list(_COLUMNS)).to_pandas()
     for name in ("report_id", "report_sha256"):

@@ -186,10 +186,12 @@ def prompt_pairs(prompts: Prompts) -> list[PromptPair]:
 
 
 def fill_prompt(template: str, finding: str) -> str:
-    """Put the phrase of a finding into a template; the first letter of the sentence is upper case."""
+    """Put the phrase of a finding into a template; a sentence that begins with it begins in upper case."""
     # "CT artifact" keeps its capitals.
     lower = finding[:1].lower() + finding[1:] if finding[1:2].islower() else finding
     sentence = template.replace("{finding_lower}", lower).replace("{finding}", finding)
+    if not template.startswith(_PLACES[0][:-1]):
+        return sentence  # what the template itself says stays: "not {finding}." was published so
     # The first letter alone: ``str.capitalize`` would spoil "CT".
     return sentence[:1].upper() + sentence[1:]
 

@@ -49,7 +49,7 @@ def train_vision(
     """
     set_seed(arguments.seed)
     cache = open_volume_cache(run.cache)
-    manifest = read_manifest(run.manifest)
+    manifest = read_manifest(run.manifest, needs_reports=run.labels is not None)
     train, targets = _labeled_split(run, manifest, cache, "train", _augmentation_of(run, arguments, cache))
     evaluation = None
     if arguments.eval_strategy != "no":

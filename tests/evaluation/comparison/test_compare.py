@@ -1,8 +1,10 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import f1_score
 
 from radtower.evaluation.bootstrap import patient_bootstrap
 from radtower.evaluation.comparison.compare import compare_runs
@@ -79,6 +81,48 @@ def test_decisions_are_taken_at_the_threshold_of_each_model(toy, tmp_path):
     assert item.ci_low < item.difference < item.ci_high < 0
     assert item.threshold_source == "by hand"
     assert item.delong_p is None
+
+
+def test_decisions_of_a_further_class_set_are_paired_too(toy, tmp_path):
+    """Its thresholds stand with the findings of the whole set; the mean of a part has none of its own."""
+    part = toy.scored.model_copy(update={"class_set": "toy, effusion only"})
+    cuts = {"weak": (0.2, 0.9), "strong": (0.5, 0.1)}
+    samples = {"weak": toy.sample(0.5), "strong": toy.sample(1.5)}
+    paths = []
+    for name, sample in samples.items():
+        thresholds = [Threshold(cut, "by hand") for cut in cuts[name]]
+        frame = toy.score_rows(sample)
+        of_part = replace(sample, scores=sample.scores[:, 1:], labels=sample.labels[:, 1:], keys=["effusion"])
+        means = decision_results(of_part, thresholds[1:], part, num_resamples=20)
+        # Of another protocol, whose thresholds say nothing about these scores.
+        other = toy.scored.model_copy(update={"protocol": "linear probe"})
+        metrics = [
+            *decision_results(sample, thresholds, toy.scored, num_resamples=20),
+            *decision_results(sample, [Threshold(9.0, "by hand")] * 2, other, num_resamples=20),
+            *(item for item in means if item.finding is None),
+        ]
+        rows = pd.concat([frame, frame[frame["finding"] == "effusion"].assign(class_set=part.class_set)])
+        paths.append(toy.write_run(tmp_path / name / "results.json", metrics, rows))
+    found = {item.metric: item for item in compare(*paths).differences if item.class_set == part.class_set}
+    f1 = {
+        name: f1_score(sample.labels[:, 1], sample.scores[:, 1] >= cuts[name][1])
+        for name, sample in samples.items()
+    }
+    assert found["macro_f1"].difference == pytest.approx(f1["strong"] - f1["weak"])
+    assert found["macro_f1"].ci_low < found["macro_f1"].difference < found["macro_f1"].ci_high
+    assert [item.note for item in found.values()] == [None] * 7
+
+
+def test_a_threshold_of_its_own_class_set_comes_first(toy, tmp_path):
+    other = toy.scored.model_copy(update={"class_set": "another"})
+    sample = toy.sample(1.0)
+    metrics = [
+        *decision_results(sample, [Threshold(0.5, "by hand")] * 2, toy.scored, num_resamples=20),
+        *decision_results(sample, [Threshold(9.0, "by hand")] * 2, other, num_resamples=20),
+    ]
+    path = toy.write_run(tmp_path / "results.json", metrics, toy.score_rows(sample))
+    found = [item for item in compare(path, path).differences if item.class_set == toy.scored.class_set]
+    assert [item.difference for item in found if item.metric in ("f1", "macro_f1")] == [0.0] * 3
 
 
 def test_a_finding_without_a_threshold_is_compared_by_rank_only(toy, tmp_path):

@@ -1,10 +1,23 @@
-"""A 3D image tower embeds as a dual tower does."""
+"""An image tower embeds as a dual tower does."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import (
+    BertConfig,
+    CLIPConfig,
+    ResNetConfig,
+    ResNetModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    ViTModel,
+)
 
+from radtower.data.images_2d import ImageFiles
 from radtower.evaluation.pairs.embedded_pairs import embed_volumes, model_identity
 from radtower.evaluation.pairs.image_tower import load_image_tower
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
@@ -36,6 +49,62 @@ def test_it_embeds_as_its_model_pools(tower_folder):
 def test_another_model_is_no_image_tower(tiny_medclip, tmp_path):
     tiny_medclip.save_pretrained(tmp_path / "dual")
     assert load_image_tower(tmp_path / "dual") is None
+
+
+VIT = ViTConfig(
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=8,
+    image_size=16,
+    patch_size=8,
+)
+
+
+def save_2d(model, folder):
+    model.eval().save_pretrained(folder)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+def test_images_of_any_depth_are_embedded_by_a_2d_tower(tmp_path):
+    model = ViTModel(VIT)
+    tower = load_image_tower(save_2d(model, tmp_path / "vit"))
+    deep = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 15
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.fromarray((deep >> 8).astype(np.uint8)).save(tmp_path / "flat.png")
+    files = ImageFiles({"a": str(tmp_path / "deep.png"), "b": str(tmp_path / "flat.png")}, tower.processor)
+    pixels = torch.stack([files("a"), files("b")])
+    assert pixels.shape == (2, 3, 16, 16)
+    torch.testing.assert_close(pixels[0], pixels[1], atol=0.2, rtol=0)  # spread, and not clipped to white
+    assert not tower.processor.reads_volumes
+    with torch.no_grad():
+        expected = model(pixels).pooler_output
+    torch.testing.assert_close(tower.encode_image(pixels, normalize=False), expected)
+    assert model_identity(tower) == ("vit", None)
+
+
+def test_a_classifier_gives_its_first_token_and_no_random_pooler(tmp_path):
+    model = ViTForImageClassification(VIT)
+    tower = load_image_tower(save_2d(model, tmp_path / "classifier"))
+    pixels = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = model.vit(pixels).last_hidden_state[:, 0]
+    torch.testing.assert_close(tower.encode_image(pixels, normalize=False), expected)
+
+
+def test_maps_that_are_pooled_become_vectors(tmp_path):
+    config = ResNetConfig(embedding_size=4, hidden_sizes=[4, 6], depths=[1, 1], num_channels=1)
+    tower = load_image_tower(save_2d(ResNetModel(config), tmp_path / "resnet"))
+    assert tower.encode_image(torch.rand(2, 1, 32, 32)).shape == (2, 6)
+    assert tower.processor.num_channels == 1
+
+
+def test_a_tower_of_transformers_that_reads_texts_too_is_no_image_tower(tmp_path):
+    CLIPConfig().save_pretrained(tmp_path)
+    assert load_image_tower(tmp_path) is None
+    BertConfig().save_pretrained(tmp_path)
+    assert load_image_tower(tmp_path) is None
 
 
 def test_a_tower_without_all_its_weights_is_refused(tower_folder):

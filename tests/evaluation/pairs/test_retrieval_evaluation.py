@@ -11,6 +11,7 @@ from radtower.data.manifest import Manifest
 from radtower.evaluation.pairs.embedded_pairs import EmbeddedVolumes, add_reports, embed_pairs, embed_volumes
 from radtower.evaluation.pairs.retrieval_evaluation import (
     RetrievalData,
+    check_image_data,
     embed_for_retrieval,
     image_search,
     measure_retrieval_tasks,
@@ -79,6 +80,34 @@ def test_both_tasks_read_every_scan_once(tiny_medclip):
     assert {m.n for m in images if m.metric.startswith("precision")} == {4}
     assert "gallery of 7 images" in images[0].note
     assert {m.label_source for m in measures.metrics} == {"drawn", "pairing of scan and report"}
+
+
+def checked(protocols: list[str], ks: list[int], **changes: object) -> None:
+    plan = plan_retrieval(["images"], protocols, ks, has_reports=True)
+    check_image_data(plan, replace(DATA, **changes))
+
+
+def test_what_there_are_too_few_images_for_is_refused_without_vectors():
+    checked([], [7])
+    with pytest.raises(ValueError, match=r"ks must be at most 7, .+, got \[8, 9\]"):
+        checked([], [1, 8, 9])
+    checked(["legacy-ct-clip"], [8], galleries=())  # has numbers of its own
+    with pytest.raises(ValueError, match=r"ks must be at most 4, .+, got \[5\]"):
+        checked([], [5], galleries=())
+    alone = Manifest(FRAME[:1])
+    with pytest.raises(ValueError, match=r"ks must be at most 0, .+, got \[1\]"):
+        checked([], [], manifest=alone)
+    with pytest.raises(ValueError, match=r"in at least two studies, got fewer of 1\. Choose"):
+        checked(["legacy-ct-clip"], [], manifest=alone, galleries=())
+
+
+def test_labels_of_images_are_read_before_vectors_are_made_and_not_for_pairs():
+    def refuse(volumes: Manifest) -> FindingLabels:
+        raise ValueError("bad label of s")
+
+    with pytest.raises(ValueError, match="bad label of s"):
+        checked([], [], read_labels=refuse)
+    check_image_data(plan_retrieval(["pairs"], [], [], has_reports=True), replace(DATA, read_labels=refuse))
 
 
 def test_images_alone_need_no_reports(tiny_medclip):

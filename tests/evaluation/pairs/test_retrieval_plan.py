@@ -54,7 +54,7 @@ def test_what_does_not_fit_the_data_is_refused() -> None:
     pairs = plan_retrieval([], [], [], has_reports=True)
     with pytest.raises(ValueError, match="must come with the task images, got train for pairs only"):
         pairs.check_data("test", ["train"], 50)
-    with pytest.raises(ValueError, match=r"ks must be between 1 and 0, got \[1\]"):
+    with pytest.raises(ValueError, match=r"at least two items to choose from, got 1\. Choose"):
         pairs.check_data("test", [], 1)
     pairs.check_data("test", [], 2)
     with pytest.raises(ValueError, match=r"ks must be between 1 and 3, got \[5\]"):

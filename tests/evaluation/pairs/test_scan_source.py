@@ -63,9 +63,7 @@ def test_images_are_read_by_the_2d_processor(tiny_image_clip, tmp_path):
     assert torch.equal(load("s0"), expected)
     with pytest.raises(FileNotFoundError, match=r"none\.png"):
         load("s1")
-    with pytest.raises(
-        ValueError, match=r"cache must be left out for a dual tower of 2D images, got .*cache"
-    ):
+    with pytest.raises(ValueError, match=r"cache must be left out for a tower of 2D images, got .*cache"):
         scan_source(tiny_image_clip, manifest, tmp_path / "cache")
 
 

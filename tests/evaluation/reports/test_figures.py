@@ -8,10 +8,10 @@ from PIL import Image
 from radtower.evaluation.reports.figures import (
     Caption,
     Picture,
-    figures_folder,
     read_pictures,
     write_pictures,
 )
+from radtower.evaluation.results import figures_folder
 
 
 def png():

@@ -1,3 +1,4 @@
+import html
 import re
 from html.parser import HTMLParser
 
@@ -5,8 +6,11 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+from radtower.evaluation.reports.html_parts import EN_DASH
+from radtower.evaluation.reports.page import picture_digest
 from radtower.evaluation.reports.report import ReportOptions, write_report
 from radtower.evaluation.reports.runs import read_runs
+from radtower.evaluation.reports.wording import counts, row_name, value_and_interval
 from radtower.evaluation.rows import ScoreRows, write_rows
 
 QUICK = ReportOptions(num_resamples=20)
@@ -23,7 +27,7 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "img", "br"):
+        if tag not in ("meta", "link", "img", "br", "wbr"):
             self._open.append(tag)
 
     def handle_endtag(self, tag):
@@ -163,9 +167,10 @@ def test_two_models_side_by_side(write_run, tmp_path):
 def test_the_best_number_is_bold_and_what_that_means_is_said(write_run, make_metric, tmp_path):
     paths = [
         write_run(name, model_id=name, metrics=[make_metric("exact_row", value)], has_rows=False)
-        for name, value in (("a", 0.5), ("b", 0.9))
+        for name, value in (("a", 0.5), ("a_longer_name", 0.9))
     ]
     written, page = read(paths, tmp_path / "out")
+    assert '<span class="of">a_<wbr>longer_<wbr>name</span>' in written[0].read_text()
     assert re.findall(r'class="best"><span class="value">([\d.]+)', written[0].read_text()) == ["0.900"]
     assert "Bold: its interval lies beyond those of all others." in page.text
 
@@ -226,10 +231,14 @@ def test_thresholds_of_several_sources_leave_f1_out_of_the_forest(write_run, mak
 def test_sections_of_one_name_are_told_apart(write_run, make_metric, tmp_path):
     items = [make_metric(label_source=source) for source in ("manual", "silver")]
     _, page = read([write_run(metrics=items, has_rows=False)], tmp_path / "out")
-    assert "scans, test split; two findings; silver" in page.text
+    assert page.text.count("scans, test split; silver") == 2  # in the contents and above the section
     more = [make_metric(class_set=name) for name in ("18 findings", "16 findings")]
     _, page = read([write_run("b", metrics=more, has_rows=False)], tmp_path / "other")
-    assert page.text.count("scans, test split; 16 findings") == 2  # in the contents and above the section
+    assert "scans, test split; 16 findings" not in page.text
+    assert [tag["id"] for tag in page.all("h2") if "id" in tag] == ["s1", "how"]  # one section of two tables
+    assert [text for text in page.texts if "class set:" in text and "tower" in text] == [
+        f"tower: scans, test split; class set: {number} findings; labels: manual" for number in (18, 16)
+    ]
 
 
 def test_states_of_labels_are_added_up(write_run, make_metric, tmp_path):
@@ -272,3 +281,104 @@ def test_rows_of_another_run_are_refused(write_run, tmp_path):
     (one.parent / "results.scores.parquet").replace(other.parent / "results.scores.parquet")
     with pytest.raises(ValueError, match="must be of the results beside it, got model_id 'tower'"):
         write_report([other], tmp_path / "out", QUICK)
+
+
+def test_sections_are_in_the_order_of_the_results_and_pictures_come_before_tables(whole_report):
+    text = whole_report[0].read_text(encoding="utf-8")
+    marks = [
+        *('<ul class="cards">', '<nav aria-label="Contents">', '<h2 id="s1">'),
+        *("Intervals per finding.", "ROC curves.", "Reliability.", "protocol: prompt ensemble</span>"),
+        *('<h2 id="s2">', "Recall at k.", "protocol: exact row</span>"),
+        *('<h2 id="pictures">', "<h2>Not measured</h2>", '<h2 id="how">', "<footer>"),
+    ]
+    places = [text.index(mark) for mark in marks]
+    assert places == sorted(places)
+
+
+def test_every_number_is_on_the_page_with_its_interval_and_its_n(whole_report, write_run, tmp_path):
+    results = read_runs([write_run(phantom=True)])[0].results
+    rows = _table_rows(whole_report[0].read_text(encoding="utf-8"))
+    assert len(results.metrics) == 11
+    for item in results.metrics:
+        wanted = "undefined" if item.value is None else value_and_interval(item, EN_DASH)
+        fitting = [row for row in rows if row[:2] == [row_name(item), counts(item)]]
+        assert any(cell.startswith(wanted) for row in fitting for cell in row[2:]), (item.metric, wanted)
+
+
+def test_baselines_and_further_class_sets_are_in_the_section_of_their_protocol(
+    write_run, make_metric, tmp_path
+):
+    items = [
+        make_metric("label_jaccard", 0.4, protocol="top 1"),
+        make_metric("label_jaccard_baseline", 0.3, protocol="top 1; random report"),
+        make_metric("label_jaccard_difference", 0.1, protocol="top 1; model minus random report"),
+        make_metric("macro_auroc", 0.7, protocol="prompts"),
+        make_metric("macro_auroc", 0.6, protocol="prompts", class_set="one finding"),
+    ]
+    _, page = read([write_run(metrics=items, has_rows=False)], tmp_path / "out")
+    assert [tag["id"] for tag in page.all("h2") if "id" in tag] == ["s1", "s2", "how"]
+    for wanted in (
+        "all: tower 125 0.400",
+        "all: random report 125 0.300",
+        "tower minus random report 125 0.100",
+    ):
+        assert wanted in page.text
+
+
+def test_class_sets_of_one_section_have_pictures_of_their_own(write_run, make_metric, tmp_path):
+    items = [
+        make_metric(finding="nodule", n_positive=3, class_set=name, protocol="prompts")
+        for name in ("18 findings", "16 findings")
+    ]
+    written, page = read([write_run(metrics=items, has_rows=False)], tmp_path / "out")
+    assert [path.name for path in written if path.suffix == ".png"] == ["forest-1.png", "forest-1-2.png"]
+    assert "class set: 16 findings; labels: manual; prompts." in page.text
+
+
+def test_pictures_of_an_earlier_report_are_removed_and_nothing_else(write_run, make_metric, tmp_path):
+    out = tmp_path / "out"
+    read([write_run()], out)
+    changed = out / "roc-1.png"
+    changed.write_bytes(changed.read_bytes() + b"edited by hand")
+    (out / "forest-7.png").write_bytes(b"of the user")
+    number = [make_metric("brier", 0.2)]
+    written, _ = read([write_run("other", metrics=number, has_rows=False)], out)
+    assert [path.name for path in written] == ["report.html", "tables.md", "tables.tex"]
+    kept = {"report.html", "tables.md", "tables.tex", "roc-1.png", "forest-7.png"}
+    assert {path.name for path in out.iterdir()} == kept
+
+
+def test_a_page_cannot_name_files_elsewhere_for_removal(write_run, make_metric, tmp_path):
+    out, outside = tmp_path / "out", tmp_path / "scan.png"
+    outside.write_bytes(b"mine")
+    out.mkdir()
+    (out / "link.png").symlink_to(outside)
+    digest = picture_digest(b"mine")
+    (out / "notes.txt").write_bytes(b"mine")
+    names = ("../scan.png", "link.png", "notes.txt", "absent.png")
+    told = " ".join(f"{name}:{digest}" for name in names)
+    (out / "report.html").write_text(f'<meta name="radtower-pictures" content="{told}">')
+    read([write_run(metrics=[make_metric()], has_rows=False)], out)
+    assert outside.read_bytes() == b"mine"
+    assert {"link.png", "notes.txt"} < {path.name for path in out.iterdir()}
+
+
+def test_a_report_that_fails_leaves_the_earlier_pictures(write_run, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    before = [path.name for path in read([write_run()], out)[0]]
+
+    def fail(self, content):
+        raise OSError("disk full")
+
+    path = write_run("other", metrics=None, has_rows=False)
+    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_report([path], out, QUICK)
+    assert sorted(p.name for p in out.iterdir()) == sorted(before)
+
+
+def _table_rows(page):
+    """Texts of the cells, by row of the body."""
+    rows = re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
+    cells = (re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL) for row in rows)
+    return [[html.unescape(re.sub(r"<sup>.*?</sup>|<.*?>", "", cell)) for cell in row] for row in cells]

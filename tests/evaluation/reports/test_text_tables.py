@@ -124,6 +124,18 @@ def test_a_long_table_goes_over_pages(many):
     assert text.count(r"\begin{tabular}") == 6
 
 
+def test_floats_are_set_down_every_ten_tables(make_results, make_metric):
+    for number, wanted in ((10, 0), (11, 1), (20, 1), (21, 2)):
+        text = latex_tables([make_results(*_of_protocols(make_metric, number))])
+        assert (text.count(r"\begin{tabular}"), text.count(r"\clearpage")) == (number, wanted)
+    parts = text.split(r"\clearpage")
+    assert [part.count(r"\begin{tabular}") for part in parts] == [10, 10, 1]
+
+
+def _of_protocols(make_metric, number):
+    return [make_metric(protocol=f"protocol {i}") for i in range(number)]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles(many, tmp_path):
@@ -131,11 +143,24 @@ def test_latex_compiles(many, tmp_path):
     assert packages.replace("\n", "") in latex_tables(many).replace("\n%   ", "").replace(
         "\n", ""
     )  # as it says
-    document = (
-        f"\\documentclass{{article}}\n{packages}\\begin{{document}}\n{latex_tables(many)}\\end{{document}}\n"
-    )
-    (tmp_path / "tables.tex").write_text(document, encoding="utf-8")
+    _compile(latex_tables(many), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_with_sixty_tables_compiles(make_results, make_metric, tmp_path):
+    text = latex_tables([make_results(*_of_protocols(make_metric, 60))])
+    _compile(text, tmp_path)
+    # Without a page break in between, LaTeX gives up.
+    with pytest.raises(AssertionError, match=r"dead cycles|Too many unprocessed floats"):
+        _compile(text.replace(r"\clearpage", ""), tmp_path)
+
+
+def _compile(tables, folder):
+    packages = "\\usepackage[T1]{fontenc}\n\\usepackage{booktabs,graphicx,longtable,textcomp}\n"
+    document = f"\\documentclass{{article}}\n{packages}\\begin{{document}}\n{tables}\\end{{document}}\n"
+    (folder / "tables.tex").write_text(document, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
-    assert (tmp_path / "tables.pdf").stat().st_size > 10_000
+    assert (folder / "tables.pdf").stat().st_size > 10_000

@@ -78,6 +78,18 @@ def test_a_split_and_the_text_where_they_are_asked_for(model, manifest):
     assert contents.items["report"].tolist() == ["There is effusion", None]
 
 
+def test_a_manifest_of_scans_needs_reports_only_for_what_is_made_of_them(model, manifest, tmp_path):
+    frame = pd.read_csv(manifest).drop(columns="report")
+    frame.to_csv(manifest, index=False)
+    contents = scans_of_manifest(model, manifest)
+    assert contents.items["report_sha256"].isna().all()
+    again = embedded_before(contents.features, manifest, TableOptions())
+    assert again.items["report_sha256"].isna().all()
+    for options in (TableOptions(with_text=True), TableOptions(labels=tmp_path / "labels.parquet")):
+        with pytest.raises(ValueError, match=r"and report, got no \['report \(or findings"):
+            scans_of_manifest(model, manifest, options)
+
+
 def test_reports_are_one_per_study(model, manifest):
     contents = reports_of_table(model, manifest)
     assert contents.features.ids == ["s0", "s1", "s2"]

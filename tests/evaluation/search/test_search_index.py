@@ -117,10 +117,10 @@ def test_vectors_that_are_no_unit_vectors_are_compared_by_their_product(tmp_path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_id": "n"}, "differences: model_id 'm', not 'n'"),
-        ({"model_revision": None}, "differences: model_revision 'abc', not None"),
+        ({"model_id": "n", "model_hash": None}, "differences: model_id 'm', not 'n'. "),
+        ({"model_revision": None, "model_hash": None}, "differences: model_revision 'abc', not None. "),
         ({"processor_hash": "456"}, "differences: processor_hash '123', not '456'"),
-        ({"model_hash": "f1", "model_id": "n"}, "model_id 'm', not 'n'; model_hash 'f0', not 'f1'"),
+        ({"model_hash": "f1", "model_id": "n"}, "differences: model_hash 'f0', not 'f1'. "),
         ({"is_normalized": False}, "is_normalized True, not False; metric 'cosine', not 'dot'"),
     ],
 )
@@ -128,6 +128,12 @@ def test_queries_of_another_model_are_refused(builder, change, message):
     index, queries = builder.build(), builder.features(1)
     with pytest.raises(ValueError, match=message):
         index.search(replace(queries, source=replace(queries.source, **change)))
+
+
+def test_queries_of_the_same_weights_in_another_folder_are_answered(builder):
+    index, queries = builder.build(), builder.features(1)
+    moved = replace(queries, source=replace(queries.source, model_id="moved", model_revision=None))
+    assert index.search(moved, 2).rows.tolist() == index.search(queries, 2).rows.tolist()
 
 
 def test_queries_of_another_width_are_refused_and_texts_have_no_image_processor(builder):

@@ -6,13 +6,20 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from radtower.data.finding_truth import FindingTruth
 from radtower.data.manifest import Manifest
 from radtower.evaluation.read_outs.labeled_vectors import LabeledVectors
 from radtower.evaluation.read_outs.linear_probe import linear_probe
 from radtower.evaluation.read_outs.neighbors import nearest_neighbors
-from radtower.evaluation.zero_shot.labeled_volumes import LabeledVolumes, embed_labeled, label_splits
+from radtower.evaluation.zero_shot.labeled_volumes import (
+    LabeledSplit,
+    LabeledVolumes,
+    embed_labeled,
+    label_splits,
+)
 from radtower.evaluation.zero_shot.protocol import load_protocol
 from radtower.evaluation.zero_shot.scan_read_outs import (
+    check_fits,
     check_read_outs,
     further_read_outs,
     head_read_out,
@@ -154,6 +161,30 @@ def test_fitted_read_outs_read_what_the_model_compares(tiny_medclip):
     tiny_medclip.finding_head = torch.nn.Linear(12, 1)
     (read,) = further_read_outs(["finding-head"], tiny_medclip, protocol, {"test": splits["test"]})
     assert "finding head" in read.protocol
+
+
+def labeled(**positive):
+    """Splits of two volumes; a finding is present in the first, or as told in both."""
+    truth = np.array([[1.0, -100.0], [0.0, -100.0]], dtype=np.float32)
+    one_class = np.where(truth == 0, 1, truth)
+    keys = ("lung_nodule", "cardiomegaly")
+    return {
+        name: LabeledSplit(None, FindingTruth(keys, one_class if name in positive else truth, {}, {}, "s"))
+        for name in ("train", "validation", "test")
+    }
+
+
+def test_what_cannot_be_fitted_is_refused_before_the_work():
+    both = ("lung_nodule", "cardiomegaly")
+    check_fits(["knn", "linear-probe"], labeled(), both)
+    check_fits(["finding-head"], labeled(train=1), both)
+    check_fits([], {}, both)
+    for split in ("train", "validation"):
+        message = f"knn must have a finding with both classes in {split}, got none of 2 findings in 2 volumes"
+        with pytest.raises(ValueError, match=message):
+            check_fits(["finding-head", "knn"], labeled(**{split: 1}), both)
+    with pytest.raises(ValueError, match="got none of 1 findings"):
+        check_fits(["knn"], labeled(), ("cardiomegaly",))
 
 
 def test_splits_that_are_needed():

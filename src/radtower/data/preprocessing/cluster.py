@@ -50,7 +50,7 @@ class PreprocessScans(PipelineStep):
         image_processor = CT3DImageProcessor.from_pretrained(folder)
         scans = {
             volume_id: scan
-            for volume_id, scan in read_manifest(self.manifest).scans().items()
+            for volume_id, scan in read_manifest(self.manifest, needs_reports=False).scans().items()
             if part.holds(volume_id)
         }
         preprocess_part(scans, image_processor, folder, part=part, num_workers=self.num_workers)

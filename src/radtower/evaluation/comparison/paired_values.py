@@ -51,30 +51,33 @@ Key = tuple[str, str | None, str | None]  # metric, finding, threshold source
 
 def score_differences(
     samples: tuple[FindingScores, FindingScores],
-    metrics: tuple[Sequence[MetricResult], Sequence[MetricResult]],
+    metrics: Sequence[MetricResult],
+    thresholds: tuple[Sequence[MetricResult], Sequence[MetricResult]],
     resampling: Resampling,
 ) -> dict[Key, PairedValue]:
     """Return the differences of ranking metrics, and of decisions at each model's own thresholds.
 
     Args:
         samples: Paired scores of both models.
-        metrics: Results of both that were measured on them; they name specificities and thresholds.
+        metrics: Results that were measured on them; they name specificities and sources of thresholds.
+        thresholds: Results of both models that name thresholds of the findings; of two for one finding the
+            later counts.
         resampling: Of the patients.
     """
-    names = {item.metric for item in metrics[0]}
+    names = {item.metric for item in metrics}
     specificities = {float(m[1]) for m in map(_SENSITIVITY.search, names) if m} or {0.9}
     pairs: list[tuple[str | None, list[TaskScores]]] = [
         (None, [ranking_task(sample, _ANY, value) for sample in samples]) for value in sorted(specificities)
     ]
-    sources = dict.fromkeys(item.threshold_source for item in metrics[0] if item.threshold_source)
+    sources = dict.fromkeys(item.threshold_source for item in metrics if item.threshold_source)
     for rule in sources:
-        thresholds = [_thresholds(m, rule) for m in metrics]
+        of_models = [_thresholds(items, rule) for items in thresholds]
         pairs.append(
             (
                 rule,
                 [
                     decision_task(sample, [chosen.get(key, _missing(rule)) for key in sample.keys], _ANY)
-                    for sample, chosen in zip(samples, thresholds, strict=True)
+                    for sample, chosen in zip(samples, of_models, strict=True)
                 ],
             )
         )

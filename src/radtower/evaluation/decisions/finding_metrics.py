@@ -154,7 +154,7 @@ def _task(
         Metric(
             name=f"macro_{metric}",
             n=len(sample.labels),
-            note=f"mean of {int((~np.isnan(row)).sum())} of {len(row)} findings",
+            note=_mean_of(~np.isnan(row), few),
             undefined_because="it is undefined for every finding",
         )
         for metric, row in zip(names, values, strict=True)
@@ -193,6 +193,13 @@ def _few_patients(sample: FindingScores, column: int) -> str | None:
     if not 0 < rarer < FEW_PATIENTS:
         return None
     return f"{rarer} patients in the rarer class: below {FEW_PATIENTS} intervals tend to be too narrow"
+
+
+def _mean_of(is_defined: np.ndarray, few: Sequence[str | None]) -> str:
+    """What to say about a mean over findings: with few patients its interval is too narrow, as theirs are."""
+    note = f"mean of {int(is_defined.sum())} of {len(is_defined)} findings"
+    num_few = sum(found is not None for found, known in zip(few, is_defined, strict=True) if known)
+    return f"{note}; {num_few} of them with few patients in the rarer class" if num_few else note
 
 
 def _why_undefined(sample: FindingScores, column: int, metric: str) -> str:

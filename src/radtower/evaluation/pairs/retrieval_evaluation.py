@@ -24,6 +24,8 @@ from radtower.evaluation.results import Provenance
 from radtower.evaluation.retrieval.images.image_labels import FindingLabels, ImageLabels
 from radtower.evaluation.retrieval.images.image_retrieval import (
     ImageSearch,
+    check_image_search,
+    check_legacy_ct_clip,
     measure_images,
     measure_legacy_ct_clip,
 )
@@ -64,6 +66,25 @@ class RetrievalVectors:
     pairs: EmbeddedPairs | None
     volumes: EmbeddedVolumes | None
     failures: dict[str, str]
+
+
+def check_image_data(plan: RetrievalPlan, data: RetrievalData) -> None:
+    """Refuse labels and numbers of images that do not fit the plan; ask before the vectors are made.
+
+    Raises:
+        KeyError: If the labels are not there.
+        ValueError: If they are invalid, or there are too few images.
+    """
+    if "images" not in plan.tasks:
+        return
+    labels = data.read_labels(data.manifest)
+    volumes = EmbeddedVolumes(torch.zeros(len(data.manifest), 0), data.manifest.frame, "cosine", {})
+    search = image_search(volumes, data.split, data.galleries)
+    if plan.measures_images:
+        check_image_search(search, labels, plan.exclusions, plan.ks or plan.image_ks[:1])
+    if plan.is_legacy:
+        assert isinstance(labels, FindingLabels)  # the plan refuses others
+        check_legacy_ct_clip(search, labels)
 
 
 def embed_for_retrieval(

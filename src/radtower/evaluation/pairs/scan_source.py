@@ -33,8 +33,7 @@ def scan_source(
     if not model.processor.reads_volumes:
         if cache is not None:
             raise ValueError(
-                f"cache must be left out for a dual tower of 2D images, got {cache}. "
-                "It reads the image files."
+                f"cache must be left out for a tower of 2D images, got {cache}. It reads the image files."
             )
         return ImageFiles(dict(zip(frame["volume_id"], frame["image_path"], strict=True)), model.processor)
     return volume_source(model.processor.image_processor, manifest, cache)

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from radtower.evaluation.results import Results
+from radtower.evaluation.results import CAPTIONS, Results, figures_folder, foreign_files
 
-CAPTIONS = "captions.json"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -47,11 +46,6 @@ class Picture:
     png: bytes
 
 
-def figures_folder(results: str | Path) -> Path:
-    """Return where the pictures of a ``results.json`` lie."""
-    return Path(results).with_suffix(".figures")
-
-
 def write_pictures(pictures: Sequence[Picture], results: Results, path: str | Path) -> Path:
     """Write pictures beside the ``results.json`` at ``path``, in place of those of an earlier run.
 
@@ -72,7 +66,7 @@ def write_pictures(pictures: Sequence[Picture], results: Results, path: str | Pa
     if len(set(names)) < len(names):
         raise ValueError(f"pictures must have names of their own, got {sorted(names)}. Rename one.")
     folder = figures_folder(path)
-    foreign = sorted(p.name for p in folder.glob("*") if p.name != CAPTIONS and p.suffix != ".png")
+    foreign = foreign_files(folder)
     if foreign:
         raise ValueError(
             f"{folder.name} must hold pictures only, got {foreign[0]}. Move it: the folder is replaced."

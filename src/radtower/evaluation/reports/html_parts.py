@@ -64,6 +64,11 @@ def text(content: str) -> str:
     return escape(content, quote=True)
 
 
+def _breakable(name: str) -> str:
+    """A name that wraps between its words, and not within one."""
+    return text(name).replace("_", "_<wbr>")
+
+
 def figure_html(figure: PageFigure) -> str:
     """Write a figure with its caption."""
     if figure.svg is not None:
@@ -83,7 +88,7 @@ def table_html(table: ResultTable, name: str) -> str:
     """Write a table; ``name`` is unique on the page, for its footnotes."""
     head = "".join(
         f'<th scope="col"><span class="head">{text(metric_name(metric))}</span>'
-        + (f'<span class="of">{text(model)}</span>' if len(table.models) > 1 else "")
+        + (f'<span class="of">{_breakable(model)}</span>' if len(table.models) > 1 else "")
         + "</th>"
         for metric in table.metrics
         for model in table.models

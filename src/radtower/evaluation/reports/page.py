@@ -5,6 +5,7 @@ Style, script, drawings and pictures are inside; a content security policy forbi
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,6 +25,10 @@ from radtower.evaluation.reports.result_tables import ResultTable
 from radtower.evaluation.reports.runs import Run
 from radtower.evaluation.reports.wording import NOT_FOR_DIAGNOSIS, PHANTOM_NOTICE
 from radtower.evaluation.results import Results
+
+# The page says which pictures were written beside it, so that the next report can remove them.
+WRITTEN_META = re.compile(r'<meta name="radtower-pictures" content="([^"]*)">')
+PICTURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.png")
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ def render_page(
     ]
     return Template(_template("page.html")).substitute(
         title=text(title),
+        written=text(_written([*(f for s in sections for f in s.figures), *(f for _, f in pictures)])),
         script_hash=f"sha256-{digest}",
         style=style,
         script=script,
@@ -69,6 +75,15 @@ def render_page(
         content="\n".join(filter(None, body)),
         foot=_foot(runs),
     )
+
+
+def picture_digest(png: bytes) -> str:
+    """Return what tells a picture of ours from one of the same name."""
+    return hashlib.sha256(png).hexdigest()[:16]
+
+
+def _written(figures: Sequence[PageFigure]) -> str:
+    return " ".join(f"{figure.name}.png:{picture_digest(figure.png)}" for figure in figures)
 
 
 def _template(name: str) -> str:

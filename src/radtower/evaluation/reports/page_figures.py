@@ -33,14 +33,14 @@ class Resampling:
 
 
 def section_figures(
-    runs: Sequence[Run], place: Where, number: int, resampling: Resampling
+    runs: Sequence[Run], place: Where, number: str, resampling: Resampling
 ) -> Iterator[PageFigure]:
     """Draw what can be drawn of a data set and protocol.
 
     Args:
         runs: One or several models.
         place: Data set, class set, label source and protocol.
-        number: Of the section; goes into file names.
+        number: Of the section, and of the place in it behind the first; goes into file names.
         resampling: Of the bands.
     """
     on = f"{place[0]}; class set: {place[1]}; labels: {place[2]}" + (f"; {place[3]}" if place[3] else "")

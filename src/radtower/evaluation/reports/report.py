@@ -6,11 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from radtower.evaluation.reports.html_parts import PageFigure
-from radtower.evaluation.reports.page import Section, render_page
+from radtower.evaluation.reports.page import (
+    PICTURE_NAME,
+    WRITTEN_META,
+    Section,
+    picture_digest,
+    render_page,
+)
 from radtower.evaluation.reports.page_figures import Resampling, Where, section_figures
 from radtower.evaluation.reports.result_tables import result_tables
 from radtower.evaluation.reports.runs import Run, read_runs
 from radtower.evaluation.reports.text_tables import latex_tables, markdown_tables
+from radtower.evaluation.reports.variants import section_of, variant_of
 from radtower.evaluation.reports.wording import where
 from radtower.evaluation.results import Provenance
 
@@ -41,7 +48,8 @@ def write_report(
 
     Args:
         paths: Of ``results.json`` files; rows and pictures beside them are taken along.
-        folder: Made if needed; files of earlier reports of the same name are replaced.
+        folder: Made if needed; files of an earlier report are replaced, and
+            its pictures that are not there any more removed.
         options: Title, commands, resamples.
 
     Returns:
@@ -87,30 +95,35 @@ def check_report_folder(folder: str | Path) -> None:
 
 
 def _sections(runs: Sequence[Run], resampling: Resampling) -> list[Section]:
+    """One per data set, labels and protocol, with all class sets, baselines and ways of it."""
     tables = result_tables([run.results for run in runs])
-    places: dict[Where, Provenance] = {}
+    sections: dict[tuple[str, str, str | None], Provenance] = {}
     for table in tables:
-        places.setdefault(where(table.provenance), table.provenance)
-    titles = _titles(list(places.values()))
-    return [
-        Section(
-            title,
-            tuple(section_figures(runs, place, number, resampling)),
-            tuple(table for table in tables if where(table.provenance) == place),
-        )
-        for number, (place, title) in enumerate(zip(places, titles, strict=True), start=1)
-    ]
+        sections.setdefault(section_of(table.provenance), table.provenance)
+    places: dict[Where, tuple[str, str, str | None]] = {}  # rows know what they are of, and no section
+    for run in runs:
+        for item in run.results.metrics:
+            places.setdefault(where(item), section_of(variant_of(run.name, item)[1]))
+    made = []
+    for number, (section, title) in enumerate(
+        zip(sections, _titles(list(sections.values())), strict=True), start=1
+    ):
+        figures: list[PageFigure] = []
+        for part, place in enumerate((place for place, of in places.items() if of == section), start=1):
+            label = f"{number}" if part == 1 else f"{number}-{part}"
+            figures += section_figures(runs, place, label, resampling)
+        of_section = tuple(table for table in tables if section_of(table.provenance) == section)
+        made.append(Section(title, tuple(figures), of_section))
+    return made
 
 
 def _titles(places: Sequence[Provenance]) -> list[str]:
-    """Data set and protocol; class set, and then label source, where these do not tell sections apart."""
+    """Data set and protocol; label source, where these do not tell sections apart."""
     titles = [": ".join(filter(None, [place.dataset, place.protocol])) for place in places]
-    for more in ("class_set", "label_source"):
-        titles = [
-            title if titles.count(title) == 1 else f"{title}; {getattr(place, more)}"
-            for title, place in zip(titles, places, strict=True)
-        ]
-    return titles
+    return [
+        title if titles.count(title) == 1 else f"{title}; {place.label_source}"
+        for title, place in zip(titles, places, strict=True)
+    ]
 
 
 def _page_figure(run: Run, place: int, number: int) -> PageFigure:
@@ -121,12 +134,28 @@ def _page_figure(run: Run, place: int, number: int) -> PageFigure:
 
 
 def _write(contents: dict[str, bytes], folder: Path) -> list[Path]:
-    """Write all files, each whole or not at all."""
-    written = []
+    """Write all files, each whole or not at all; pictures of an earlier report are removed right before."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         for file, content in contents.items():
-            temporary = Path(name) / file
-            temporary.write_bytes(content)
-            temporary.replace(folder / file)
-            written.append(folder / file)
-    return written
+            (Path(name) / file).write_bytes(content)
+        for stale in _earlier_pictures(folder):
+            stale.unlink()
+        for file in contents:
+            (Path(name) / file).replace(folder / file)
+    return [folder / file for file in contents]
+
+
+def _earlier_pictures(folder: Path) -> list[Path]:
+    """Pictures that the report in this folder names and that are still as it wrote them."""
+    page = folder / PAGE
+    if not page.is_file():
+        return []
+    told = WRITTEN_META.search(page.read_text(encoding="utf-8", errors="replace"))
+    found = []
+    for word in told[1].split() if told else ():
+        name, _, digest = word.partition(":")
+        path = folder / name
+        is_ours = PICTURE_NAME.fullmatch(name) and path.is_file() and not path.is_symlink()
+        if is_ours and picture_digest(path.read_bytes()) == digest:
+            found.append(path)
+    return found

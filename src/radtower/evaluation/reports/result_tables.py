@@ -1,12 +1,14 @@
 """Results -> tables: one per data set, class set, label source, protocol and source of thresholds.
 
-Rows are findings, or directions of retrieval; columns are metrics, of several models side by side.
+Rows are findings, or directions of retrieval; columns are metrics, of several models side by side. Where
+there are baselines, differences to them or several ways of a protocol, these and the models are rows, too.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from radtower.evaluation.reports.footnotes import Footnotes, threshold_text
+from radtower.evaluation.reports.variants import DIFFERENCE_NOTE, Variant, variant_names, variant_of
 from radtower.evaluation.reports.wording import (
     base_metric,
     chance_number,
@@ -75,8 +77,10 @@ class ResultTable:
         return any(cell.is_best for row in self.rows for cell in row.cells)
 
 
-_RowKey = tuple[str, str, bool]
+_RowKey = tuple[str, str, bool, Variant | None]
 _Grid = dict[_RowKey, dict[tuple[str, str], MetricResult]]
+_Item = tuple[Variant, MetricResult]
+_CLEAR = "*"  # marks a difference whose interval excludes 0
 
 
 def result_tables(results: Sequence[Results]) -> list[ResultTable]:
@@ -88,50 +92,62 @@ def result_tables(results: Sequence[Results]) -> list[ResultTable]:
     if not any(item.metrics for item in results):
         raise ValueError(f"results must hold a metric, got {len(results)} without. Evaluate first.")
     names = model_names(results)
-    groups: dict[Provenance, list[tuple[str, MetricResult]]] = {}
+    groups: dict[Provenance, list[_Item]] = {}
     for name, one in zip(names, results, strict=True):
-        for item in one.metrics:
+        for given in one.metrics:
+            variant, item = variant_of(name, given)
             key = Provenance(**{field: getattr(item, field) for field in Provenance.model_fields})
-            groups.setdefault(key, []).append((name, item))
+            groups.setdefault(key, []).append((variant, item))
     return [table for key, items in groups.items() for table in _tables_of(key, items)]
 
 
-def _tables_of(provenance: Provenance, items: Sequence[tuple[str, MetricResult]]) -> Iterator[ResultTable]:
+def _tables_of(provenance: Provenance, items: Sequence[_Item]) -> Iterator[ResultTable]:
     """Tables of one provenance, of a few metrics each."""
-    models = tuple(dict.fromkeys(name for name, _ in items))
+    models = tuple(dict.fromkeys(variant.model for variant, _ in items))
+    names: dict[Variant, str] = {}
+    if not all(variant.is_plain for variant, _ in items):
+        models, names = (", ".join(models),), variant_names(variant for variant, _ in items)
     metrics = list(dict.fromkeys(base_metric(item) for _, item in items))
     num_tables = -(-len(metrics) // max(1, MAX_COLUMNS // len(models)))
     num_at_once = -(-len(metrics) // num_tables)  # as many in each
     for start in range(0, len(metrics), num_at_once):
         chosen = metrics[start : start + num_at_once]
-        yield _table(provenance, models, chosen, [pair for pair in items if base_metric(pair[1]) in chosen])
+        of_these = [pair for pair in items if base_metric(pair[1]) in chosen]
+        yield _table(provenance, models, chosen, of_these, names)
 
 
 def _table(
     provenance: Provenance,
     models: tuple[str, ...],
     metrics: Sequence[str],
-    items: Sequence[tuple[str, MetricResult]],
+    items: Sequence[_Item],
+    names: Mapping[Variant, str],
 ) -> ResultTable:
+    """Make one table; ``names`` are those of variants that are rows, and empty where models are columns."""
     grid: _Grid = {}
-    for name, item in items:
+    for variant, item in items:
         # A row is of one number of studies: a number never stands beside an n that is not its own.
-        key = (row_name(item), counts(item), item.finding is not None)
-        grid.setdefault(key, {})[name, base_metric(item)] = item
+        key = (row_name(item), counts(item), item.finding is not None, variant if names else None)
+        of = models[0] if len(models) == 1 else variant.model
+        grid.setdefault(key, {})[of, base_metric(item)] = item
     columns = [(model, metric) for metric in metrics for model in models]
-    keys = sorted(grid, key=lambda key: key[2])  # means first, otherwise in their order
-    notes = Footnotes([item for _, item in items])
+    keys = _ordered(grid, list(names))
+    # Differences carry no notes: what the others share is said of all.
+    notes = Footnotes([item for variant, item in items if not variant.is_difference] or [items[0][1]])
     chance = _shared_chance(grid, columns)
     sides = {**_thresholds(grid, models), **({} if chance else _chances(grid, models, metrics))}
     rows = []
     for key in keys:
         best = {} if len(models) == 1 else {m: _best(grid[key], models, m) for m in metrics}
+        is_difference = key[3] is not None and key[3].is_difference
         cells = tuple(
-            Cell(item, notes.marks(item), best.get(metric) == model)
+            Cell(item, _clear_mark(item, is_difference) + notes.marks(item), best.get(metric) == model)
             for model, metric in columns
             for item in [grid[key].get((model, metric))]
         )
-        rows.append(Row(key[0], key[1], cells, tuple(side[key] for side in sides.values())))
+        name = key[0] if key[3] is None else _row_of(key, keys, names)
+        rows.append(Row(name, key[1], cells, tuple(side[key] for side in sides.values())))
+    has_clear = any(_CLEAR in cell.marks for row in rows for cell in row.cells)
     return ResultTable(
         provenance,
         models,
@@ -139,11 +155,35 @@ def _table(
         tuple(rows),
         tuple(sides),
         chance,
-        notes.listed(),
+        (*(((_CLEAR, DIFFERENCE_NOTE),) if has_clear else ()), *notes.listed()),
         (interval_method([item for _, item in items]), *notes.shared),
         any(item.n_positive is not None for _, item in items),
         _row_kind([item for _, item in items]),
     )
+
+
+def _ordered(grid: _Grid, variants: Sequence[Variant]) -> list[_RowKey]:
+    """Means first, otherwise in their order; what is measured on the same stands together, models first."""
+    names = list(dict.fromkeys(key[0] for key in grid))
+    return sorted(
+        grid,
+        key=lambda key: (key[2], names.index(key[0]), 0 if key[3] is None else variants.index(key[3])),
+    )
+
+
+def _row_of(key: _RowKey, keys: Sequence[_RowKey], names: Mapping[Variant, str]) -> str:
+    """Name a row; the variant is said where another has the same row."""
+    assert key[3] is not None  # asked for rows of variants only
+    is_alone = len({other[3] for other in keys if other[0] == key[0]}) == 1 and key[3].is_plain
+    if is_alone and len({other[3].model for other in keys if other[3] is not None}) == 1:
+        return key[0]
+    return f"{key[0]}: {names[key[3]]}"
+
+
+def _clear_mark(item: MetricResult | None, is_difference: bool) -> tuple[str, ...]:
+    if not is_difference or item is None or item.ci_low is None or item.ci_high is None:
+        return ()
+    return () if item.ci_low <= 0 <= item.ci_high else (_CLEAR,)
 
 
 def _row_kind(items: Sequence[MetricResult]) -> str:

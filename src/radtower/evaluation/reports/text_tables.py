@@ -20,6 +20,7 @@ BEST_NOTE = (
 )
 _MODEL_WIDTH = 28  # letters above a column; the caption has the whole name
 LONG_TABLE = 40  # rows; more than fit on a page
+_TABLES_AT_ONCE = 10  # LaTeX keeps a few dozen floats in mind and stops at one more
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~&$])")
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -64,7 +65,11 @@ def latex_tables(results: Sequence[Results]) -> str:
         ValueError: If no result has a metric.
     """
     notices = "".join(f"% {notice}\n" for notice in _notices(results) if notice != NOT_FOR_DIAGNOSIS)
-    return _LATEX_HEAD + notices + "\n" + "\n".join(map(_latex, result_tables(results)))
+    tables = list(map(_latex, result_tables(results)))
+    parts = [
+        "\n".join(tables[start : start + _TABLES_AT_ONCE]) for start in range(0, len(tables), _TABLES_AT_ONCE)
+    ]
+    return _LATEX_HEAD + notices + "\n" + "\n\\clearpage\n\n".join(parts)
 
 
 def escape_markdown(text: str) -> str:
@@ -99,7 +104,9 @@ def _markdown_cell(cell: Cell) -> str:
     if cell.item is None:
         return ""
     text = value_and_interval(cell.item)
-    return (f"**{text}**" if cell.is_best else text) + "".join(f" ({mark})" for mark in cell.marks)
+    return (f"**{text}**" if cell.is_best else text) + "".join(
+        f" ({escape_markdown(mark)})" for mark in cell.marks
+    )
 
 
 def _latex(table: ResultTable) -> str:

@@ -35,7 +35,8 @@ def metric_name(metric: str) -> str:
     base, at, k = metric.partition("_at_")
     prefix = next((p for p in _PREFIXES if base.startswith(f"{p}_")), "")
     base = base.removeprefix(f"{prefix}_")
-    name = " ".join(filter(None, [prefix, _NAMES.get(base, base.replace("_", " "))]))
+    words = " ".join(_NAMES.get(word, word) for word in base.split("_"))
+    name = " ".join(filter(None, [prefix, _NAMES.get(base, words)]))
     if not at:
         return name
     return f"{name}@{k}" if k.isdigit() else f"{name} at {k.replace('_', ' ')}"

@@ -179,8 +179,12 @@ def check_ks(ks: Sequence[int], num_rows: int) -> None:
     """Refuse numbers of items looked at that say nothing; ask before the vectors are made.
 
     Raises:
-        ValueError: If there is none, or one is below 1 or not below the number of rows.
+        ValueError: If there is none, or one is below 1 or not below the number of rows, or there is one row.
     """
+    if num_rows < 2:
+        raise ValueError(
+            f"retrieval must have at least two items to choose from, got {num_rows}. Choose a larger split."
+        )
     invalid = [k for k in ks if not 1 <= k < num_rows]
     if invalid or not len(ks):
         raise ValueError(

@@ -44,6 +44,11 @@ class TableOptions:
     labels: str | Path | None = None
     with_text: bool = False
 
+    @property
+    def needs_reports(self) -> bool:
+        """Whether a manifest of scans must have reports: a label table is joined by them."""
+        return self.with_text or self.labels is not None
+
 
 def scans_of_manifest(
     model: str | Path,
@@ -53,7 +58,7 @@ def scans_of_manifest(
     on_progress: Callable[[int], None] | None = None,
 ) -> IndexContents:
     """Embed the scans of a manifest; see :func:`embed_manifest`. Item ids are volume ids."""
-    chosen = read_manifest(manifest)
+    chosen = read_manifest(manifest, needs_reports=options.needs_reports)
     if options.split is not None:
         chosen = chosen.split(options.split)  # type: ignore[arg-type]
     rows, labels = _table_of_scans(chosen.frame, options)
@@ -98,7 +103,9 @@ def embedded_before(
         return IndexContents(features, make_items(features.ids), {})
     everything = TableOptions(labels=options.labels, with_text=options.with_text)
     if features.source.kind == "image":
-        rows, labels = _table_of_scans(read_manifest(table).frame, everything)
+        rows, labels = _table_of_scans(
+            read_manifest(table, needs_reports=options.needs_reports).frame, everything
+        )
     else:
         rows, labels = _table_of_reports(table, everything)
     unknown = sum(item not in rows.index for item in features.ids)

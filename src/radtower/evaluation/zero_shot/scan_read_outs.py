@@ -12,10 +12,10 @@ import torch
 
 from radtower.data.findings_catalog import map_scores
 from radtower.evaluation.read_outs.finding_head import finding_head_read_out, head_findings
-from radtower.evaluation.read_outs.labeled_vectors import LabeledVectors, ReadOutScores
+from radtower.evaluation.read_outs.labeled_vectors import LabeledVectors, ReadOutScores, one_class_findings
 from radtower.evaluation.read_outs.linear_probe import linear_probe
 from radtower.evaluation.read_outs.neighbors import nearest_neighbors
-from radtower.evaluation.zero_shot.labeled_volumes import LabeledVolumes
+from radtower.evaluation.zero_shot.labeled_volumes import LabeledSplit, LabeledVolumes
 from radtower.evaluation.zero_shot.protocol import ALL_SPLITS, Protocol
 from radtower.evaluation.zero_shot.threshold_choice import ThresholdChoice
 from radtower.modeling.modeling_medclip import MedCLIPModel
@@ -58,8 +58,11 @@ def zero_shot_read_out(
         columns = [protocol.labels.keys.index(key) for key in volumes.keys]
         return zero_shot_scores(model, volumes.compared, protocol)[:, columns]
 
+    of_test = scores(test)
+    tied = 0 if protocol.score == "margin" else num_saturated(of_test)
+    note = f"{tied} of {of_test.size} scores are rounded to exactly 0 or 1 and tie" if tied else ""
     return ReadOutScores(
-        scores(test), None if validation is None else scores(validation), {}, protocol.description, ""
+        of_test, None if validation is None else scores(validation), {}, protocol.description, note
     )
 
 
@@ -171,6 +174,28 @@ def check_read_outs(names: Sequence[str], split: str, splits: Collection[str]) -
             f"{', '.join(fitted)} must have a train and a validation split that are not under test, got "
             f"{what}. Leave it out, or choose another split."
         )
+
+
+def check_fits(names: Sequence[str], splits: Mapping[str, LabeledSplit], keys: Sequence[str]) -> None:
+    """Refuse before the work read-outs that nothing can be fitted for.
+
+    Args:
+        names: Checked, see :func:`check_read_outs`.
+        splits: With their labels, see :func:`label_splits`.
+        keys: Findings that are measured.
+
+    Raises:
+        ValueError: If in train or in validation no finding has labels of both classes.
+    """
+    fitted = [name for name in names if name in FITTED]
+    for split in ("train", "validation") if fitted else ():
+        truth = splits[split].truth
+        labels = truth.labels[:, [truth.keys.index(key) for key in keys]]
+        if len(one_class_findings(labels, keys, split)) == len(keys):
+            raise ValueError(
+                f"{', '.join(fitted)} must have a finding with both classes in {split}, got none of "
+                f"{len(keys)} findings in {len(labels)} volumes. Check its labels, or leave it out."
+            )
 
 
 def num_saturated(scores: np.ndarray) -> int:

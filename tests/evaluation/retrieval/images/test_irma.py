@@ -6,10 +6,12 @@ import pytest
 from radtower.evaluation.retrieval.images.irma import (
     IRMAError,
     chance_of_irma_error,
+    check_true_codes,
     irma_errors,
     voted_code,
 )
-from radtower.evaluation.retrieval.top_k import TopK
+from radtower.evaluation.retrieval.images.tied_places import Similarities, TiedRanking
+from radtower.evaluation.retrieval.top_k import TopK, top_k
 
 REST = "-120-500-700"
 # Choices of axis T: 2 first, then 2 below "1", 3 below "11", 1 below "111".
@@ -99,12 +101,53 @@ def test_the_first_of_equal_votes_wins() -> None:
 def test_errors_of_the_first_and_of_a_vote() -> None:
     found = TopK(np.array([[1, 0, 2], [4, 3, 2]]), np.zeros((2, 3), np.float32))
     gallery = [CODES[0], CODES[1], CODES[0], CODES[4], CODES[4]]
-    errors = irma_errors(found, [CODES[0], CODES[3]], gallery, (1, 3))
+    errors = irma_errors(TiedRanking(found=found), [CODES[0], CODES[3]], gallery, (1, 3))
     error = IRMAError(gallery)
     assert errors["irma_error_at_1"].tolist() == [error(CODES[0], CODES[1]), error(CODES[3], CODES[4])]
     assert errors["irma_error_at_3"].tolist() == [0.0, error(CODES[3], CODES[4])]
     chance = chance_of_irma_error([CODES[0]], gallery)
     assert chance == pytest.approx([(error(CODES[0], CODES[1]) + 2 * error(CODES[0], CODES[4])) / 5])
+
+
+def test_of_images_that_tie_the_worst_come_first() -> None:
+    queries, collapsed = np.ones((1, 2), np.float32), np.ones((4, 2), np.float32)
+    gallery = [CODES[0], CODES[1], CODES[1], CODES[4]]
+    ranking = TiedRanking(found=top_k(queries, collapsed, 1), similarities=Similarities(queries, collapsed))
+    errors = irma_errors(ranking, [CODES[0]], gallery, (1,))
+    assert errors["irma_error_at_1"].tolist() == [IRMAError(gallery)(CODES[0], CODES[4])]
+
+
+def test_the_order_of_the_gallery_does_not_matter() -> None:
+    rng = np.random.default_rng(3)
+    vectors = rng.integers(0, 2, (30, 3)).astype(np.float32) + 1  # eight different ones: ties everywhere
+    codes = rng.choice(CODES, 30)
+    keys = np.arange(30)
+
+    def errors_of(order: np.ndarray) -> dict[str, np.ndarray]:
+        gallery = vectors[order]
+        found = top_k(vectors, gallery, 6, query_keys=keys, gallery_keys=keys[order])
+        ranking = TiedRanking(
+            found=found,
+            query_keys=keys,
+            gallery_keys=keys[order],
+            similarities=Similarities(vectors, gallery),
+        )
+        return irma_errors(ranking, codes.tolist(), codes[order].tolist(), (1, 3, 5))
+
+    expected = errors_of(keys)
+    assert len(set(expected["irma_error_at_3"].tolist())) > 2
+    for _ in range(5):
+        errors = errors_of(rng.permutation(30))
+        for name, values in expected.items():
+            np.testing.assert_array_equal(errors[name], values)
+
+
+def test_codes_that_are_none_are_named_with_their_rows() -> None:
+    check_true_codes([CODES[0], "", CODES[1]], "xyz")
+    with pytest.raises(ValueError, match=r"got '1\*11-120-500-700' of y\. Write 0"):
+        check_true_codes([CODES[0], f"1*11{REST}"], "xy")
+    with pytest.raises(ValueError, match=r"got 'a' of v, 'b' of x, 'c' of y and 1 more\."):
+        check_true_codes(["a", "", "b", "c", "d"], "vwxyz")
 
 
 def test_refuses_what_is_no_code() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
 
-from radtower.evaluation.retrieval.images import ranked_gains as module
+from radtower.evaluation.retrieval.images import tied_places as module
 from radtower.evaluation.retrieval.images.ranked_gains import PerQuery, RankedGains, ranked_gains
 from radtower.evaluation.retrieval.images.relevance import (
     SAME_CODE,

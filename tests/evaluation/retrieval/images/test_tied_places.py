@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from radtower.evaluation.retrieval.images import ranked_gains as module
+from radtower.evaluation.retrieval.images import tied_places as module
 from radtower.evaluation.retrieval.images.image_labels import ConceptLabels, FindingLabels
 from radtower.evaluation.retrieval.images.image_retrieval import ImageSearch, measure_images
 from radtower.evaluation.retrieval.images.ranked_gains import RankedGains, ranked_gains

@@ -11,10 +11,15 @@ import numpy as np
 import pandas as pd
 
 from radtower.data.finding_truth import FindingTruth
-from radtower.evaluation.retrieval.images.irma import LOWER_IS_BETTER, chance_of_irma_error, irma_errors
+from radtower.evaluation.retrieval.images.irma import (
+    LOWER_IS_BETTER,
+    chance_of_irma_error,
+    check_true_codes,
+    irma_errors,
+)
 from radtower.evaluation.retrieval.images.ranked_gains import PerQuery
 from radtower.evaluation.retrieval.images.relevance import ConceptOverlap, FindingOverlap, Relevance, SameCode
-from radtower.evaluation.retrieval.top_k import TopK
+from radtower.evaluation.retrieval.images.tied_places import TiedRanking
 
 RelevanceKind = Literal["findings", "concepts", "irma"]
 RELEVANCE_KINDS: tuple[RelevanceKind, ...] = get_args(RelevanceKind)
@@ -46,7 +51,7 @@ class ImageLabels(Protocol):
         ...
 
     def further(
-        self, found: TopK, queries: np.ndarray, gallery: np.ndarray, ks: Sequence[int]
+        self, ranking: TiedRanking, queries: np.ndarray, gallery: np.ndarray, ks: Sequence[int]
     ) -> dict[str, dict[str, PerQuery]]:
         """Return metrics of this kind only, by protocol and name."""
         ...
@@ -75,7 +80,7 @@ class FindingLabels:
         return (f"{num_normal} queries have no finding: for them, others without are right",)
 
     def further(
-        self, found: TopK, queries: np.ndarray, gallery: np.ndarray, ks: Sequence[int]
+        self, ranking: TiedRanking, queries: np.ndarray, gallery: np.ndarray, ks: Sequence[int]
     ) -> dict[str, dict[str, PerQuery]]:
         """Nothing."""
         return {}
@@ -104,7 +109,7 @@ class ConceptLabels:
         return ()
 
     def further(
-        self, found: TopK, queries: np.ndarray, gallery: np.ndarray, ks: Sequence[int]
+        self, ranking: TiedRanking, queries: np.ndarray, gallery: np.ndarray, ks: Sequence[int]
     ) -> dict[str, dict[str, PerQuery]]:
         """Nothing."""
         return {}
@@ -132,13 +137,13 @@ class IRMALabels:
         return ()
 
     def further(
-        self, found: TopK, queries: np.ndarray, gallery: np.ndarray, ks: Sequence[int]
+        self, ranking: TiedRanking, queries: np.ndarray, gallery: np.ndarray, ks: Sequence[int]
     ) -> dict[str, dict[str, PerQuery]]:
-        """Return the error of the first image, and of the code that most of the first k have."""
+        """Return the error of the first image, and of the code that most of the first k have, worst first."""
         asked, searched = list(self.codes[queries]), list(self.codes[gallery])
         chance = chance_of_irma_error(asked, searched)
         none = np.full(len(asked), np.nan)  # of a vote
-        errors = irma_errors(found, asked, searched, ks)
+        errors = irma_errors(ranking, asked, searched, ks)
         return {
             LOWER_IS_BETTER: {
                 name: PerQuery(values, chance if name == "irma_error_at_1" else none)
@@ -167,6 +172,7 @@ def column_labels(
 
     Raises:
         KeyError: If there is no such column.
+        ValueError: If a code is not an IRMA code, or holds ``*``.
     """
     column = CONCEPT_COLUMN if kind == "concepts" else IRMA_COLUMN
     if column not in frame:
@@ -174,6 +180,7 @@ def column_labels(
     cells = [str(cell).strip() if pd.notna(cell) else "" for cell in frame[column]]
     source = label_source or f"column {column} of the manifest"
     if kind == "irma":
+        check_true_codes(cells, [f"volume {name}" for name in frame["volume_id"]])
         return IRMALabels(np.array(cells, dtype=object), f"{len(set(cells) - {''})} IRMA codes", source)
     drop = frozenset(ignored)
     sets = tuple(

@@ -21,7 +21,7 @@ from radtower.evaluation.retrieval.images.legacy_ct_clip import (
     num_labeled_of_others,
 )
 from radtower.evaluation.retrieval.images.ranked_gains import PerQuery, RankedGains, ranked_gains
-from radtower.evaluation.retrieval.images.tied_places import MORE_PLACES, Similarities
+from radtower.evaluation.retrieval.images.tied_places import MORE_PLACES, Similarities, TiedRanking
 from radtower.evaluation.retrieval.query_outcomes import MeasuredQueries, QueryOutcomes, joined
 from radtower.evaluation.retrieval.ranks import Embeddings, RetrievalOptions, Similarity
 from radtower.evaluation.retrieval.top_k import TopK, top_k
@@ -144,7 +144,8 @@ def measure_images(
             similarities=similarities,
         )
         groups = _groups(gains, relevance.graded_by)
-        groups |= labels.further(found, known.queries, known.gallery, possible)
+        ranking = TiedRanking(found=found, query_keys=asked, gallery_keys=searched, similarities=similarities)
+        groups |= labels.further(ranking, known.queries, known.gallery, possible)
         for protocol, metrics in groups.items():
             outcomes = _outcomes(search, known, labels, dataset, f"{_title(exclusion)}; {protocol}")
             parts.append(_measured(outcomes, metrics, options))
@@ -155,6 +156,45 @@ def measure_images(
         )
     measures = joined(parts)
     return replace(measures, not_measured=tuple(left_out))
+
+
+def check_image_search(
+    search: ImageSearch, labels: ImageLabels, exclusions: Sequence[Exclusion], ks: Sequence[int]
+) -> None:
+    """Refuse what :func:`measure_images` has too few images for; vectors are not looked at.
+
+    Args:
+        search: As for :func:`measure_images`.
+        labels: Of the N images.
+        exclusions: None of them takes those that differ.
+        ks: Each must be possible by one of the exclusions.
+
+    Raises:
+        ValueError: If nothing is known, or a k is larger than the gallery of a query by all exclusions.
+    """
+    known = search.of_known(labels.is_known)
+    largest = max(int(known.num_left(name).min()) for name in exclusions or differing_exclusions(known))
+    invalid = [k for k in ks if k > largest]
+    if invalid:
+        raise ValueError(
+            f"ks must be at most {largest}, the images that every query can find, got {invalid}. "
+            "Name smaller ones, or search more images."
+        )
+
+
+def check_legacy_ct_clip(search: ImageSearch, labels: FindingLabels) -> None:
+    """Refuse what :func:`measure_legacy_ct_clip` has too few images for; vectors are not looked at.
+
+    Raises:
+        ValueError: If a volume has no labeled volume of another study.
+    """
+    known = search.of_known(labels.is_known)
+    studies = known.frame["study_id"].to_numpy()[known.queries]
+    if num_labeled_of_others(labels.labels[known.queries], studies) < CT_CLIP_KS[0]:
+        raise ValueError(
+            "the protocol legacy-ct-clip must have volumes with a finding in at least two studies, got fewer "
+            f"of {len(np.unique(studies))}. Choose a larger split."
+        )
 
 
 def find_images(search: ImageSearch, exclusion: Exclusion, k: int, similarity: Similarity = "cosine") -> TopK:

@@ -20,10 +20,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from radtower.evaluation.retrieval.top_k import TopK
+from radtower.evaluation.retrieval.images.tied_places import TiedRanking
 
 _CODE = re.compile(r"[0-9a-z*]{4}-[0-9a-z*]{3}-[0-9a-z*]{3}-[0-9a-z*]{3}")
 _WRONG, _UNKNOWN = 1.0, 0.5
+_NUM_NAMED = 3  # bad codes in an error
 LOWER_IS_BETTER = "an error: 0 is right, 1 is all wrong; choices counted in the codes of the gallery"
 
 
@@ -78,27 +79,51 @@ def voted_code(codes: Sequence[str]) -> str:
     return Counter(codes).most_common(1)[0][0]  # of equal counts, the first one met
 
 
+def check_true_codes(cells: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse codes that are none, or that hold ``*``, before anything is searched; an empty cell is unknown.
+
+    Raises:
+        ValueError: If there is one, with ``names`` of the first few.
+    """
+    invalid = [
+        f"{cell!r} of {name}"
+        for name, cell in zip(names, cells, strict=True)
+        if cell and ("*" in cell or not _CODE.fullmatch(cell))
+    ]
+    if invalid:
+        more = f" and {len(invalid) - _NUM_NAMED} more" if len(invalid) > _NUM_NAMED else ""
+        raise ValueError(
+            "irma_code must read TTTT-DDD-AAA-BBB, of digits and small letters, or be empty, got "
+            f"{', '.join(invalid[:_NUM_NAMED])}{more}. Write 0 for unspecified."
+        )
+
+
 def irma_errors(
-    found: TopK, query_codes: Sequence[str], gallery_codes: Sequence[str], ks: Sequence[int]
+    ranking: TiedRanking, query_codes: Sequence[str], gallery_codes: Sequence[str], ks: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """Return the error of the code that most of the first k images have, ``(Q,)``, as ``irma_error_at_k``.
 
+    Of images that tie, those with the larger error come first, so the order of the gallery does not matter.
+
     Args:
-        found: From :func:`top_k`, for the largest of ``ks`` or more.
+        ranking: What was found for the largest of ``ks`` or more.
         query_codes: Q codes.
         gallery_codes: G codes; the choices are counted in them.
         ks: Numbers of images that vote.
     """
     error = IRMAError(gallery_codes)
-    return {
-        f"irma_error_at_{k}": np.array(
-            [
-                error(true, voted_code([gallery_codes[row] for row in rows[:k]]))
-                for true, rows in zip(query_codes, found.rows.tolist(), strict=True)
-            ]
-        )
-        for k in ks
-    }
+    codes, columns = np.unique(np.array(gallery_codes, dtype=str), return_inverse=True)
+    errors = np.empty((len(query_codes), len(ks)))
+    for inside, _, places in ranking.blocks(max(ks), len(gallery_codes)):
+        asked = query_codes[inside]
+        of_code = {true: np.array([error(true, code) for code in codes.tolist()]) for true in set(asked)}
+        # Codes by error, the worst first; equal errors by name, which no order of the gallery changes.
+        orders = {true: np.argsort(-values, kind="stable") for true, values in of_code.items()}
+        numbers = np.stack([np.argsort(orders[true])[columns] for true in asked])
+        for row, (true, first) in enumerate(zip(asked, places.worst_first(numbers), strict=True)):
+            found = codes[orders[true][first]].tolist()
+            errors[inside.start + row] = [error(true, voted_code(found[:k])) for k in ks]
+    return {f"irma_error_at_{k}": errors[:, column] for column, k in enumerate(ks)}
 
 
 def chance_of_irma_error(query_codes: Sequence[str], gallery_codes: Sequence[str]) -> np.ndarray:

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from radtower.evaluation.retrieval.images.relevance import Relevance
-from radtower.evaluation.retrieval.images.tied_places import Similarities, TiedPlaces, tied_places
+from radtower.evaluation.retrieval.images.tied_places import Similarities, TiedPlaces, TiedRanking
 from radtower.evaluation.retrieval.precisions import PerQuery, precisions_at
-from radtower.evaluation.retrieval.top_k import NO_ROW, TopK, key_codes
-
-_BLOCK_ELEMENTS = 4_000_000  # gains in memory at once, 16 MB
+from radtower.evaluation.retrieval.top_k import NO_ROW, TopK
 
 
 @dataclass(frozen=True)
@@ -61,16 +59,12 @@ def ranked_gains(
             "Name smaller ones."
         )
     num_gallery = relevance.block(slice(0, 1))[0].shape[1]
-    codes = key_codes(query_keys, gallery_keys, len(found.rows), num_gallery)
-    size = max(1, _BLOCK_ELEMENTS // num_gallery)
+    ranking = TiedRanking(
+        found=found, query_keys=query_keys, gallery_keys=gallery_keys, similarities=similarities
+    )
     blocks = []
-    for start in range(0, len(found.rows), size):
-        inside = slice(start, min(start + size, len(found.rows)))
+    for inside, is_there, places in ranking.blocks(max(ks), num_gallery):
         gains, hits = relevance.block(inside)
-        is_there = np.ones(gains.shape, dtype=bool)
-        if codes is not None:
-            is_there = codes[0][inside, None] != codes[1]
-        places = tied_places(found, inside, max(ks), is_there, similarities)
         blocks.append(_of_block(places, gains, hits, is_there, ks))
     return RankedGains(
         {} if relevance.graded_by is None else _joined([block[0] for block in blocks]),

@@ -6,14 +6,16 @@ Axes: Q queries, G gallery, E embedding; q queries of a block, m places found, k
 with more ties than were found.
 """
 
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from radtower.evaluation.retrieval.ranks import Embeddings, Similarity, checked_embeds
 from radtower.evaluation.retrieval.score_ranks import TIE_TOLERANCE
-from radtower.evaluation.retrieval.top_k import NO_ROW, TopK
+from radtower.evaluation.retrieval.top_k import NO_ROW, TopK, key_codes
 
+_BLOCK_ELEMENTS = 4_000_000  # gains in memory at once, 16 MB
 MORE_PLACES = 8  # to find beyond the last place looked at, where a tie mostly ends
 
 
@@ -72,6 +74,35 @@ class TiedPlaces:
             num_before = self.num_before[query]
             placed[query, num_before:] = np.sort(gains[query, is_member])[: self.k - num_before]
         return placed
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiedRanking:
+    """What was found for all queries, and what is needed to see the ties in it.
+
+    Args:
+        found: From :func:`top_k`, with the same keys.
+        query_keys: ``(Q,)``; gallery rows with the key of the query are not there for it.
+        gallery_keys: ``(G,)``.
+        similarities: By which ``found`` was found; None takes the items in the order they were found in.
+    """
+
+    found: TopK
+    query_keys: Sequence[Hashable] | np.ndarray | None = None
+    gallery_keys: Sequence[Hashable] | np.ndarray | None = None
+    similarities: Similarities | None = None
+
+    def blocks(self, k: int, num_gallery: int) -> Iterator[tuple[slice, np.ndarray, TiedPlaces]]:
+        """Yield the queries of a block, what is there for them ``(q, G)``, and their first k places."""
+        num_queries = len(self.found.rows)
+        codes = key_codes(self.query_keys, self.gallery_keys, num_queries, num_gallery)
+        size = max(1, _BLOCK_ELEMENTS // num_gallery)
+        for start in range(0, num_queries, size):
+            inside = slice(start, min(start + size, num_queries))
+            is_there = np.ones((inside.stop - start, num_gallery), dtype=bool)
+            if codes is not None:
+                is_there = codes[0][inside, None] != codes[1]
+            yield inside, is_there, tied_places(self.found, inside, k, is_there, self.similarities)
 
 
 def tied_places(
