@@ -510,6 +510,29 @@ REFUSALS = {
     ),
     "frames cut off in the header": (_enhanced_cut_in_header, ValueError, r"ct\.dcm"),
     "frames cut off in the pixels": (_enhanced_cut_in_pixels, ValueError, r"a\.dcm"),
+    # Voxels in files of their own
+    "a MetaImage header that climbs out": (
+        lambda s: s.raw(
+            "a.mhd", META.format("ElementSpacing = 2 2 3\n").replace("LOCAL", "../x.raw").encode()
+        ),
+        ValueError,
+        r"data files of .*a\.mhd must lie in its folder, got '\.\.' in the name of file 0",
+    ),
+    "a MetaImage header with a colon and an absolute path": (
+        lambda s: s.raw("a.mha", META.format("").replace("= LOCAL", ": /etc/passwd").encode()),
+        ValueError,
+        r"must lie in its folder, got '\\\\' in the name of file 0",
+    ),
+    "a MetaImage list that climbs out": (
+        lambda s: s.raw("a.mhd", META.format("").replace("LOCAL", "LIST\na.raw\nb/../../c.raw").encode()),
+        ValueError,
+        r"must lie in its folder, got '\.\.' in the name of file 1",
+    ),
+    "an NRRD header that climbs out": (
+        lambda s: s.raw("a.nrrd", NRRD.format("data file: ../x%02d.raw 1 9 1\n").encode()),
+        ValueError,
+        r"data files of .*a\.nrrd must lie in its folder, got '\.\.' in the name of file 0",
+    ),
     # Archives
     "a zip that climbs out": (_zip_with("../evil.dcm"), ValueError, r"got '\.\.' in the name of member 1"),
     "a zip with an absolute path": (

@@ -4,6 +4,8 @@ import json
 import zipfile
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Features, Nifti, Value
 
@@ -93,6 +95,20 @@ def test_an_image_inside_an_archive_is_fetched(tmp_path):
     assert with_bytes({"path": path, "bytes": None}) == {"path": path, "bytes": png(5)}
     with pytest.raises(FileNotFoundError):
         with_bytes({"path": str(tmp_path / "nothing.png"), "bytes": None})
+
+
+@pytest.mark.parametrize("start", ["", "file://", "zip://a.png::", "zip://a.png::file://"])
+def test_a_row_of_the_hub_reads_no_file_of_this_machine(tmp_path, start):
+    (tmp_path / "secret.png").write_bytes(png(5))
+    (tmp_path / "set").mkdir()
+    features = Features({"image": datasets.Image(), "report": Value("string")})
+    rows = [{"image": {"path": f"{start}{tmp_path / 'secret.png'}", "bytes": None}, "report": "a"}]
+    pq.write_table(pa.Table.from_pylist(rows, features.arrow_schema), tmp_path / "set" / "train.parquet")
+    rows = HubRows(_source(tmp_path / "set"))
+    assert len(list(rows.read())) == 1  # in a folder of one's own a path is meant
+    rows._is_local = False
+    with pytest.raises(ValueError, match=r"must come with it, got a row of .*set that names a file of this"):
+        list(rows.read())
 
 
 @pytest.mark.parametrize(

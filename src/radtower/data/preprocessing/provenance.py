@@ -3,18 +3,16 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import asdict
 from glob import escape
 from pathlib import Path
 from typing import Any
 
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
+from radtower.processing.reading.detached_data import detached_names
 from radtower.processing.scan_reference import ScanReference
 
 CHUNK_BYTES = 2**20
-META_IMAGES = (".mha", ".mhd")
-NRRD_IMAGES = (".nrrd", ".nhdr")
 PRINTF_FIELD = re.compile(r"%\d*d")
 
 
@@ -87,7 +85,7 @@ def _files_of(path: Path) -> list[tuple[str, Path]]:
     if path.is_dir():
         return sorted((str(file.relative_to(path)), file) for file in path.rglob("*") if file.is_file())
     files = [("", path)]
-    for name in _detached_names(path):
+    for name in detached_names(path):
         found = [path.parent / name]
         if PRINTF_FIELD.search(name):  # "slice%03d.raw 1 20 1"; a few files too many do no harm
             first = path.parent / name.split()[0]
@@ -98,36 +96,6 @@ def _files_of(path: Path) -> list[tuple[str, Path]]:
             )
         files += [(file.name, file) for file in found]
     return files
-
-
-def _detached_names(path: Path) -> list[str]:
-    """Data files that a MetaImage or NRRD header names; none where the voxels follow in the same file."""
-    suffix = path.suffix.lower()
-    if suffix not in META_IMAGES + NRRD_IMAGES:
-        return []
-    with path.open("rb") as file:
-        lines = (line.decode("latin-1").strip() for line in iter(lambda: file.readline(CHUNK_BYTES), b""))
-        return _meta_image_data(lines) if suffix in META_IMAGES else _nrrd_data(lines)
-
-
-def _meta_image_data(lines: Iterator[str]) -> list[str]:
-    for line in lines:
-        key, _, value = (part.strip() for part in line.partition("="))
-        if key == "ElementDataFile":
-            if value.upper() == "LOCAL":
-                return []
-            return [name for name in lines if name] if value.upper().startswith("LIST") else [value]
-    return []
-
-
-def _nrrd_data(lines: Iterator[str]) -> list[str]:
-    for line in lines:
-        key, _, value = (part.strip() for part in line.partition(":"))
-        if not line:
-            return []  # the header ends here
-        if key.lower().replace(" ", "") == "datafile":
-            return [name for name in lines if name] if value.upper().startswith("LIST") else [value]
-    return []
 
 
 def _told_by_table(scan: ScanReference) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from datasets.distributed import split_dataset_by_node
 from datasets.utils.file_utils import xopen
 
 DEFAULT_BUFFER = 256  # rows; what embeds large scans needs a smaller one
+_REMOTE_SCHEMES = ("hf", "http", "https")
 TEXT_TYPES = ("string", "large_string")
 ID_TYPES = (*TEXT_TYPES, "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
@@ -91,6 +92,7 @@ class HubRows:
         self.num_shards = rows.num_shards
         self._rows = rows
         self.seed = seed
+        self._is_local = Path(source.dataset).exists()
 
     def read(self, pass_number: int = 0, reader: int = 0) -> Iterator[HubRow]:
         """Give the rows of one reader's part, in the order of a pass.
@@ -101,6 +103,9 @@ class HubRows:
         Args:
             pass_number: From 0 on.
             reader: Which part, below ``num_readers``.
+
+        Raises:
+            ValueError: If a row of the Hub names a file of this machine.
         """
         # By iter() and not by a for loop, which would share the rows out among the workers of a loader again.
         for batch in self._part(pass_number, reader).iter(batch_size=1):
@@ -121,8 +126,11 @@ class HubRows:
 
     def _row(self, cells: Mapping[str, Any]) -> HubRow:
         study = None if self.source.study_column is None else cells[self.source.study_column]
+        image = cells[self.source.image_column] or {}
+        if not self._is_local:
+            _refuse_local_path(image, self.source.dataset)
         return HubRow(
-            cells[self.source.image_column] or {},
+            image,
             cells[self.source.report_column] or "",
             None if study is None else str(study),
         )
@@ -150,6 +158,18 @@ def with_bytes(image: Mapping[str, Any]) -> Mapping[str, Any]:
             f"an image must be where its row says, got no answer from {server}. Resume when the server is "
             "back, or correct the data set."
         ) from error
+
+
+def _refuse_local_path(image: Mapping[str, Any], dataset: str) -> None:
+    """A row of the Hub must not have this machine read a file of its own."""
+    path = image.get("path")
+    # Of a file inside an archive, the last part says where that is.
+    is_local = path and urlsplit(path.split("::")[-1]).scheme not in _REMOTE_SCHEMES
+    if is_local and image.get("bytes") is None:
+        raise ValueError(
+            f"the images of a data set of the Hub must come with it, got a row of {dataset} that names a "
+            "file of this machine. Tell its owner to save the images inside the table."
+        )
 
 
 def _as_it_is(row: dict[str, Any]) -> dict[str, Any]:

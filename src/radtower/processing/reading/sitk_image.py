@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 import SimpleITK as sitk
 
+from radtower.processing.reading.detached_data import require_data_beside
 from radtower.processing.reading.stored_scan import (
     StoredScan,
     require_memory,
@@ -33,9 +34,10 @@ def read_image_file(path: Path, file_format: str, memory_limit_gb: float) -> Sto
     """Read a ``.nrrd``, ``.mha`` or ``.mhd`` file.
 
     Raises:
-        ValueError: If the header states no usable spacing, or the file is damaged or not one gray volume
-            within the memory limit.
+        ValueError: If the header states no usable spacing or names a data file elsewhere, or the file is
+            damaged or not one gray volume within the memory limit.
     """
+    require_data_beside(path)
     _check_text_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
