@@ -113,7 +113,7 @@ def test_a_model_is_exported_checked_and_pushed_where_it_is_wanted(run, hub, vis
     where = f"{hub.url}/{repo} (private)"
     assert f"Exported for the push: {len(files)} files, " in done[1][1]
     assert f"Pushed to {where} before, nothing has changed since: commit {held.commits[1].oid}" in done[1][1]
-    assert f"Pushed to {where}, commit {held.at('side').oid}: files: 1 changed, 0 deleted\n" in done[2][1]
+    assert f"Pushed to {where}, commit {held.at('side').oid}: files: 2 changed, 0 deleted\n" in done[2][1]
     assert f"Pull request: {hub.url}/{repo}/discussions/1\n" in done[3][1]
     assert b"license: apache-2.0" in held.at("refs/pr/1").files["README.md"]
     assert not hub.repo("models", "tester/open").is_private

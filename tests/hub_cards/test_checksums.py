@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from radtower.hub_cards.checksums import verify_checksums
+from radtower.hub_cards.checksums import verify_checksums, write_checksums
 
 
 @pytest.fixture
@@ -27,6 +27,13 @@ def test_an_export_as_it_was_written_passes_and_one_without_checksums_too(export
     (export / "checksums.sha256").unlink()
     (export / "sub" / "a b.txt").write_text("else")
     verify_checksums(export)
+
+
+def test_checksums_are_those_of_sha256sum(export):
+    expected = (export / "checksums.sha256").read_bytes()
+    (export / "privacy.json").write_text("{}")
+    assert write_checksums(export).read_bytes() == expected
+    assert b"  card.md\n" in expected
 
 
 def test_other_contents_are_refused(export):

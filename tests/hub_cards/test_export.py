@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from importlib.metadata import requires
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from radtower.hub_cards.checksums import verify_checksums
 from radtower.hub_cards.export import export_model
 from radtower.modeling.modeling_ct3d import CT3DVisionModel
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
@@ -179,6 +181,7 @@ def test_ships_the_model_and_nothing_else(make_model_folder, make_results, tmp_p
     folder = export_model(make_model_folder("medclip"), tmp_path / "out", make_results())
     assert sorted(path.name for path in folder.rglob("*")) == [
         "README.md",
+        "checksums.sha256",
         "config.json",
         "configuration_ct3d.py",
         "configuration_llm_biencoder.py",
@@ -216,10 +219,20 @@ def test_ships_the_model_and_nothing_else(make_model_folder, make_results, tmp_p
         "modeling_zero_shot.py",
         "processing_medclip.py",
         "processor_config.json",
+        "requirements.txt",
         "tokenizer.json",
         "tokenizer_config.json",
     ]
     assert sorted(path.name for path in tmp_path.iterdir() if "out" in path.name) == ["out"]
+
+
+def test_says_which_versions_load_it(make_model_folder, tmp_path):
+    for kind, packages in (("ct3d", "pillow torch transformers"), ("llm_mean", "torch transformers")):
+        folder = export_model(make_model_folder(kind), tmp_path / kind)
+        lines = (folder / "requirements.txt").read_text().splitlines()
+        assert [re.match(r"\w+", line)[0] for line in lines] == packages.split()
+        declared = requires("radtower")
+        assert all(line in declared and ">=" in line for line in lines)
 
 
 IMAGE_MAP = {"AutoImageProcessor": "image_processing_ct3d.CT3DImageProcessor"}
@@ -328,6 +341,9 @@ def test_no_local_path_and_nothing_private_is_exported(make_model_folder, make_r
 def test_exporting_twice_gives_the_same_bytes(make_model_folder, make_results, tmp_path):
     trained, results = make_model_folder("medclip"), make_results()
     first = {p.name: p.read_bytes() for p in export_model(trained, tmp_path / "out", results).iterdir()}
+    listed = [line.split("  ")[1] for line in first["checksums.sha256"].decode().splitlines()]
+    assert listed == sorted(first.keys() - {"checksums.sha256"})
+    verify_checksums(tmp_path / "out")
     (tmp_path / "out" / "merges.txt").write_text("of an earlier tokenizer")
     again = {p.name: p.read_bytes() for p in export_model(trained, tmp_path / "out", results).iterdir()}
     assert again == first

@@ -7,7 +7,6 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from radtower.data.folder_change import LocalFile
 from radtower.hub_cards.export import export_model
 from radtower.hub_cards.model_release import OWNED_FILES, ModelReleaseOptions, prepare_model
 
@@ -21,11 +20,7 @@ def trained(make_model_folder):
 
 @pytest.fixture
 def exported(trained, tmp_path):
-    """An export with checksums."""
-    folder = export_model(trained, tmp_path / "export")
-    lines = [f"{LocalFile(path).sha256}  {path.name}\n" for path in sorted(folder.iterdir())]
-    (folder / "checksums.sha256").write_text("".join(lines))
-    return folder
+    return export_model(trained, tmp_path / "export")
 
 
 @pytest.fixture

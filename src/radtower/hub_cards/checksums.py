@@ -12,6 +12,14 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 _UNLISTED = {CHECKSUM_FILE, RECORD_FILE, ".gitattributes"}
 
 
+def write_checksums(folder: Path) -> Path:
+    """Write the checksums of all files of an export, sorted by path; ``sha256sum --check`` reads them."""
+    path = folder / CHECKSUM_FILE
+    lines = [f"{LocalFile(folder / name).sha256}  {name}\n" for name in sorted(_files(folder) - _UNLISTED)]
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
 def verify_checksums(folder: Path) -> None:
     """Refuse an export that is not as it was written; one without a checksum file passes.
 
@@ -22,7 +30,7 @@ def verify_checksums(folder: Path) -> None:
     if not (folder / CHECKSUM_FILE).is_file():
         return
     listed = _read(folder / CHECKSUM_FILE)
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    there = _files(folder)
     for name in sorted(set(listed) - there):
         raise FileNotFoundError(
             f"an export must have all files that {CHECKSUM_FILE} lists, got none at {name}. Export it again."
@@ -38,6 +46,10 @@ def verify_checksums(folder: Path) -> None:
                 f"an export must be as {CHECKSUM_FILE} says, got other contents in {name}. Export it again; "
                 "to change the card, change it on the Hub."
             )
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from radtower.hub_cards.card import NOTHING_MEASURED, target_rule, write_card
+from radtower.hub_cards.checksums import CHECKSUM_FILE, write_checksums
 from radtower.hub_cards.code import export_code
 from radtower.hub_cards.families import PACKAGE, Family, family_of_config
+from radtower.hub_cards.requirements_file import REQUIREMENTS_FILE, write_requirements
 from radtower.hub_cards.sentence_transformers_files import (
     ST_FILES,
     has_st_files,
@@ -109,6 +111,8 @@ def export_model(
         export_code([PACKAGE / name for name in family.model_files], partial)
         measured = None if results is None else Path(results)
         write_card(partial, family, config, measured, license_id, target_rule(model_folder))
+        write_requirements(partial, family)
+        write_checksums(partial)  # of all that is there: nothing may be written behind it
         if output.exists():
             shutil.rmtree(output)
         partial.rename(output)
@@ -155,7 +159,7 @@ def is_export(folder: Path) -> bool:
     config = folder / "config.json"
     if not config.is_file() or "auto_map" not in json.loads(config.read_text(encoding="utf-8")):
         return False
-    known = {"README.md", *ST_FILES, *KNOWN_CODE}
+    known = {"README.md", REQUIREMENTS_FILE, CHECKSUM_FILE, *ST_FILES, *KNOWN_CODE}
     return all(
         (path.is_dir() and is_st_folder(path))
         or (path.is_file() and (path.name in known or any(path.match(pat) for pat in SHIPPED_PATTERNS)))
