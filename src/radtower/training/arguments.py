@@ -158,13 +158,24 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 
 def write_run_record(
-    folder: str | Path, run: AnyRun, arguments: TrainingArguments, data: str | None = None
+    folder: str | Path,
+    run: AnyRun,
+    arguments: TrainingArguments,
+    data: str | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``run.yaml`` beside a model: every setting, the seed, the versions and the commit."""
-    record = run_record(run, arguments, data) | {
-        "versions": {package: version(package) for package in RECORDED_PACKAGES},
-        "git_commit": _git_commit(),
-    }
+    """Write ``run.yaml`` beside a model: every setting, the seed, the versions and the commit.
+
+    ``facts`` are what came of the run, such as its hours: they are recorded, and not compared at a resume.
+    """
+    record = (
+        run_record(run, arguments, data)
+        | dict(facts or {})
+        | {
+            "versions": {package: version(package) for package in RECORDED_PACKAGES},
+            "git_commit": _git_commit(),
+        }
+    )
     (Path(folder) / RECORD_FILE).write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
 
 

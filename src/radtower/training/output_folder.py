@@ -23,8 +23,10 @@ DESCRIPTIONS = ("config.json", "preprocessor_config.json", "processor_config.jso
 INCIDENTAL = {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"}
 # The Trainer copies these from the tokenizer when it begins to train.
 INCIDENTAL |= {"bos_token_id", "eos_token_id", "pad_token_id"}
-# Where things lie may differ: a cluster copies a cache to the disk of the node.
+# Where things lie may differ: a cluster copies a cache to the disk of the node. So may what is said of them.
 PLACES = {
+    "data_name",
+    "data_license",
     "manifest",
     "dataset",
     "processor",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from radtower.training.clip.clip_run import ClipRun
+from radtower.training.stated_data import StatedData
 
 AUGMENTATION_STRENGTHS = (
     "max_rotation_degrees",
@@ -15,7 +16,7 @@ AUGMENTATION_STRENGTHS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelerRun:
+class LabelerRun(StatedData):
     """Fine-tune an LLM into a labeler of reports.
 
     Labels come from a gold table beside a manifest, from columns of a report table, or from a label table
@@ -97,7 +98,7 @@ class LabelerRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextMNTPRun:
+class TextMNTPRun(StatedData):
     """Teach a decoder to read reports in both directions, by predicting hidden tokens (arXiv 2404.05961).
 
     Nothing of the frozen layers can be stored: every epoch hides other tokens.
@@ -141,7 +142,7 @@ class TextMNTPRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextContrastiveRun:
+class TextContrastiveRun(StatedData):
     """Train an LLM into an encoder whose vectors are close where texts mean the same.
 
     Args:
@@ -205,7 +206,7 @@ class TextContrastiveRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionRun:
+class VisionRun(StatedData):
     """Train the 3D tower on labels of findings: silver ones of the reports, or those of a data set.
 
     Args:

@@ -18,6 +18,7 @@ from radtower.modeling.losses import UNKNOWN_LABEL
 from radtower.training.arguments import write_run_record
 from radtower.training.callbacks import JsonLinesLog, NoteLongWarmup, SetDatasetEpoch, StopOnNonFiniteLoss
 from radtower.training.checkpoint_weights import load_renamed_weights
+from radtower.training.compute_record import ComputeClock
 from radtower.training.layer_rates import layer_groups
 from radtower.training.output_folder import (
     delete_checkpoints,
@@ -60,6 +61,7 @@ class RadTowerTrainer(Trainer):
                 f"{self.args.label_smoothing_factor}. Leave it out."
             )
         self.run = run
+        self.clock = ComputeClock()
         require_averageable(self.accelerator.state, ema_decay)
         self.average = None if ema_decay is None else WeightAverage(ema_decay)
         if self.average is not None:
@@ -93,6 +95,7 @@ class RadTowerTrainer(Trainer):
                 callback.resume_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             prepare_for_shards(cast(nn.Module, self.model))
+        self.clock.start(str(resume_from_checkpoint) if resume_from_checkpoint else None)
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         if self.state.global_step == 0:
             raise ValueError(
@@ -125,6 +128,13 @@ class RadTowerTrainer(Trainer):
         hashed = getattr(self.train_dataset, "sha256", None)
         return None if hashed is None else str(hashed())
 
+    def _facts(self) -> dict[str, Any]:
+        data = self.train_dataset
+        return {
+            "num_train_samples": len(data) if isinstance(data, Sized) else None,
+            "compute": self.clock.record(self.args),
+        }
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         network = self.model if model is None else model
         if not load_renamed_weights(self.accelerator.unwrap_model(network), resume_from_checkpoint):
@@ -141,7 +151,7 @@ class RadTowerTrainer(Trainer):
         super().save_model(output_dir, _internal_call)
         folder = output_dir or str(self.args.output_dir)
         if self.run is not None and self.args.should_save:
-            write_run_record(folder, self.run, self.args, self._data_hash())
+            write_run_record(folder, self.run, self.args, self._data_hash(), self._facts())
         if self.average is not None:
             self.average.save(folder, is_written=self.args.should_save)
 
@@ -226,7 +236,7 @@ class RadTowerTrainer(Trainer):
             model.save_pretrained(folder, state_dict=state)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
-            write_run_record(folder, run, self.args, self._data_hash())
+            write_run_record(folder, run, self.args, self._data_hash(), self._facts())
         self.accelerator.wait_for_everyone()
         return folder
 

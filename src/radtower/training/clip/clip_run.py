@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from radtower.training.clip.stream_settings import StudySettings
+from radtower.training.stated_data import StatedData
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipRun(StudySettings):
+class ClipRun(StatedData, StudySettings):
     """Align an image tower with a text tower; :class:`StudySettings` says which, and on what.
 
     Where the text tower is frozen, each report of a manifest is encoded once before training; those of a
