@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import pytest
 
 from radtower.cli.demo import print_summary
+from radtower.data.release_check import search_folder
 from radtower.demo.walkthrough import DemoPlan, embedded_llm, run_demo
 from radtower.evaluation.results import read_results
 
@@ -70,6 +71,7 @@ def test_two_runs_of_one_seed_print_and_write_the_same(tmp_path, capsys, monkeyp
     assert not list(summary.export.glob("run.yaml"))
     # Rows name patients, and stay at home.
     assert not list(summary.export.glob("results.*"))
+    assert search_folder(summary.export).kinds_by_id == {}
     page = summary.page.read_text()
     for wanted in (
         "Phantom results:",

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from radtower.data.release_check import RECORD_FILE
 from radtower.hub_cards.card import NOTHING_MEASURED, target_rule, write_card
 from radtower.hub_cards.checksums import CHECKSUM_FILE, write_checksums
 from radtower.hub_cards.code import export_code
@@ -159,7 +160,7 @@ def is_export(folder: Path) -> bool:
     config = folder / "config.json"
     if not config.is_file() or "auto_map" not in json.loads(config.read_text(encoding="utf-8")):
         return False
-    known = {"README.md", REQUIREMENTS_FILE, CHECKSUM_FILE, *ST_FILES, *KNOWN_CODE}
+    known = {"README.md", REQUIREMENTS_FILE, CHECKSUM_FILE, RECORD_FILE, *ST_FILES, *KNOWN_CODE}
     return all(
         (path.is_dir() and is_st_folder(path))
         or (path.is_file() and (path.name in known or any(path.match(pat) for pat in SHIPPED_PATTERNS)))
