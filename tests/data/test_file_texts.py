@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from radtower.data.file_texts import plain_text, texts_of_file
+from radtower.data.file_texts import UnsearchableError, plain_text, texts_of_file
 
 
 @pytest.fixture
@@ -135,6 +135,23 @@ def test_parquet_gives_nested_texts_names_and_metadata(tmp_path):
     assert ("a.parquet row 2000", "s 1999") in texts
     assert ("a.parquet row 2000", "record number 1999") in texts
     assert len(texts) == 2 + 5 + 1 + 2000 + 1 + 2000
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.binary(),
+        pa.large_binary(),
+        pa.binary(3),
+        pa.list_(pa.binary()),
+        pa.struct([("path", pa.string()), ("bytes", pa.binary())]),
+        pa.map_(pa.string(), pa.string()),
+    ],
+)
+def test_columns_of_bytes_cannot_be_searched(tmp_path, kind):
+    pq.write_table(pa.table({"id": ["a"], "x": pa.nulls(1, kind)}), tmp_path / "a.parquet")
+    with pytest.raises(UnsearchableError, match=r"data/a must have columns of text and numbers, got bytes"):
+        list(texts_of_file(tmp_path / "a.parquet", "data/a"))
 
 
 def test_the_header_of_safetensors_is_found(tmp_path):

@@ -140,6 +140,11 @@ def test_what_cannot_be_looked_into_is_a_finding(folder, name, content):
     assert search_folder(folder).kinds_by_id == {name: ("unreadable file",)}
 
 
+def test_pictures_inside_a_table_are_a_finding(folder):
+    pd.DataFrame({"id": ["a"], "picture": [b"Jane Doe"]}).to_parquet(folder / "b.parquet")
+    assert search_folder(folder).kinds_by_id == {"b.parquet": ("unreadable file",)}
+
+
 def test_days_of_an_evaluation_are_none_of_a_patient(folder):
     (folder / ".eval_results").mkdir()
     (folder / ".eval_results" / "a.yaml").write_text('- date: "2026-01-31"\n  note: Dr. Lee\n')

@@ -52,6 +52,10 @@ _IDENTIFYING_KEY = re.compile(
 )
 
 
+class UnsearchableError(ValueError):
+    """A file may hold text where it cannot be found."""
+
+
 def plain_text(text: str) -> str:
     """Return a text without what is public by its nature: addresses of public hosts, and digests."""
     return _DIGEST.sub("", _PUBLIC_ADDRESS.sub("", text))
@@ -67,6 +71,7 @@ def texts_of_file(path: Path, place: str) -> Iterator[Text]:
 
     Raises:
         UnicodeDecodeError: If it is no text.
+        UnsearchableError: If a table has columns of bytes, such as pictures with what their headers say.
         ValueError: If it is damaged, or another file than its name says.
     """
     suffix = path.suffix.lower()
@@ -180,6 +185,12 @@ def _parquet_texts(path: Path, place: str) -> Iterator[Text]:
         table = pq.ParquetFile(path)
     except pa.ArrowInvalid:
         raise ValueError(f"{place} must be a parquet file, got a damaged or other one.") from None
+    for field in table.schema_arrow:
+        if _has_bytes(field.type):
+            raise UnsearchableError(
+                f"{place} must have columns of text and numbers, got bytes. Save them as files, or "
+                "leave them out."
+            )
     for value in (table.schema_arrow.metadata or {}).values():
         yield from ((f"{place} metadata", leaf) for leaf in _json_leaves(value.decode("utf-8", "replace")))
     for field in table.schema_arrow:
@@ -197,6 +208,22 @@ def _parquet_texts(path: Path, place: str) -> Iterator[Text]:
             for name, value in cells.items():
                 yield from ((f"{place} row {row}", leaf) for leaf in leaves(value, name))
             row += 1
+
+
+def _has_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(_has_bytes(field.type) for field in kind)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _has_bytes(kind.value_type)
+    if pa.types.is_dictionary(kind):
+        return _has_bytes(kind.value_type)
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+        or pa.types.is_map(kind)
+        or pa.types.is_binary_view(kind)
+    )
 
 
 def _is_plain_number(kind: pa.DataType, name: str) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from radtower.data.file_metadata import PICTURE_SUFFIXES, SCAN_SUFFIXES, is_dicom, metadata_fields
-from radtower.data.file_texts import VOCABULARIES, Text, plain_text, texts_of_file
+from radtower.data.file_texts import VOCABULARIES, Text, UnsearchableError, plain_text, texts_of_file
 from radtower.data.privacy import Analyzer, PrivacyReport, merge_reports, search_texts
 
 RECORD_FILE = "privacy.json"
@@ -104,7 +104,7 @@ def _search_file(
         return PrivacyReport()
     try:
         report = search_texts(_searched(texts_of_file(path, name)), analyzers)
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, UnsearchableError):
         return PrivacyReport({UNREADABLE: 1}, {name: (UNREADABLE,)}, 1)
     if place.startswith(f"{_DATED_FOLDER}/"):
         report = _without_dates(report)
