@@ -296,7 +296,7 @@ def test_zero_shot_with_the_ensemble_is_the_sigmoid_of_the_mean_margin(model, ba
             "There is no nodule.",
             "Nodule is not present.",
             "Findings are not compatible with nodule.",
-            "Not nodule.",
+            "not nodule.",
         ]
     )
     margin = (image @ present.T - image @ absent.T).mean(dim=-1)
