@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
+    ViTConfig,
 )
 
 from radtower import (
@@ -48,9 +49,11 @@ AUTO_CLASSES = {
 WORDS = ["<pad>", "<unk>", "no", "small", "nodule", "effusion", "mass", "there", "is"]
 
 
-def build(kind: str) -> PreTrainedModel:
-    """A new model of ``image``, ``text`` or ``pair``; the same one every time."""
-    vision = CT3DVisionConfig(hidden_sizes=[4, 8], layers=[1, 1], image_size=[8, 8, 8], id2label=FINDINGS)
+def vision_config() -> CT3DVisionConfig:
+    return CT3DVisionConfig(hidden_sizes=[4, 8], layers=[1, 1], image_size=[8, 8, 8], id2label=FINDINGS)
+
+
+def text_config() -> LLMBiEncoderConfig:
     decoder = LlamaConfig(
         vocab_size=len(WORDS),
         hidden_size=16,
@@ -58,29 +61,56 @@ def build(kind: str) -> PreTrainedModel:
         num_hidden_layers=1,
         num_attention_heads=2,
         pad_token_id=0,
+        initializer_range=0.5,  # differences must show
     )
-    text = LLMBiEncoderConfig(text_config=decoder, pooling="mean", max_length=16, id2label=FINDINGS)
+    return LLMBiEncoderConfig(text_config=decoder, pooling="mean", max_length=16, id2label=FINDINGS)
+
+
+def pair_config() -> MedCLIPConfig:
+    return MedCLIPConfig(
+        vision_config=vision_config(),
+        text_config=text_config(),
+        projection_dim=8,
+        findings=list(FINDINGS.values()),
+    )
+
+
+def picture_config() -> MedCLIPConfig:
+    """A dual tower for 2D images, whose image tower is one of transformers."""
+    vision = ViTConfig(
+        image_size=8,
+        patch_size=4,
+        num_channels=1,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    return MedCLIPConfig(vision_config=vision, text_config=text_config(), projection_dim=8)
+
+
+def build(kind: str) -> PreTrainedModel:
+    """A new model of ``image``, ``text`` or ``pair``; the same one every time."""
     torch.manual_seed(0)
     if kind == "image":
-        return CT3DVisionForImageClassification(vision)
+        return CT3DVisionForImageClassification(vision_config())
     if kind == "text":
-        return LLMBiEncoderForSequenceClassification(text)
-    return MedCLIPModel(
-        MedCLIPConfig(
-            vision_config=vision, text_config=text, projection_dim=8, findings=list(FINDINGS.values())
-        )
-    )
+        return LLMBiEncoderForSequenceClassification(text_config())
+    return MedCLIPModel(pair_config())
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({word: row for row, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>")
 
 
 def build_processor(kind: str) -> Any:
     """What goes along with the model: an image processor, a tokenizer, or both in one."""
-    words = Tokenizer(models.WordLevel({word: row for row, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>")
     images = CT3DImageProcessor(spacing_mm=(3.0, 3.0, 3.0), size=(8, 8, 8))
-    return {"image": images, "text": tokenizer, "pair": MedCLIPProcessor(images, tokenizer, max_length=16)}[
-        kind
-    ]
+    if kind == "pair":
+        return MedCLIPProcessor(images, build_tokenizer(), max_length=16)
+    return images if kind == "image" else build_tokenizer()
 
 
 def build_samples(kind: str) -> list[dict[str, torch.Tensor]]:

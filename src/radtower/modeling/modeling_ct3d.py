@@ -19,6 +19,7 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPoolingAndNoAttention,
     ImageClassifierOutputWithNoAttention,
 )
+from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_ct3d import CT3DVisionConfig
 from .losses import masked_binary_cross_entropy
@@ -148,6 +149,7 @@ class CT3DVisionModel(CT3DRecomputation, CT3DVisionPreTrainedModel):
             self.pooler = CT3DGatedPooling(width)
         self.post_init()
 
+    @can_return_tuple
     def forward(self, pixel_values: torch.Tensor) -> CT3DVisionOutput:
         """Encode a batch of volumes.
 
@@ -217,7 +219,7 @@ class CT3DVisionModel(CT3DRecomputation, CT3DVisionPreTrainedModel):
         while batch := list(itertools.islice(windows, batch_size)):
             stacked = torch.stack(batch)
             _check_values(stacked)  # here, so that a scan on disk is read once
-            output = self(stacked.to(self.device))
+            output = self(stacked.to(self.device), return_dict=True)
             pooled = output.pooler_output.float()
             count += len(batch)
             if aggregation == "max":
@@ -313,6 +315,7 @@ class CT3DVisionForImageClassification(CT3DVisionPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None
     ) -> ImageClassifierOutputWithNoAttention:
@@ -326,7 +329,7 @@ class CT3DVisionForImageClassification(CT3DVisionPreTrainedModel):
             ``logits`` ``(B, F)`` before the sigmoid, and ``loss`` (:func:`masked_binary_cross_entropy`),
             None without ``labels``.
         """
-        logits = self.classifier(self.vision_model(pixel_values).pooler_output)
+        logits = self.classifier(self.vision_model(pixel_values, return_dict=True).pooler_output)
         loss = None if labels is None else masked_binary_cross_entropy(logits, labels)
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
 

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoProcessor, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_medclip import MedCLIPConfig, tower_width
 from .llm_biencoder.modeling_cpu_linear import OneDNNLinears, refuse_int8
@@ -164,12 +165,14 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
         fill_tower(model.text_model, text)
         return model
 
+    @can_return_tuple
     def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
         """Encode and project scans; ``pooler_output`` is ``(B, P)``, not normalized."""
         output = self._read_pixels(pixel_values)
         output.pooler_output = self._project_image(pool_states(output, self.config.vision_pooling))
         return output
 
+    @can_return_tuple
     def get_text_features(
         self,
         input_ids: torch.Tensor,
@@ -209,7 +212,7 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
 
     def _read_pixels(self, pixel_values: torch.Tensor) -> Any:
         # Processors give float32, and not every family brings them to the precision of its weights.
-        return self.vision_model(pixel_values.to(self.vision_model.dtype))
+        return self.vision_model(pixel_values.to(self.vision_model.dtype), return_dict=True)
 
     def _encode_tokens(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, embed_mask: torch.Tensor | None
@@ -218,10 +221,11 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
         masks = {"attention_mask": attention_mask} | (
             {} if embed_mask is None else {"embed_mask": embed_mask}
         )
-        output = self.text_model(input_ids=input_ids, **masks)
+        output = self.text_model(input_ids=input_ids, return_dict=True, **masks)
         pooled = pool_states(output, self.config.text_pooling, attention_mask)
         return BaseModelOutputWithPooling(last_hidden_state=output.last_hidden_state, pooler_output=pooled)
 
+    @can_return_tuple
     def forward(  # noqa: PLR0913 -- the two sides of transformers, each also as stored features
         self,
         input_ids: torch.Tensor | None = None,
@@ -416,7 +420,7 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
             prepare = self.processor.image_processor if is_3d else self.processor
             images = prepare(images, **kwargs)["pixel_values"]
         with in_eval_mode(self):
-            embeds = _pooled(self.get_image_features(images.to(self.device))).float()
+            embeds = _pooled(self.get_image_features(images.to(self.device), return_dict=True)).float()
         return F.normalize(embeds, dim=-1) if normalize else embeds
 
     @torch.no_grad()
@@ -437,7 +441,7 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
 
         def embed(rows: list[TokenRow]) -> torch.Tensor:
             inputs = pad_rows(self.processor.tokenizer, rows).to(self.device)
-            return _pooled(self.get_text_features(**inputs)).float()
+            return _pooled(self.get_text_features(**inputs, return_dict=True)).float()
 
         with in_eval_mode(self), OneDNNLinears():
             embeds = encode_distinct(as_texts(texts), read, embed, limit, show_progress)

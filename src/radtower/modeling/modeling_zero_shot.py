@@ -155,7 +155,7 @@ class ZeroShotFindings:
         inputs = pad_rows(tokenizer, [TokenRow(list(ids), None)]).to(self.device)
         model: Any = self  # what this is mixed into is a module
         with in_eval_mode(model):
-            embeds: torch.Tensor = self.get_text_features(**inputs).pooler_output
+            embeds: torch.Tensor = self.get_text_features(**inputs, return_dict=True).pooler_output
         return embeds.float()
 
 
