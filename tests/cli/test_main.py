@@ -108,6 +108,7 @@ def test_the_package_ships_its_data_files():
         "medclip.md",
         "medclip_images.md",
         "metric_card.md",
+        "model_tail.md",
     }
     findings = (resources.files("radtower.labeling") / "findings" / "ct_rate_18.yaml").read_text()
     assert "name: ct_rate_18" in findings

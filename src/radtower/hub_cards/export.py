@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from radtower.data.release_check import RECORD_FILE
-from radtower.hub_cards.card import NOTHING_MEASURED, target_rule, write_card
+from radtower.hub_cards.card import write_card
+from radtower.hub_cards.card_sections.results_section import NOTHING_MEASURED
+from radtower.hub_cards.card_sections.training_section import read_run_record
 from radtower.hub_cards.checksums import CHECKSUM_FILE, write_checksums
 from radtower.hub_cards.code import export_code
 from radtower.hub_cards.families import PACKAGE, Family, family_of_config
@@ -111,7 +113,7 @@ def export_model(
                 write_st_files(partial, config)
         export_code([PACKAGE / name for name in family.model_files], partial)
         measured = None if results is None else Path(results)
-        write_card(partial, family, config, measured, license_id, target_rule(model_folder))
+        write_card(partial, family, config, measured, license_id, read_run_record(model_folder))
         write_requirements(partial, family)
         write_checksums(partial)  # of all that is there: nothing may be written behind it
         if output.exists():

@@ -19,6 +19,7 @@ class Family:
         pipeline_tags: Ending of the class that was saved -> task under which the Hub lists it; the first that
             fits.
         install: Packages that suffice to load it.
+        papers: arXiv numbers of its methods.
     """
 
     model_files: tuple[str, ...]
@@ -27,6 +28,7 @@ class Family:
     template: str
     pipeline_tags: dict[str, str]
     install: str
+    papers: tuple[str, ...]
 
     def pipeline_tag(self, config: dict[str, Any]) -> str:
         """Return the task of a model from the class in its configuration."""
@@ -46,6 +48,7 @@ FAMILIES = {
         template="ct3d_vision.md",
         pipeline_tags={"ForImageClassification": "image-classification", "": "image-feature-extraction"},
         install="torch transformers pillow",
+        papers=("2509.13175", "2603.06467"),
     ),
     "llm_biencoder": Family(
         model_files=(
@@ -65,6 +68,7 @@ FAMILIES = {
         template="llm_biencoder.md",
         pipeline_tags={"ForSequenceClassification": "text-classification", "": "feature-extraction"},
         install="torch transformers",
+        papers=("2509.15234", "2404.05961"),
     ),
     "medclip": Family(
         model_files=(
@@ -84,6 +88,7 @@ FAMILIES = {
         template="medclip.md",
         pipeline_tags={"": "zero-shot-image-classification"},
         install="torch transformers pillow",
+        papers=("2509.13175", "2603.06467", "2509.15234", "2511.13876"),
     ),
 }
 
@@ -94,6 +99,7 @@ IMAGE_CLIP = replace(
     model_files=("modeling/modeling_medclip.py", "processing/processing_medclip.py"),
     processor_auto_map={"AutoProcessor": "processing_medclip.MedCLIPProcessor"},
     template="medclip_images.md",
+    papers=("2509.15234", "2511.13876"),
 )
 
 
