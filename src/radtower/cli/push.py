@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from radtower.cli.output import print_json
+from radtower.cli.output import print_failures, print_json
 from radtower.cli.push_options import (
     Branch,
     Public,
@@ -28,7 +28,7 @@ _KINDS = {
 
 def push(  # noqa: PLR0913 -- one argument per flag
     folder: Annotated[Path, typer.Argument(help="A trained model, an export of one, or an adapter of PEFT.")],
-    repo_id: Annotated[str, typer.Argument(help="owner/name of the model on the Hub.")],
+    repo_id: Annotated[str | None, typer.Argument(help="owner/name of the model on the Hub.")] = None,
     public: Public = False,
     branch: Branch = None,
     tag: Tag = None,
@@ -45,12 +45,22 @@ def push(  # noqa: PLR0913 -- one argument per flag
         typer.Option(metavar="REASON", help="Why findings of the privacy check are harmless; is published."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Export and check, but push nothing.")] = False,
+    pending: Annotated[
+        bool,
+        typer.Option("--pending", help="Send what a training could not push; its output in place of a model."),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Publish a model: private unless asked, in one commit, and only what changed since the last push."""
     from radtower.data.publish import require_token
     from radtower.hub_cards.model_release import ModelReleaseOptions, prepare_model, push_release
 
+    if pending:
+        _refuse_flags(repo_id, branch, tag, license_id, results, allow_phi_findings, public, pr, dry_run)
+        _push_pending(folder, json)
+        return
+    if repo_id is None:
+        raise ValueError("repo_id must be OWNER/NAME, got none. Say where the model goes, or --pending.")
     target = push_target(branch, tag, pr)
     if not dry_run:
         require_token()
@@ -65,6 +75,39 @@ def push(  # noqa: PLR0913 -- one argument per flag
         else:
             _print_release(release)
             print_published(published)
+
+
+def _refuse_flags(*given: object) -> None:
+    if any(given):
+        raise ValueError(
+            "--pending must come with the output of a run and --json only, got more. What waits knows where "
+            "it goes: leave the rest out."
+        )
+
+
+def _push_pending(output: Path, is_json: bool) -> None:
+    from radtower.data.publish import require_token
+    from radtower.hub_cards.pushes.push_queue import PushQueue, queue_folder
+    from radtower.hub_cards.pushes.push_worker import send_queue
+
+    queue = PushQueue(queue_folder(output))
+    if not queue.folder.is_dir():
+        raise FileNotFoundError(
+            f"output must be that of a training that pushes, got {output}, which has no {queue.folder.name}. "
+            "Check the path."
+        )
+    require_token()
+    notes: list[str] = []
+    failures = send_queue(queue, notes.append)
+    waiting = queue.waiting()
+    if is_json:
+        errors = {name: order.last_error for name, order in waiting.items()}
+        print_json({"sent": notes, "waiting": errors})
+    else:
+        print("\n".join([*notes, f"{len(waiting)} pushes wait"]))
+        print_failures({name: str(error) for name, error in failures.items()})
+    if waiting:
+        raise typer.Exit(1)
 
 
 def _print_release(release: "ModelRelease") -> None:
