@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from radtower.hub_cards.card_sections.citations import bibtex
 from radtower.hub_cards.card_sections.compute_section import compute_table
+from radtower.hub_cards.card_sections.eval_results import write_eval_results
 from radtower.hub_cards.card_sections.results_section import model_index, results_section
 from radtower.hub_cards.card_sections.training_section import target_rule, training_table
 from radtower.hub_cards.families import Family
@@ -27,7 +28,7 @@ def write_card(
     license_id: str | None,
     record: dict[str, Any],
 ) -> Path:
-    """Write ``README.md`` into an export folder; every number in it comes from ``results`` or ``record``.
+    """Write ``README.md`` and ``.eval_results``; every number is one of ``results`` or ``record``.
 
     Args:
         folder: Export folder, with its processor settings already there.
@@ -70,6 +71,7 @@ def write_card(
         target_rule=target_rule(record),
         radtower_version=version("radtower"),
     )
+    write_eval_results(folder, measured)
     path = folder / "README.md"
     # Conditions of the templates leave empty lines.
     path.write_text(re.sub(r"\n{3,}", "\n\n", card.content).rstrip() + "\n", encoding="utf-8")
