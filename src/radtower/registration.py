@@ -10,6 +10,7 @@ from transformers import (
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
 )
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from radtower.configuration.configuration_ct3d import CT3DVisionConfig
 from radtower.configuration.configuration_llm_biencoder import LLMBiEncoderConfig
@@ -19,6 +20,7 @@ from radtower.modeling.llm_biencoder.modeling_llm_biencoder_mntp import LLMBiEnc
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification, CT3DVisionModel
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 from radtower.modeling.modeling_medclip import MedCLIPModel
+from radtower.modeling.pipelines.zero_shot_ct import TASK, ZeroShotCTPipeline
 from radtower.processing.image_io import read_image
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.processing_medclip import MedCLIPProcessor
@@ -43,6 +45,13 @@ def register() -> None:
     processors: dict[str, type] = {"pil": CT3DImageProcessor}
     AutoImageProcessor.register(CT3DVisionConfig, image_processor_classes=processors, exist_ok=True)
     AutoProcessor.register(MedCLIPConfig, MedCLIPProcessor, exist_ok=True)
+    if TASK not in PIPELINE_REGISTRY.supported_tasks:  # a second registration would warn
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK,
+            pipeline_class=ZeroShotCTPipeline,
+            pt_model=AutoModelForZeroShotImageClassification,
+            type="multimodal",
+        )
     # The exported processors may not import an I/O library; inside the package they are handed one.
     CT3DImageProcessor.reader = staticmethod(read_volume)  # type: ignore[assignment]
     MedCLIPProcessor.image_reader = staticmethod(read_image)
