@@ -1,3 +1,5 @@
+import json
+
 import pandas as pd
 import pytest
 import yaml
@@ -159,3 +161,36 @@ def test_a_wrong_field_is_an_error_without_a_traceback(radtower, recipe, flags, 
     assert done.code == 2
     assert message in done.err
     assert "Traceback" not in done.err
+
+
+def test_a_training_that_cannot_push_ends_well_and_the_model_waits(radtower, recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret\u00e9")  # no header can carry it: refused before any request
+    saved = ("--save_strategy", "steps", "--save_steps", 2, "--max_steps", 2)
+    pushed = ("--push-to", "tester/tower", "--push-tag", "v1", "--push-license", "mit", "--push-wait", "60")
+    done = radtower("train", "vision", recipe, *saved, *pushed)
+    assert done.code == 0, done.err
+    assert f"Saved {tmp_path / 'vision'}" in done.out
+    assert done.out.count("A push failed, and waits: a token of the Hub must be plain letters") == 1
+    assert "Send them with radtower push --pending." in done.out
+    last = sorted((tmp_path / "vision" / "pushes").glob("[0-9]*"))[-1]
+    order = json.loads((last / "push.json").read_text())
+    assert (order["repo_id"], order["message"]) == ("tester/tower", "Training: the model after 2 steps")
+    assert order["target"]["tag"] == "v1"
+    assert not order["is_public"]
+    weights = (tmp_path / "vision" / "model.safetensors").read_bytes()
+    assert (last / "files" / "model.safetensors").read_bytes() == weights
+    assert "license: mit" in (last / "files" / "README.md").read_text()
+    assert "hf_secret" not in done.out + done.err
+
+
+def test_what_says_nothing_without_a_repository_is_refused(radtower, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(
+        f"output_dir: {tmp_path / 'out'}\nmanifest: m.csv\ncache: c\nlabels: l\n"
+    )
+    done = radtower("train", "vision", tmp_path / "recipe.yaml", "--push-public", "--push-tag", "v1")
+    assert done.code == 2
+    assert "--push-to must be given for --push-public, --push-tag, got none" in done.err
+    done = radtower("train", "vision", tmp_path / "recipe.yaml", "--push-to", "tower")
+    assert done.code == 2
+    assert "repo_id must be OWNER/NAME, got 'tower'" in done.err
+    assert not (tmp_path / "out").exists()

@@ -47,7 +47,7 @@ def push(  # noqa: PLR0913 -- one argument per flag
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Export and check, but push nothing.")] = False,
     pending: Annotated[
         bool,
-        typer.Option("--pending", help="Send what a training could not push; its output in place of a model."),
+        typer.Option("--pending", help="Send what a training could not; its output in place of a model."),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -8,6 +8,15 @@ import typer
 import yaml
 
 from radtower.cli.extras import register_models
+from radtower.cli.push_beside import (
+    DEFAULT_WAIT_S,
+    PushBeside,
+    PushLicense,
+    PushPublic,
+    PushTag,
+    PushTo,
+    PushWait,
+)
 
 train_app = typer.Typer(
     no_args_is_help=True, help="Train a text encoder, a labeler, an image tower or a dual tower."
@@ -18,58 +27,103 @@ Recipe = Annotated[Path, typer.Argument(help="YAML recipe; every field can be ov
 
 
 @train_app.command(context_settings=FLAGS)
-def labeler(context: typer.Context, recipe: Recipe) -> None:
+def labeler(
+    context: typer.Context,
+    recipe: Recipe,
+    push_to: PushTo = None,
+    push_public: PushPublic = False,
+    push_tag: PushTag = None,
+    push_license: PushLicense = None,
+    push_wait: PushWait = DEFAULT_WAIT_S,
+) -> None:
     """Fine-tune an LLM into a labeler of reports."""
     register_models()
     from radtower.training.runs import LabelerRun
     from radtower.training.train_text import train_labeler
 
     run, arguments = _read(context, recipe, LabelerRun)
-    print(f"Saved {train_labeler(run, arguments, on_note=print)}")
+    pushes = PushBeside(push_to, push_public, push_tag, push_license, push_wait)
+    print(f"Saved {pushes.run(lambda callbacks: train_labeler(run, arguments, callbacks, on_note=print))}")
 
 
 @train_app.command("text-contrastive", context_settings=FLAGS)
-def text_contrastive(context: typer.Context, recipe: Recipe) -> None:
+def text_contrastive(
+    context: typer.Context,
+    recipe: Recipe,
+    push_to: PushTo = None,
+    push_public: PushPublic = False,
+    push_tag: PushTag = None,
+    push_license: PushLicense = None,
+    push_wait: PushWait = DEFAULT_WAIT_S,
+) -> None:
     """Train an LLM into a report encoder on pairs of texts."""
     register_models()
     from radtower.training.runs import TextContrastiveRun
     from radtower.training.text.train_contrastive import train_contrastive
 
     run, arguments = _read(context, recipe, TextContrastiveRun)
-    print(f"Saved {train_contrastive(run, arguments)}")
+    pushes = PushBeside(push_to, push_public, push_tag, push_license, push_wait)
+    print(f"Saved {pushes.run(lambda callbacks: train_contrastive(run, arguments, callbacks))}")
 
 
 @train_app.command("text-mntp", context_settings=FLAGS)
-def text_mntp(context: typer.Context, recipe: Recipe) -> None:
+def text_mntp(
+    context: typer.Context,
+    recipe: Recipe,
+    push_to: PushTo = None,
+    push_public: PushPublic = False,
+    push_tag: PushTag = None,
+    push_license: PushLicense = None,
+    push_wait: PushWait = DEFAULT_WAIT_S,
+) -> None:
     """Teach an LLM to read reports in both directions."""
     register_models()
     from radtower.training.runs import TextMNTPRun
     from radtower.training.text.train_mntp import train_mntp
 
     run, arguments = _read(context, recipe, TextMNTPRun)
-    print(f"Saved {train_mntp(run, arguments)}")
+    pushes = PushBeside(push_to, push_public, push_tag, push_license, push_wait)
+    print(f"Saved {pushes.run(lambda callbacks: train_mntp(run, arguments, callbacks))}")
 
 
 @train_app.command(context_settings=FLAGS)
-def vision(context: typer.Context, recipe: Recipe) -> None:
+def vision(
+    context: typer.Context,
+    recipe: Recipe,
+    push_to: PushTo = None,
+    push_public: PushPublic = False,
+    push_tag: PushTag = None,
+    push_license: PushLicense = None,
+    push_wait: PushWait = DEFAULT_WAIT_S,
+) -> None:
     """Train the 3D tower on silver labels."""
     register_models()
     from radtower.training.runs import VisionRun
     from radtower.training.train_vision import train_vision
 
     run, arguments = _read(context, recipe, VisionRun)
-    print(f"Saved {train_vision(run, arguments)}")
+    pushes = PushBeside(push_to, push_public, push_tag, push_license, push_wait)
+    print(f"Saved {pushes.run(lambda callbacks: train_vision(run, arguments, callbacks))}")
 
 
 @train_app.command(context_settings=FLAGS)
-def clip(context: typer.Context, recipe: Recipe) -> None:
+def clip(
+    context: typer.Context,
+    recipe: Recipe,
+    push_to: PushTo = None,
+    push_public: PushPublic = False,
+    push_tag: PushTag = None,
+    push_license: PushLicense = None,
+    push_wait: PushWait = DEFAULT_WAIT_S,
+) -> None:
     """Align an image tower with a text tower."""
     register_models()
     from radtower.training.runs import ClipRun
     from radtower.training.train_medclip import train_medclip
 
     run, arguments = _read(context, recipe, ClipRun)
-    print(f"Saved {train_medclip(run, arguments, on_note=print)}")
+    pushes = PushBeside(push_to, push_public, push_tag, push_license, push_wait)
+    print(f"Saved {pushes.run(lambda callbacks: train_medclip(run, arguments, callbacks, on_note=print))}")
 
 
 def _read(context: typer.Context, recipe: Path, run_class: type[Any]) -> tuple[Any, Any]:
