@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from radtower.hub_cards.card_sections.citations import bibtex
 from radtower.hub_cards.card_sections.compute_section import compute_table
 from radtower.hub_cards.card_sections.eval_results import write_eval_results
+from radtower.hub_cards.card_sections.pictures_section import copy_pictures
 from radtower.hub_cards.card_sections.results_section import model_index, results_section
 from radtower.hub_cards.card_sections.training_section import target_rule, training_table
 from radtower.hub_cards.families import Family
@@ -61,6 +62,7 @@ def write_card(
         config=config,
         processor=_processor_settings(folder),
         results=results_section(measured),
+        pictures=copy_pictures(folder, results, measured),
         training=training_table(record),
         compute=compute_table(record),
         bibtex=bibtex(family.papers),

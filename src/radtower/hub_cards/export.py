@@ -9,6 +9,7 @@ from typing import Any
 from radtower.data.release_check import RECORD_FILE
 from radtower.hub_cards.card import write_card
 from radtower.hub_cards.card_sections.eval_results import is_eval_folder
+from radtower.hub_cards.card_sections.pictures_section import is_image_folder
 from radtower.hub_cards.card_sections.results_section import NOTHING_MEASURED
 from radtower.hub_cards.card_sections.training_section import read_run_record
 from radtower.hub_cards.checksums import CHECKSUM_FILE, write_checksums
@@ -165,7 +166,7 @@ def is_export(folder: Path) -> bool:
         return False
     known = {"README.md", REQUIREMENTS_FILE, CHECKSUM_FILE, RECORD_FILE, *ST_FILES, *KNOWN_CODE}
     return all(
-        (path.is_dir() and (is_st_folder(path) or is_eval_folder(path)))
+        (path.is_dir() and (is_st_folder(path) or is_eval_folder(path) or is_image_folder(path)))
         or (path.is_file() and (path.name in known or any(path.match(pat) for pat in SHIPPED_PATTERNS)))
         for path in folder.iterdir()
     )
