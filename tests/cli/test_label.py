@@ -3,6 +3,7 @@
 import json
 import re
 
+import pandas as pd
 import pytest
 
 from radtower.labeling.answers.ledger import open_ledger
@@ -182,3 +183,25 @@ def test_flags_of_an_encoder_are_refused_by_other_backends(radtower, table, outp
     assert done.code == 2
     message = "--backend must be encoder for --threshold, --skip-unmatched, got llm"
     assert message in " ".join(done.err.split())
+
+
+def test_labels_that_cannot_be_pushed_are_saved_and_wait_without_text(
+    radtower, labeler, table, output, monkeypatch
+):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret\u00e9")  # no header can carry it: refused before any request
+    done = radtower("label", table, "-o", output, "--model", labeler, *COLUMNS, "--push-to", "tester/silver")
+    assert (done.code, output.is_file()) == (1, True), done.err
+    assert "It waits. Send it with radtower push --pending" in done.err
+    (files,) = output.with_name(f"{output.name}.pushes").glob("[0-9]*/files")
+    assert (files / "README.md").is_file()
+    frames = [pd.read_parquet(path) for path in files.glob("data/*.parquet")]
+    assert frames
+    assert not any("text" in name or "evidence" in name for frame in frames for name in frame.columns)
+
+
+def test_a_push_that_could_not_follow_is_refused_before_the_labeling(radtower, labeler, table, output):
+    base = ("label", table, "-o", output, "--model", labeler)
+    assert "repo_id must be OWNER/NAME, got 'silver'" in radtower(*base, "--push-to", "silver").err
+    done = radtower(*base, "--push-to", "tester/silver", "--executor", "local")
+    assert "--push-to must not come with --executor. Use push-labels afterwards." in done.err
+    assert not output.exists()

@@ -9,6 +9,7 @@ import typer
 
 from radtower.cli.backend_flags import flag_name, refuse_flags
 from radtower.cli.extras import require
+from radtower.cli.label_push import PushTo, check_push, push_when_labeled
 from radtower.cli.labelers import OPTIONS, Backend, LabelerOptions
 from radtower.cli.output import print_failures, print_json, progress_bar
 
@@ -54,6 +55,7 @@ def label(  # noqa: PLR0913 -- one argument per flag
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Ask again where a reply could not be used, too.")
     ] = False,
+    push_to: PushTo = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     executor: Annotated[
         Literal["local", "slurm", "ray"] | None,
@@ -133,6 +135,7 @@ def label(  # noqa: PLR0913 -- one argument per flag
         "trust_remote_code": trust_remote_code,
     }
     flags = {Backend.ENDPOINT: endpoint_flags, Backend.LLM: llm_flags, Backend.ENCODER: encoder_flags}
+    check_push(push_to, {"executor": executor, "dry_run": dry_run, "batch_write": batch_write})
     options = _options(backend, model, flags)
     where = {
         "executor": executor,
@@ -157,6 +160,8 @@ def label(  # noqa: PLR0913 -- one argument per flag
     else:
         _print_summary(summary, output)
     _print_failures(summary)
+    if push_to is not None:
+        push_when_labeled(push_to, output, table)
     if summary.num_failed:
         raise typer.Exit(1)
 
