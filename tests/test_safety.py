@@ -2,9 +2,8 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 import radtower
 
@@ -15,17 +14,22 @@ AUTO_CLASSES = ("AutoConfig", "AutoModel", "AutoTokenizer", "AutoImageProcessor"
 LOADED_AS_ASKED = {"modeling_loaded_from.py"}
 
 
-def _calls(path):
-    return [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+@cache
+def _nodes():
+    """Path and node of everything; one test per rule, because a test per file and rule takes seconds."""
+    return [(path, node) for path in MODULES for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+
+
+def _calls():
+    return [(path, node) for path, node in _nodes() if isinstance(node, ast.Call)]
 
 
 def _relative(path):
     return str(path.relative_to(PACKAGE.parent))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_relative)
-def test_nothing_is_unpickled_or_run_as_code(path):
-    for call in _calls(path):
+def test_nothing_is_unpickled_or_run_as_code():
+    for path, call in _calls():
         name = ast.unparse(call.func)
         keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
         where = f"{_relative(path)}:{call.lineno}"
@@ -36,25 +40,24 @@ def test_nothing_is_unpickled_or_run_as_code(path):
         assert keywords.get("shell", "False") == "False", where
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_relative)
-def test_what_a_linter_is_told_to_overlook_has_a_reason(path):
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
-        if "# noqa" in line:
-            assert re.search(r"# noqa: [A-Z]+\d+(, [A-Z]+\d+)* -- \w", line), f"{_relative(path)}:{number}"
+def test_what_a_linter_is_told_to_overlook_has_a_reason():
+    for path in MODULES:
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+            if "# noqa" in line:
+                where = f"{_relative(path)}:{number}"
+                assert re.search(r"# noqa: [A-Z]+\d+(, [A-Z]+\d+)* -- \w", line), where
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_relative)
-def test_pictures_are_saved_without_what_the_program_would_write_into_them(path):
-    for call in _calls(path):
+def test_pictures_are_saved_without_what_the_program_would_write_into_them():
+    for path, call in _calls():
         if ast.unparse(call.func).endswith(".savefig"):
             assert "metadata" in {keyword.arg for keyword in call.keywords}, (
                 f"{_relative(path)}:{call.lineno}"
             )
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_relative)
-def test_yaml_is_loaded_as_data(path):
-    for call in _calls(path):
+def test_yaml_is_loaded_as_data():
+    for path, call in _calls():
         name = ast.unparse(call.func)
         if name.startswith("yaml.") and "load" in name:
             loaders = [ast.unparse(k.value) for k in call.keywords if k.arg == "Loader"]
@@ -62,9 +65,8 @@ def test_yaml_is_loaded_as_data(path):
             assert name == "yaml.safe_load" or loaders == ["_TextLoader"], f"{_relative(path)}:{call.lineno}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_relative)
-def test_remote_code_is_trusted_by_nobody_but_the_user(path):
-    for call in _calls(path):
+def test_remote_code_is_trusted_by_nobody_but_the_user():
+    for path, call in _calls():
         name = ast.unparse(call.func)
         where = f"{_relative(path)}:{call.lineno}"
         said = [ast.unparse(k.value) for k in call.keywords if k.arg == "trust_remote_code"]
@@ -72,7 +74,7 @@ def test_remote_code_is_trusted_by_nobody_but_the_user(path):
         is_auto = name.endswith(".from_pretrained") and name.split(".")[-2].startswith(AUTO_CLASSES)
         # Left open, transformers asks at a terminal.
         assert said or not is_auto or path.name in LOADED_AS_ASKED, where
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for path, node in _nodes():
         if isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values, strict=True):
                 is_key = isinstance(key, ast.Constant) and key.value == "trust_remote_code"
