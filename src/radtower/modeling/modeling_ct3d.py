@@ -63,6 +63,10 @@ class CT3DVisionPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the loss is a mean over the batch: Trainer must scale it when accumulating
     _no_split_modules = ["CT3DBasicBlock", "CT3DBottleneckBlock", "CT3DGatedPooling"]
+    # It has no attention, so that any implementation will do: a dual tower asks both towers for the same one.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
