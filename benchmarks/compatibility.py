@@ -5,7 +5,7 @@
 ``demo_output`` is what `make demo` leaves. For each release of transformers a fresh virtual environment gets
 torch and transformers only: text models are loaded there. Then pillow: image models and the dual tower. Then
 RadTower itself. The Hub is that of the tests, on 127.0.0.1; differences are to the numbers of this process.
-An environment that an interrupted run left is used again, unless RadTower is in it already.
+An environment that is there is used again, unless more than torch and transformers is in it already.
 """
 
 import argparse
@@ -81,15 +81,17 @@ def environment(folder: Path, release: str) -> Path:
     """Make a virtual environment with torch and one transformers, or find it; return its python.
 
     Raises:
-        FileExistsError: If RadTower is in it: what loads without it could not be told any more.
+        FileExistsError: If pillow is in it, as after a run: what loads without it, and without RadTower, could
+            not be told any more.
     """
     python = folder / f"transformers-{release}" / "bin" / "python"
     if not python.exists():
         venv.create(python.parents[1], with_pip=True)
         install(python, "torch==2.13.0", f"transformers=={release}")
-    elif subprocess.run([python, "-c", "import radtower"], capture_output=True, cwd="/").returncode == 0:
+    elif subprocess.run([python, "-c", "import PIL"], capture_output=True, cwd="/").returncode == 0:
         raise FileExistsError(
-            f"environments must be without RadTower, got {python.parents[1]}, which has it. Remove it."
+            f"environments must have torch and transformers only, got {python.parents[1]} with pillow, as a "
+            "run leaves it. Remove it."
         )
     return python
 

@@ -1,4 +1,4 @@
-"""An environment that has RadTower cannot show what loads without it; the table says what went wrong."""
+"""An environment that was used cannot show what loads without pillow; the table says what went wrong."""
 
 import importlib.util
 import sys
@@ -20,14 +20,14 @@ def compatibility():
     del sys.modules["compatibility_probe"]
 
 
-@pytest.mark.parametrize("has_radtower", [True, False])
-def test_an_environment_that_is_there_must_not_have_radtower(compatibility, tmp_path, has_radtower):
+@pytest.mark.parametrize("has_pillow", [True, False])
+def test_an_environment_that_is_there_must_not_have_pillow(compatibility, tmp_path, has_pillow):
     python = tmp_path / "transformers-5.23.0" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f"#!/bin/sh\nexit {0 if has_radtower else 1}\n")  # of `python -c "import radtower"`
+    python.write_text(f"#!/bin/sh\nexit {0 if has_pillow else 1}\n")  # of `python -c "import PIL"`
     python.chmod(0o755)
-    if has_radtower:
-        with pytest.raises(FileExistsError, match=r"must be without RadTower, got .*transformers-5\.23\.0"):
+    if has_pillow:
+        with pytest.raises(FileExistsError, match=r"torch and transformers only, got .*transformers-5\.23\.0"):
             compatibility.environment(tmp_path, "5.23.0")
     else:
         assert compatibility.environment(tmp_path, "5.23.0") == python
