@@ -81,8 +81,8 @@ def environment(folder: Path, release: str) -> Path:
     """Make a virtual environment with torch and one transformers, or find it; return its python.
 
     Raises:
-        FileExistsError: If pillow is in it, as after a run: what loads without it, and without RadTower, could
-            not be told any more.
+        FileExistsError: If pillow is in it, as after a run: what loads without it, and without RadTower,
+            could not be told any more.
     """
     python = folder / f"transformers-{release}" / "bin" / "python"
     if not python.exists():
