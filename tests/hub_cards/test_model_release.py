@@ -141,6 +141,8 @@ def test_an_adapter_goes_up_alone_with_a_card(adapter):
         "license: mit",
         "(LORA)",
         "Not for diag",
+        "\n## Training data and labels\n\nNot recorded",
+        "\n## Limitations\n\nThose of the base model.",
     ):
         assert stated in card
     assert "my notes" not in card

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from radtower.hub_cards.card_sections.results_section import results_section
+from radtower.hub_cards.card_sections.results_section import model_index, results_section
 
 
 @pytest.fixture
@@ -34,3 +34,20 @@ def test_the_level_of_an_interval_is_that_of_the_results(measured):
 def test_a_bar_in_a_name_is_no_column(measured):
     measured["metrics"][0]["dataset"] = "a | b"
     assert r"| a \| b |" in results_section(measured)
+
+
+@pytest.mark.parametrize(
+    ("phantom", "name", "kind"),
+    [
+        (False, "someone/CT-RATE, validation", "someone/CT-RATE"),
+        (False, "manifest, test", "private"),
+        (True, "someone/CT-RATE", "phantom"),
+    ],
+)
+def test_the_index_names_a_benchmark_by_its_id(measured, phantom, name, kind):
+    measured["phantom"] = phantom
+    for item in measured["metrics"]:
+        item["dataset"] = name
+    index = model_index(measured, "image-classification")
+    assert [(item.dataset_type, item.dataset_name) for item in index] == [(kind, name)] * 2
+    assert model_index(None, "image-classification") == []

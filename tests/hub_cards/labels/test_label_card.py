@@ -2,12 +2,13 @@ import re
 from datetime import UTC, datetime
 
 import pytest
-from huggingface_hub import DatasetCard
+from huggingface_hub import DatasetCard, metadata_load, metadata_save
 
 from radtower.data.targets import TargetPolicy
 from radtower.evaluation.results import MetricResult, Results, write_results
+from radtower.hub_cards.card_sections.citations import bibtex
 from radtower.hub_cards.labels.agreement_table import read_agreement
-from radtower.hub_cards.labels.label_card import class_counts, label_card, size_category
+from radtower.hub_cards.labels.label_card import PAPERS, class_counts, label_card, size_category
 from radtower.labeling.encoder import EncoderLabeler
 
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)")
@@ -219,6 +220,7 @@ def test_no_number_is_in_neither_the_labels_nor_the_results(make_release, measur
         "[0, 1]",
         "Made with RadTower 0.1.0",
         "some/model-7b",
+        bibtex(PAPERS),
     ):
         assert known in text
         text = text.replace(known, "")
@@ -289,3 +291,21 @@ def test_no_sentence_and_no_patient_of_the_table_is_in_the_card(make_release, me
     card = label_card(make_release(), measured)
     for secret in ("small nodule", "Perhaps", "quiet", "p5"):
         assert secret not in card
+
+
+def test_says_what_the_labels_are_for_and_what_to_cite(make_release):
+    card = label_card(make_release(), None)
+    assert _section(card, "Intended use").startswith("Research: targets for training")
+    assert "Out of scope: any clinical decision" in _section(card, "Intended use")
+    assert "arXiv preprint arXiv:2509.13175" in _section(card, "Citation")
+    assert "arXiv preprint arXiv:2603.06467" in _section(card, "Citation")
+
+
+def test_front_matter_stays_what_it_is_when_the_hub_library_reads_and_writes_it(make_release, tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(label_card(make_release(license_id="cc-by-nc-sa-4.0"), None))
+    front, text = metadata_load(path), path.read_text().split("\n---\n", 1)[1]
+    metadata_save(path, front)
+    assert metadata_load(path) == front
+    assert path.read_text().endswith(text)
+    assert DatasetCard.load(path, ignore_metadata_errors=False).data.to_dict().keys() == front.keys()

@@ -7,11 +7,9 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
-from radtower.hub_cards.card_sections.results_section import headlines
+from radtower.hub_cards.card_sections.results_section import benchmark_of, headlines
 
 EVAL_FOLDER = ".eval_results"
-# A benchmark is named by its id on the Hub, perhaps with a part of it: ``owner/name, test``.
-_BENCHMARK = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?:, .*)?")
 
 
 def write_eval_results(folder: Path, measured: dict[str, Any] | None) -> list[Path]:
@@ -24,14 +22,14 @@ def write_eval_results(folder: Path, measured: dict[str, Any] | None) -> list[Pa
     Returns:
         The files, in the order of the results.
     """
-    if measured is None or measured["phantom"]:
+    if measured is None:
         return []
     written: list[Path] = []
     for item in headlines(measured):
-        benchmark = _BENCHMARK.fullmatch(item["dataset"])
+        benchmark = benchmark_of(measured, item)
         if benchmark is None:
             continue
-        entry = _entry(item, benchmark["id"], measured["created"])
+        entry = _entry(item, benchmark, measured["created"])
         path = folder / EVAL_FOLDER / f"{len(written) + 1:02d}-{entry.task_id}.yaml"
         path.parent.mkdir(exist_ok=True)
         content = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)

@@ -1,10 +1,13 @@
 """What was measured: ``results.json`` -> the table of a card and the ``model-index`` of its front matter."""
 
+import re
 from typing import Any
 
 from huggingface_hub import EvalResult
 
 NOTHING_MEASURED = "Nothing was measured on this model yet."
+# A benchmark is named by its id on the Hub, perhaps with a part of it: ``owner/name, test``.
+_BENCHMARK = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(?:, .*)?")
 
 
 def results_section(measured: dict[str, Any] | None) -> str:
@@ -49,12 +52,20 @@ def headlines(measured: dict[str, Any] | None) -> list[dict[str, Any]]:
     ]
 
 
+def benchmark_of(measured: dict[str, Any], item: dict[str, Any]) -> str | None:
+    """Return the id of the data set on the Hub; None for phantoms and private data: no benchmark."""
+    found = None if measured["phantom"] else _BENCHMARK.fullmatch(item["dataset"])
+    return found and found["id"]
+
+
 def model_index(measured: dict[str, Any] | None, task: str) -> list[EvalResult]:
     """Return the headlines as the front matter of a card has them."""
+    if measured is None:
+        return []
     return [
         EvalResult(
             task_type=task,
-            dataset_type="phantom" if measured and measured["phantom"] else "private",
+            dataset_type=benchmark_of(measured, item) or ("phantom" if measured["phantom"] else "private"),
             dataset_name=item["dataset"],
             metric_type=item["metric"],
             metric_value=round(item["value"], 4),

@@ -13,12 +13,14 @@ import pandas as pd
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from radtower.data.model_names import without_machine_path
+from radtower.hub_cards.card_sections.citations import bibtex
 from radtower.hub_cards.labels.agreement_table import agreement_text
 from radtower.hub_cards.labels.class_balance_plot import COLORS
 from radtower.hub_cards.labels.label_release import LabelRelease
 
 TEMPLATE = Path(__file__).parents[1] / "templates" / "label_card.md"
 PLOT_FILE = "assets/class_balance.png"
+PAPERS = ("2509.13175", "2603.06467")  # of towers that are trained on silver labels
 NO_ANSWER = "no answer"
 TWO_STATE_LABELERS = frozenset({"encoder"})  # they say present or absent, whatever the report leaves open
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
@@ -81,6 +83,7 @@ def label_card(release: LabelRelease, measured: dict[str, Any] | None) -> str:
         is_measured=bool(measured and measured["metrics"]),
         balance=class_counts(release),
         plot=PLOT_FILE,
+        bibtex=bibtex(PAPERS),
         radtower_version=version("radtower"),
     )
     return card.content.rstrip() + "\n"
