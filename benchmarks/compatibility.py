@@ -167,14 +167,14 @@ def measure(given: argparse.Namespace, hub: LocalHub, scratch: Path) -> list[dic
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a row per class, release, packages and network; a column per way."""
+    """Markdown: a row per Auto class, release, packages and network; a column per way."""
     lines = [
-        "| class | transformers | installed | network | " + " | ".join(WAYS) + " |",
-        "|---" * (4 + len(WAYS)) + "|",
+        "| class | loaded by | transformers | installed | network | " + " | ".join(WAYS) + " |",
+        "|---" * (5 + len(WAYS)) + "|",
     ]
     cells: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
-        key = (row["class"], row["release"], row["stage"], row["network"])
+        key = (row["class"], row["auto"], row["release"], row["stage"], row["network"])
         cells.setdefault(key, {})[row["way"]] = row["cell"]
     for key, ways in sorted(cells.items()):
         lines.append("| " + " | ".join([*key, *(ways.get(way, "") for way in WAYS)]) + " |")

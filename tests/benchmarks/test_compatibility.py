@@ -33,6 +33,18 @@ def test_an_environment_that_is_there_must_not_have_pillow(compatibility, tmp_pa
         assert compatibility.environment(tmp_path, "5.23.0") == python
 
 
+def test_two_auto_classes_of_one_class_have_rows_of_their_own(compatibility):
+    row = {"class": "MedCLIPModel", "release": "5.23.0", "stage": "and pillow", "network": "online"}
+    rows = [
+        row | {"auto": auto, "way": "sdpa", "cell": auto[::-1]} for auto in ("AutoModel", "AutoModelForX")
+    ]
+    lines = compatibility.table(rows).splitlines()
+    assert len(lines) == 4
+    assert lines[2].startswith("| MedCLIPModel | AutoModel | 5.23.0 | and pillow | online |")
+    assert lines[2].endswith("| ledoMotuA |")
+    assert lines[0].count("|") == lines[1].count("|") == lines[3].count("|")
+
+
 def test_a_cell_is_the_largest_difference_in_units_of_the_largest_number_or_the_error(compatibility):
     expected = {("vision", "AutoModel"): [10.0, -20.0]}
     result = {"model": "vision", "auto": "AutoModel", "options": {"dtype": "float32"}}

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from transformers import ViTConfig, ViTImageProcessor, ViTModel
+from transformers import ViTImageProcessor, ViTModel
 
 from radtower.cli import extras
 from radtower.data.volume_cache import build_volume_cache
@@ -206,16 +206,8 @@ def write_labels(tmp_path):
     return write
 
 
-def test_a_vision_transformer_finds_images_by_their_concepts(radtower, images, tmp_path):
-    config = ViTConfig(
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        image_size=16,
-        patch_size=8,
-    )
-    ViTModel(config).save_pretrained(tmp_path / "vit")
+def test_a_vision_transformer_finds_images_by_their_concepts(radtower, images, tiny_vit_config, tmp_path):
+    ViTModel(tiny_vit_config).save_pretrained(tmp_path / "vit")
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
     manifest = write_manifest(tmp_path, images, None, concepts=["C1", "C1;C2", "C2", "C3", "C3", "C1"])
     output = tmp_path / "r.json"

@@ -11,7 +11,6 @@ from transformers import (
     CLIPConfig,
     ResNetConfig,
     ResNetModel,
-    ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
     ViTModel,
@@ -51,24 +50,14 @@ def test_another_model_is_no_image_tower(tiny_medclip, tmp_path):
     assert load_image_tower(tmp_path / "dual") is None
 
 
-VIT = ViTConfig(
-    hidden_size=8,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=8,
-    image_size=16,
-    patch_size=8,
-)
-
-
 def save_2d(model, folder):
     model.eval().save_pretrained(folder)
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
     return folder
 
 
-def test_images_of_any_depth_are_embedded_by_a_2d_tower(tmp_path):
-    model = ViTModel(VIT)
+def test_images_of_any_depth_are_embedded_by_a_2d_tower(tiny_vit_config, tmp_path):
+    model = ViTModel(tiny_vit_config)
     tower = load_image_tower(save_2d(model, tmp_path / "vit"))
     deep = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 15
     Image.fromarray(deep).save(tmp_path / "deep.png")
@@ -84,8 +73,8 @@ def test_images_of_any_depth_are_embedded_by_a_2d_tower(tmp_path):
     assert model_identity(tower) == ("vit", None)
 
 
-def test_a_classifier_gives_its_first_token_and_no_random_pooler(tmp_path):
-    model = ViTForImageClassification(VIT)
+def test_a_classifier_gives_its_first_token_and_no_random_pooler(tiny_vit_config, tmp_path):
+    model = ViTForImageClassification(tiny_vit_config)
     tower = load_image_tower(save_2d(model, tmp_path / "classifier"))
     pixels = torch.rand(2, 3, 16, 16)
     with torch.no_grad():
