@@ -24,6 +24,7 @@ from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.processing.report_text import report_sha256
 from radtower.processing.volume_io import Volume, VolumeSource, affine_from_spacing, write_volume
 from radtower.training.arguments import DEFAULTS
+from radtower.training.runs import VisionRun
 
 SPACING_MM = (3.0, 2.0, 2.0)
 UNREADABLE = "study-2"
@@ -168,3 +169,15 @@ def run_workers() -> Callable[..., None]:
                 worker.communicate()
 
     return run
+
+
+@pytest.fixture
+def vision_run(study_folder: Path) -> VisionRun:
+    """A small 3D tower on the silver labels of ``study_folder``."""
+    return VisionRun(
+        manifest=str(study_folder / "manifest.csv"),
+        labels=str(study_folder / "labels.parquet"),
+        cache=str(study_folder / "cache"),
+        hidden_sizes=(4, 8),
+        layers=(1, 1),
+    )

@@ -7,21 +7,12 @@ import pytest
 import yaml
 
 from radtower.training.compute_record import ComputeClock
-from radtower.training.runs import VisionRun
 from radtower.training.train_vision import train_vision
 
 
 @pytest.fixture
-def run(study_folder):
-    return VisionRun(
-        manifest=str(study_folder / "manifest.csv"),
-        labels=str(study_folder / "labels.parquet"),
-        cache=str(study_folder / "cache"),
-        hidden_sizes=(4, 8),
-        layers=(1, 1),
-        data_name="Phantoms",
-        data_license="CC0-1.0",
-    )
+def run(vision_run):
+    return replace(vision_run, data_name="Phantoms", data_license="CC0-1.0")
 
 
 def _record(folder):

@@ -16,7 +16,7 @@ from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification
 from radtower.processing.image_processing_ct3d import CT3DImageProcessor
 from radtower.training.clip.report_tokens import StudiesWithReports
 from radtower.training.output_folder import require_same_model, require_same_run
-from radtower.training.runs import ClipRun, LabelerRun, VisionRun
+from radtower.training.runs import ClipRun, LabelerRun
 from radtower.training.train_medclip import train_medclip
 from radtower.training.train_text import train_labeler
 from radtower.training.train_vision import train_vision
@@ -25,14 +25,8 @@ SAVING = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1}
 
 
 @pytest.fixture
-def run(study_folder):
-    return VisionRun(
-        manifest=str(study_folder / "manifest.csv"),
-        labels=str(study_folder / "labels.parquet"),
-        cache=str(study_folder / "cache"),
-        hidden_sizes=(4, 8),
-        layers=(1, 1),
-    )
+def run(vision_run):
+    return vision_run
 
 
 def _checkpoints(folder):

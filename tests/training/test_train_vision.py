@@ -15,19 +15,12 @@ from radtower.data.preprocessing.provenance import processor_hash
 from radtower.data.volume_cache import open_volume_cache
 from radtower.modeling.modeling_ct3d import CT3DVisionForImageClassification, CT3DVisionModel
 from radtower.training.callbacks import OnStep
-from radtower.training.runs import VisionRun
 from radtower.training.train_vision import loss_of, train_vision
 
 
 @pytest.fixture
-def run(study_folder):
-    return VisionRun(
-        manifest=str(study_folder / "manifest.csv"),
-        labels=str(study_folder / "labels.parquet"),
-        cache=str(study_folder / "cache"),
-        hidden_sizes=(4, 8),
-        layers=(1, 1),
-    )
+def run(vision_run):
+    return vision_run
 
 
 def test_saves_a_folder_that_the_auto_classes_load(run, make_arguments, tmp_path):

@@ -33,7 +33,6 @@ def _texts(folder):
     return [path for path in folder.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
 
 
-@pytest.mark.slow
 def test_the_stock_trainer_pushes_checkpoints_and_the_model_with_its_tag(start, local_hub, tmp_path):
     done = start(TRAININGS, "whole", tmp_path / "out")
     assert done.returncode == 0, done.stderr
