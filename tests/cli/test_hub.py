@@ -1,4 +1,9 @@
+import numpy as np
+import pytest
 from huggingface_hub import ModelCard
+from PIL import Image
+
+pytest.importorskip("matplotlib")
 
 
 def test_export_writes_a_folder_and_refuses_to_replace_another(radtower, dual_tower, tmp_path):
@@ -10,3 +15,37 @@ def test_export_writes_a_folder_and_refuses_to_replace_another(radtower, dual_to
     assert again.code == 2
     assert "which is neither" in again.err
     assert (dual_tower / "model.safetensors").is_file()
+
+
+def test_slices_of_a_scan_that_may_be_shown_go_on_the_card(radtower, dual_tower, phantom_scan, tmp_path):
+    source = "phantom of RadTower, CC0"
+    done = radtower(
+        *("export", dual_tower, "-o", tmp_path / "out", "--example-scan", phantom_scan),
+        *("--example-source", source),
+    )
+    assert done.code == 0, done.err
+    card = ModelCard.load(tmp_path / "out" / "README.md").content
+    assert "(card_images/example-scan.png)\n\nExample slices. The middle slices of one scan" in card
+    assert f" mm (Z, Y, X), a row for each window. Scan: {source}\n" in card
+    with Image.open(tmp_path / "out" / "card_images" / "example-scan.png") as picture:
+        assert set(picture.info) <= {"dpi"}
+        assert np.asarray(picture.convert("L")).std() > 20
+
+
+def test_a_scan_is_shown_with_its_source_only(radtower, dual_tower, phantom_scan, tmp_path):
+    for given in (["--example-scan", phantom_scan], ["--example-source", "me"]):
+        done = radtower("export", dual_tower, "-o", tmp_path / "out", *given)
+        assert done.code == 2
+        assert "--example-scan must come with --example-source" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scan_is_shown_for_models_of_scans_only(radtower, tiny_image_clip, phantom_scan, tmp_path):
+    tiny_image_clip.save_pretrained(tmp_path / "pictures")
+    tiny_image_clip.processor.save_pretrained(tmp_path / "pictures")
+    done = radtower(
+        *("export", tmp_path / "pictures", "-o", tmp_path / "out", "--example-scan", phantom_scan),
+        *("--example-source", "me"),
+    )
+    assert done.code == 2
+    assert "--example-scan is for models of CT scans, got ViTImageProcessor" in done.err

@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from radtower.hub_cards.card_sections.pictures_section import CardPicture
 from radtower.hub_cards.export import export_model
 from radtower.hub_cards.model_release import OWNED_FILES, ModelReleaseOptions, prepare_model
 
@@ -118,7 +119,13 @@ def test_links_out_of_an_export_and_code_that_was_added_are_refused(exported, tm
 
 
 @pytest.mark.parametrize(
-    ("options", "name"), [({"license_id": "mit"}, "license"), ({"results": "r.json"}, "results")]
+    ("options", "name"),
+    [
+        ({"license_id": "mit"}, "license"),
+        ({"results": "r.json"}, "results"),
+        ({"report": "r"}, "report"),
+        ({"pictures": (CardPicture("a.png", "t", "c", "a", b"\x89PNG\r\n\x1a\n"),)}, "pictures"),
+    ],
 )
 def test_options_of_an_export_come_too_late(exported, options, name):
     with (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from radtower.cli.card_pictures import ExampleScan, ExampleSource, Report, example_pictures
 from radtower.cli.extras import require
 from radtower.cli.output import print_failures, print_json
 from radtower.cli.push_options import (
@@ -32,13 +33,17 @@ def export(
     license_id: Annotated[
         str | None, typer.Option("--license", help="Of the weights, e.g. apache-2.0.")
     ] = None,
+    report: Report = None,
+    example_scan: ExampleScan = None,
+    example_source: ExampleSource = None,
 ) -> None:
     """Write weights, processor, flat remote code and a card."""
     from radtower.hub_cards.export import export_model
 
     if results is None and (model / "results.json").exists():
         results = model / "results.json"
-    print(f"Exported {export_model(model, output, results, license_id)}")
+    pictures = example_pictures(model, example_scan, example_source)
+    print(f"Exported {export_model(model, output, results, license_id, report, pictures)}")
 
 
 def push_labels(  # noqa: PLR0913 -- one argument per flag

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from radtower.cli.card_pictures import ExampleScan, ExampleSource, Report, example_pictures
 from radtower.cli.output import print_failures, print_json
 from radtower.cli.push_options import (
     Branch,
@@ -40,6 +41,9 @@ def push(  # noqa: PLR0913 -- one argument per flag
     results: Annotated[
         Path | None, typer.Option(help="results.json for the card; without: the one in the folder.")
     ] = None,
+    report: Report = None,
+    example_scan: ExampleScan = None,
+    example_source: ExampleSource = None,
     allow_phi_findings: Annotated[
         str | None,
         typer.Option(metavar="REASON", help="Why findings of the privacy check are harmless; is published."),
@@ -56,7 +60,8 @@ def push(  # noqa: PLR0913 -- one argument per flag
     from radtower.hub_cards.model_release import ModelReleaseOptions, prepare_model, push_release
 
     if pending:
-        _refuse_flags(repo_id, branch, tag, license_id, results, allow_phi_findings, public, pr, dry_run)
+        on_card = (license_id, results, report, example_scan, example_source, allow_phi_findings)
+        _refuse_flags(repo_id, branch, tag, public, pr, dry_run, *on_card)
         _push_pending(folder, json)
         return
     if repo_id is None:
@@ -64,7 +69,13 @@ def push(  # noqa: PLR0913 -- one argument per flag
     target = push_target(branch, tag, pr)
     if not dry_run:
         require_token()
-    options = ModelReleaseOptions(results=results, license_id=license_id, allowed_reason=allow_phi_findings)
+    options = ModelReleaseOptions(
+        results=results,
+        license_id=license_id,
+        report=report,
+        pictures=example_pictures(folder, example_scan, example_source),
+        allowed_reason=allow_phi_findings,
+    )
     with prepare_model(folder, repo_id, options) as release:
         published = None
         if not dry_run:

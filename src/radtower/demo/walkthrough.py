@@ -120,9 +120,9 @@ def run_demo(output: str | Path, seed: int = 0, plan: DemoPlan | None = None) ->
             for name, should_reset in (("medclip", False), ("medclip_from_scratch", True))
         }
         measured = {name: demo.evaluate(manifest_path, folder) for name, folder in models.items()}
-        export, difference = demo.export(models["medclip"])
         figure = demo.draw(manifest_path, models["medclip"])
         page = demo.report(manifest_path, list(measured.values()))
+        export, difference = demo.export(models["medclip"], page.parent)
     pretrained, from_scratch = (one.results for one in measured.values())
     return DemoSummary(silver, pretrained, from_scratch, export, figure, page, difference)
 
@@ -286,9 +286,10 @@ class _Demo:
             )
             return write_report([one.path for one in measured], self.output / "report", options)[0]
 
-    def export(self, folder: Path) -> tuple[Path, float]:
+    def export(self, folder: Path, report: Path) -> tuple[Path, float]:
         with self.steps.step("Export, and reload without RadTower"):
-            export = export_model(folder, self.output / "export", folder / "results.json", "apache-2.0")
+            results = folder / "results.json"
+            export = export_model(folder, self.output / "export", results, "apache-2.0", report)
             return export, reload_without_the_package(folder, export)
 
     def draw(self, manifest_path: Path, folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,12 @@ from huggingface_hub import ModelCard, ModelCardData
 from radtower.hub_cards.card_sections.citations import bibtex
 from radtower.hub_cards.card_sections.compute_section import compute_table
 from radtower.hub_cards.card_sections.eval_results import write_eval_results
-from radtower.hub_cards.card_sections.pictures_section import copy_pictures
+from radtower.hub_cards.card_sections.pictures_section import (
+    CardPicture,
+    phantom_pictures,
+    report_pictures,
+    write_pictures,
+)
 from radtower.hub_cards.card_sections.results_section import model_index, results_section
 from radtower.hub_cards.card_sections.training_section import target_rule, training_table
 from radtower.hub_cards.families import Family
@@ -21,31 +27,52 @@ TEMPLATES = Path(__file__).parent / "templates"
 TAIL = "model_tail.md"  # the sections that all families share
 
 
+@dataclass(frozen=True, kw_only=True)
+class CardContent:
+    """What a card says beside what the model says of itself.
+
+    Args:
+        results: ``results.json``; None writes that nothing was measured.
+        license_id: License of the weights, as the Hub abbreviates it. None states none.
+        report: Folder of ``radtower report`` of these results, for its curves and intervals.
+        pictures: Further pictures, shown last.
+    """
+
+    results: Path | None = None
+    license_id: str | None = None
+    report: Path | None = None
+    pictures: tuple[CardPicture, ...] = ()
+
+
 def write_card(
     folder: Path,
     family: Family,
     config: dict[str, Any],
-    results: Path | None,
-    license_id: str | None,
+    content: CardContent,
     record: dict[str, Any],
 ) -> Path:
-    """Write ``README.md`` and ``.eval_results``; every number is one of ``results`` or ``record``.
+    """Write ``README.md`` and ``.eval_results``; every number is one of the results or ``record``.
 
     Args:
         folder: Export folder, with its processor settings already there.
         family: How the model is loaded.
         config: Content of ``config.json``.
-        results: ``results.json``; None writes that nothing was measured.
-        license_id: License of the weights, as the Hub abbreviates it. None states none.
+        content: Results, license, pictures.
         record: Content of the ``run.yaml`` of the training; empty where there is none.
 
     Returns:
         The card.
     """
+    results = content.results
     measured = None if results is None else json.loads(results.read_text(encoding="utf-8"))
+    pictures = [
+        *report_pictures(content.report, measured),
+        *phantom_pictures(results, measured),
+        *content.pictures,
+    ]
     name = folder.name
     data = ModelCardData(
-        license=license_id,
+        license=content.license_id,
         library_name="transformers",
         pipeline_tag=family.pipeline_tag(config),
         tags=["radiology", "radtower", config["model_type"], "research-only"],
@@ -62,7 +89,7 @@ def write_card(
         config=config,
         processor=_processor_settings(folder),
         results=results_section(measured),
-        pictures=copy_pictures(folder, results, measured),
+        pictures=write_pictures(folder, pictures),
         training=training_table(record),
         compute=compute_table(record),
         bibtex=bibtex(family.papers),

@@ -3,13 +3,14 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from radtower.data.release_check import RECORD_FILE
-from radtower.hub_cards.card import write_card
+from radtower.hub_cards.card import CardContent, write_card
 from radtower.hub_cards.card_sections.eval_results import is_eval_folder
-from radtower.hub_cards.card_sections.pictures_section import is_image_folder
+from radtower.hub_cards.card_sections.pictures_section import CardPicture, is_image_folder
 from radtower.hub_cards.card_sections.results_section import NOTHING_MEASURED
 from radtower.hub_cards.card_sections.training_section import read_run_record
 from radtower.hub_cards.checksums import CHECKSUM_FILE, write_checksums
@@ -56,6 +57,8 @@ def export_model(
     output: str | Path,
     results: str | Path | None = None,
     license_id: str | None = None,
+    report: str | Path | None = None,
+    pictures: Sequence[CardPicture] = (),
 ) -> Path:
     """Write the export folder; it appears complete or not at all.
 
@@ -65,15 +68,17 @@ def export_model(
         results: ``results.json`` of the model, for the card. None writes a card without numbers.
         license_id: License of the weights, such as ``apache-2.0``. None leaves it unstated: what the data
             and the base models allow, nobody but the caller knows.
+        report: Folder of ``radtower report`` of these results: its curves and intervals go on the card.
+        pictures: Further pictures for the card, which may be published.
 
     Returns:
         ``output``.
 
     Raises:
         FileNotFoundError: If ``model_folder`` has no configuration or no safetensors weights.
-        FileNotFoundError: Also if ``results`` is missing.
-        ValueError: If the weights are a pickle, the license is empty, an earlier export has results and there
-            are none now, or an adapter lies beside the weights.
+        FileNotFoundError: Also if ``results`` or the pictures of ``report`` are missing.
+        ValueError: If the report is of other results, the weights are a pickle, the license is empty, an
+            earlier export has results and there are none now, or an adapter lies beside the weights.
         FileExistsError: If ``output`` holds anything that an export does not write.
         KeyError: If the model is of none of our families.
     """
@@ -114,8 +119,13 @@ def export_model(
             if can_pad and has_st_files(config):
                 write_st_files(partial, config)
         export_code([PACKAGE / name for name in family.model_files], partial)
-        measured = None if results is None else Path(results)
-        write_card(partial, family, config, measured, license_id, read_run_record(model_folder))
+        content = CardContent(
+            results=None if results is None else Path(results),
+            license_id=license_id,
+            report=None if report is None else Path(report),
+            pictures=tuple(pictures),
+        )
+        write_card(partial, family, config, content, read_run_record(model_folder))
         write_requirements(partial, family)
         write_checksums(partial)  # of all that is there: nothing may be written behind it
         if output.exists():

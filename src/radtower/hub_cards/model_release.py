@@ -20,6 +20,7 @@ from huggingface_hub.utils import validate_repo_id
 from radtower.data.privacy import PrivacyReport
 from radtower.data.publish import Published, PushTarget, check_repo_id, push_folder
 from radtower.data.release_check import RECORD_FILE, refuse_links, refuse_private_content
+from radtower.hub_cards.card_sections.pictures_section import CardPicture
 from radtower.hub_cards.checksums import CHECKSUM_FILE, verify_checksums
 from radtower.hub_cards.code import ALLOWED_PACKAGES
 from radtower.hub_cards.code_safety import refuse_unsafe_code
@@ -47,11 +48,15 @@ class ModelReleaseOptions:
     Args:
         results: ``results.json`` for the card. None takes the one in the folder, if there is one.
         license_id: Of the weights, such as ``apache-2.0``. None leaves it unstated.
+        report: Folder of ``radtower report`` of these results, for the curves on the card.
+        pictures: Further pictures for the card, which may be published.
         allowed_reason: Why findings of the privacy check are harmless; it is published. None allows none.
     """
 
     results: Path | None = None
     license_id: str | None = None
+    report: Path | None = None
+    pictures: tuple[CardPicture, ...] = ()
     allowed_reason: str | None = None
 
 
@@ -96,7 +101,7 @@ def prepare_model(
     Args:
         folder: What training saved; an export of it; or an adapter.
         repo_id: ``owner/name`` on the Hub; the card is headed by the name.
-        options: Results and a license are for what is not exported yet; an adapter takes a license.
+        options: All but the reason are for what is not exported yet; an adapter takes a license.
 
     Raises:
         FileNotFoundError: If there is no model in the folder, or a file that an export lists is missing.
@@ -112,15 +117,15 @@ def prepare_model(
         if kind == "model":
             own = folder / "results.json"
             results = options.results or (own if own.exists() else None)
-            export_model(folder, target, results, options.license_id)
+            export_model(folder, target, results, options.license_id, options.report, options.pictures)
         elif kind == "export":
-            _refuse_options(kind, results=options.results, license=options.license_id)
+            _refuse_options(kind, license=options.license_id, **_for_the_card(options))
             refuse_links(folder)
             verify_checksums(folder)
             _link_tree(folder, target)
             refuse_unsafe_code(target.rglob("*.py"), ALLOWED_PACKAGES)  # somebody may have edited it
         else:
-            _refuse_options(kind, results=options.results)
+            _refuse_options(kind, **_for_the_card(options))
             _write_adapter(folder, target, options.license_id)
         report = refuse_private_content(target, allowed_reason=options.allowed_reason)
         yield ModelRelease(target, kind, report)
@@ -134,6 +139,11 @@ def _kind(folder: Path) -> Literal["model", "export", "adapter"]:
         return "adapter"
     is_checked = (folder / CHECKSUM_FILE).is_file() and (folder / "config.json").is_file()
     return "export" if is_checked or is_export(folder) else "model"
+
+
+def _for_the_card(options: ModelReleaseOptions) -> dict[str, object]:
+    pictures = ", ".join(picture.file for picture in options.pictures) or None
+    return {"results": options.results, "report": options.report, "pictures": pictures}
 
 
 def _refuse_options(kind: str, **given: object) -> None:

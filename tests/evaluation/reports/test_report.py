@@ -1,4 +1,5 @@
 import html
+import json
 import re
 from html.parser import HTMLParser
 
@@ -69,6 +70,7 @@ def test_everything_that_lies_beside_the_results_is_shown(whole_report, page):
         "reliability-1.png",
         "recall-2.png",
         "picture-1-map.png",
+        "pictures.json",
     ]
     assert sorted(p.name for p in written[0].parent.iterdir()) == sorted(p.name for p in written)
     for wanted in (
@@ -205,9 +207,20 @@ def test_results_without_a_defined_number_say_so(write_run, make_metric, tmp_pat
     assert " nan" not in page.text.lower()
 
 
+def test_pictures_of_numbers_are_told_for_model_cards_and_those_of_scans_are_not(whole_report, page):
+    told = json.loads((whole_report[0].parent / "pictures.json").read_text())
+    assert told["runs"] == [{"model_id": "tower", "created": "2026-01-01 00:00:00+00:00"}]
+    files = [figure["file"] for figure in told["figures"]]
+    assert files == ["forest-1.png", "roc-1.png", "reliability-1.png", "recall-2.png"]
+    assert told["figures"][1]["title"] == "ROC curves"
+    assert told["figures"][1]["alt"] == "ROC curves of 1 findings with bands; the areas stand in the table."
+    for figure in told["figures"]:
+        assert " ".join(figure["caption"].split()) in page.text
+
+
 def test_one_number_is_a_page(write_run, make_metric, tmp_path):
     written, page = read([write_run(metrics=[make_metric("exact_row")], has_rows=False)], tmp_path / "out")
-    assert [path.name for path in written] == ["report.html", "tables.md", "tables.tex"]
+    assert [path.name for path in written] == ["report.html", "tables.md", "tables.tex", "pictures.json"]
     assert "exact row, all n = 125; 95%: 0.750 to 0.850" in page.text.replace(" 0.800", "")
     assert not page.all("nav")
 
@@ -343,8 +356,8 @@ def test_pictures_of_an_earlier_report_are_removed_and_nothing_else(write_run, m
     (out / "forest-7.png").write_bytes(b"of the user")
     number = [make_metric("brier", 0.2)]
     written, _ = read([write_run("other", metrics=number, has_rows=False)], out)
-    assert [path.name for path in written] == ["report.html", "tables.md", "tables.tex"]
-    kept = {"report.html", "tables.md", "tables.tex", "roc-1.png", "forest-7.png"}
+    assert [path.name for path in written] == ["report.html", "tables.md", "tables.tex", "pictures.json"]
+    kept = {"report.html", "tables.md", "tables.tex", "pictures.json", "roc-1.png", "forest-7.png"}
     assert {path.name for path in out.iterdir()} == kept
 
 

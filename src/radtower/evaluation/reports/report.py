@@ -1,5 +1,6 @@
-"""``results.json`` -> a folder: ``report.html``, ``tables.md``, ``tables.tex`` and the pictures as PNG."""
+"""``results.json`` -> a folder: ``report.html``, ``tables.md``, ``tables.tex``, the pictures as PNG."""
 
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from radtower.evaluation.reports.runs import Run, read_runs
 from radtower.evaluation.reports.text_tables import latex_tables, markdown_tables
 from radtower.evaluation.reports.variants import section_of, variant_of
 from radtower.evaluation.reports.wording import where
-from radtower.evaluation.results import Provenance
+from radtower.evaluation.results import Provenance, Results
 
 PAGE, MARKDOWN, LATEX = "report.html", "tables.md", "tables.tex"
+PICTURES = "pictures.json"  # which pictures are of numbers alone, for model cards
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,10 @@ def write_report(
         for number, run in enumerate(runs, start=1)
         for place in range(len(run.pictures))
     ]
-    figures = [*(f for section in sections for f in section.figures), *(figure for _, figure in pictures)]
+    drawn = [figure for section in sections for figure in section.figures]
+    figures = [*drawn, *(figure for _, figure in pictures)]
     contents.update({f"{figure.name}.png": figure.png for figure in figures})
+    contents[PICTURES] = _told(results, drawn)
     title = options.title or f"Evaluation of {', '.join(run.name for run in runs)}"
     page = render_page(title, runs, sections, pictures, options.commands)
     return _write({PAGE: page.encode(), **contents}, Path(folder))
@@ -131,6 +135,18 @@ def _page_figure(run: Run, place: int, number: int) -> PageFigure:
     told = picture.caption
     name = f"picture-{number}-{told.file.removesuffix('.png')}"
     return PageFigure(name, told.title, told.caption, told.alt, None, picture.png)
+
+
+def _told(results: Sequence[Results], drawn: Sequence[PageFigure]) -> bytes:
+    """Whose numbers were drawn, and what the pictures show; pictures of scans are not among them."""
+    content = {
+        "runs": [{"model_id": one.model_id, "created": str(one.created)} for one in results],
+        "figures": [
+            {"file": f"{one.name}.png", "title": one.title, "caption": one.caption, "alt": one.alt}
+            for one in drawn
+        ],
+    }
+    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def _write(contents: dict[str, bytes], folder: Path) -> list[Path]:
