@@ -41,7 +41,7 @@ def test_many_names_fit_a_terminal(radtower, results, tmp_path):
     write_results(of_one.model_copy(update={"metrics": metrics}), results)
     lines = radtower("report", results, "-o", tmp_path / "out").out.splitlines()[-2:]
     assert lines[0] == "Beside it: tables.md, tables.tex, forest-1.png, forest-2.png, forest-3.png,"
-    assert lines[1] == "  forest-4.png"
+    assert lines[1] == "  forest-4.png, pictures.json"
 
 
 def test_json_names_what_was_written(radtower, results, tmp_path):
@@ -52,6 +52,7 @@ def test_json_names_what_was_written(radtower, results, tmp_path):
         "tables.md",
         "tables.tex",
         "forest-1.png",
+        "pictures.json",
     ]
 
 

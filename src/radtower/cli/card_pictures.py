@@ -52,7 +52,7 @@ def example_pictures(model: Path, scan: Path | None, source: str | None) -> "tup
     from radtower.processing.image_processing_ct3d import CT3DImageProcessor
     from radtower.processing.volume_io import read_volume
 
-    processor = AutoProcessor.from_pretrained(model)
+    processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
     processor = getattr(processor, "image_processor", processor)
     if not isinstance(processor, CT3DImageProcessor):
         kind = type(processor).__name__
