@@ -16,8 +16,9 @@ from radtower.processing.report_text import report_sha256
 COMMAND = "import sys; sys.argv[0] = 'radtower'; from radtower_command import main; main()"
 LOAD = """
 import datasets, json, sys
-loaded = datasets.load_dataset("tester/silver")
-print(json.dumps({split: rows.to_list() for split, rows in loaded.items()}))
+whole = datasets.load_dataset("tester/silver")
+streamed = datasets.load_dataset("tester/silver", streaming=True)
+print(json.dumps([{split: list(rows) for split, rows in loaded.items()} for loaded in (whole, streamed)]))
 """
 KEYS = ("lung_nodule", "pleural_effusion")
 # study -> text, statuses; the sentences are what must not leave.
@@ -107,7 +108,9 @@ def test_pushes_labels_without_a_word_of_the_reports_and_they_load_again(
     assert b"hf_local_test_token" not in sent
     loaded = _run(local_hub, tmp_path, LOAD)
     assert loaded.returncode == 0, loaded.stderr
-    assert json.loads(loaded.stdout.splitlines()[-1]) == {"train": tables[0], "validation": tables[1]}
+    assert json.loads(loaded.stdout.splitlines()[-1]) == [{"train": tables[0], "validation": tables[1]}] * 2
+    refused = _run(local_hub, tmp_path / "elsewhere", LOAD, token=None)
+    assert "DatasetNotFoundError: Dataset 'tester/silver' doesn't exist on the Hub" in refused.stderr
     assert tables[1] == [
         {
             "VolumeName": "v3",

@@ -17,11 +17,17 @@ from .state import TOKEN, LocalHub, Request
 
 
 @contextmanager
-def run_local_hub() -> Iterator[LocalHub]:
-    """Serve until the block ends."""
-    hub = LocalHub()
+def run_local_hub(hub: LocalHub | None = None) -> Iterator[LocalHub]:
+    """Serve until the block ends; then nobody listens, and connections that are open break.
+
+    Args:
+        hub: One that was served before, to be served again, at its address. None is a new one.
+    """
+    port = 0 if hub is None else int(hub.url.rpartition(":")[2])
+    hub = LocalHub() if hub is None else hub
+    hub.closed.clear()
     handler = type("Handler", (_Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -65,6 +71,9 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.hub.take_fault(method, unquote(parts.path))
         if fault is not None and fault.delay_s:
             self.hub.closed.wait(fault.delay_s)
+        if self.hub.closed.is_set():  # a client that kept its connection
+            self._break()
+            return
         if fault is not None and fault.is_reset:
             self.rfile.read(int(self.headers.get("Content-Length") or 0) // 2)
             self._break()

@@ -4,11 +4,12 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from local_hub import TOKEN
+from local_hub import TOKEN, run_local_hub
 
 TRAININGS = Path(__file__).with_name("trainings.py")
 PENDING = "import sys; from radtower.cli import main; sys.argv = ['radtower', *sys.argv[1:]]; main.run()"
@@ -27,6 +28,10 @@ def start(local_hub, tmp_path):
         )
 
     return start
+
+
+def _messages(hub):
+    return [commit.message for commit in hub.repo("models", "tester/tower").commits]
 
 
 def _texts(folder):
@@ -77,6 +82,39 @@ def test_a_hub_that_dies_does_not_end_the_training_and_pending_sends_the_rest_on
     assert json.loads(again.stdout) == {"sent": [], "waiting": {}}
     assert len(local_hub.requests) == num_requests
     assert not _texts(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_without_the_network_and_when_it_is_resumed_sends_what_waited(tmp_path):
+    out = tmp_path / "out"
+    with run_local_hub() as hub:
+        variables = hub.environment(tmp_path / "home") | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        command = [sys.executable, str(TRAININGS)]
+        process = subprocess.Popen(
+            [*command, "cut", str(out)], env=variables, stdout=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 100
+        while ("models", "tester/tower") not in hub.repos or len(_messages(hub)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    (out / "network-is-gone").touch()
+    said, _ = process.communicate(timeout=100)
+    assert (process.returncode, said.splitlines()[-1]) == (0, "trained")
+    assert f"the Hub must be within reach, got ConnectError from {hub.url}" in said
+    assert _messages(hub) == ["initial commit", "Training: step 2"]
+    with run_local_hub(hub):
+        resumed = subprocess.run(
+            [*command, "resumed", str(out)], env=variables, capture_output=True, text=True
+        )
+    assert resumed.returncode == 0, resumed.stderr
+    messages = _messages(hub)
+    # A state that waits may be overtaken by a newer one, a tag is not. The last checkpoint is the model.
+    assert messages[:3] == ["initial commit", "Training: step 2", "Training: the model after 3 steps"]
+    repo = hub.repo("models", "tester/tower")
+    assert repo.tags == {"v1": repo.commits[2].oid, "v2": repo.commits[-1].oid}
+    weights = {step: (out / f"checkpoint-{step}" / "model.safetensors").read_bytes() for step in (3, 5)}
+    assert [repo.at(tag).files["model.safetensors"] for tag in ("v1", "v2")] == [weights[3], weights[5]]
+    assert not list((out / "pushes").glob("[0-9]*"))
 
 
 @pytest.mark.slow
