@@ -1,9 +1,17 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
+
 pytest.importorskip("matplotlib")
+
+LAUNCHER = "import sys; sys.argv[0] = 'radtower'; from radtower_command import main; main()"
 
 
 def test_export_writes_a_folder_and_refuses_to_replace_another(radtower, dual_tower, tmp_path):
@@ -15,6 +23,18 @@ def test_export_writes_a_folder_and_refuses_to_replace_another(radtower, dual_to
     assert again.code == 2
     assert "which is neither" in again.err
     assert (dual_tower / "model.safetensors").is_file()
+
+
+def test_the_installed_command_exports_a_text_encoder_and_says_nothing_else(tiny_llm_folder, tmp_path):
+    LLMBiEncoder.from_llm(tiny_llm_folder, pooling="mean", max_length=64).save_pretrained(tmp_path / "text")
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHER, "export", tmp_path / "text", "-o", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    assert (done.returncode, done.stdout) == (0, f"Exported {tmp_path / 'out'}\n")
+    assert done.stderr == ""
 
 
 def test_slices_of_a_scan_that_may_be_shown_go_on_the_card(radtower, dual_tower, phantom_scan, tmp_path):

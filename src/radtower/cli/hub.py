@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from radtower.cli.card_pictures import ExampleScan, ExampleSource, Report, example_pictures
-from radtower.cli.extras import require
+from radtower.cli.extras import register_models, require
 from radtower.cli.output import print_failures, print_json
 from radtower.cli.push_options import (
     Branch,
@@ -38,6 +38,7 @@ def export(
     example_source: ExampleSource = None,
 ) -> None:
     """Write weights, processor, flat remote code and a card."""
+    register_models()  # else transformers does not know whose tokenizer it reads, and says so
     from radtower.hub_cards.export import export_model
 
     if results is None and (model / "results.json").exists():

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from radtower.cli.card_pictures import ExampleScan, ExampleSource, Report, example_pictures
+from radtower.cli.extras import register_models
 from radtower.cli.output import print_failures, print_json
 from radtower.cli.push_options import (
     Branch,
@@ -69,6 +70,7 @@ def push(  # noqa: PLR0913 -- one argument per flag
     target = push_target(branch, tag, pr)
     if not dry_run:
         require_token()
+    register_models()
     options = ModelReleaseOptions(
         results=results,
         license_id=license_id,

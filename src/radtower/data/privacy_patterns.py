@@ -65,7 +65,7 @@ PATTERNS: dict[str, re.Pattern[str]] = {
         r"\d{1,2}[./-]\d{1,2}[./-](?:(?:19|20)\d{2}|\d{2})"
         r"|(?:19|20)\d{2}([./-])\d{1,2}\1\d{1,2}"
         r"|(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
-        r")(?![\d]|\.\d)"
+        rf")(?![\d]|\.\d){_NOT_COUNTED}"
         rf"|\b{_DAY}(?: of)?[ .-]+{_MONTH}\b\.?"
         rf"|\b{_MONTH}\.?[ -]+(?:{_DAY},?[ -]+)?(?:19|20)\d{{2}}\b"
         rf"|\b{_MONTH}\.? {_DAY}\b(?! ?(?:mm|cm)\b)"
@@ -138,6 +138,7 @@ PATTERNS: dict[str, re.Pattern[str]] = {
         rf"|read by|next of kin|emergency contact|mother|father|husband|wife|spouse)[ \t]*:[ \t]*"
         rf"{_INITIALS}{_ANY_CASE}"
         rf"|\b[Pp]atient:?\s+{_NO_NAME}{_CAPITALIZED}"
+        rf"|\b(?:{_CAPITAL}[\w'-]*\.? ){{1,2}}{_NO_SURNAME}{_SURNAME},? (?:M\.D\b\.?|MD\b|D\.O\.|FRCR\b)"
         rf"|\b{_CAPITAL}[\w'-]+\^{_CAPITAL}?[\w'-]*"  # as DICOM writes it
     ),
     "age over 89": re.compile(
