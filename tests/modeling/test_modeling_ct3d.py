@@ -272,3 +272,58 @@ def test_the_keys_of_published_checkpoints_stay(tiny_vision_config):
     assert {name.removeprefix("vision_model.stages.0.0.") for name in names if "stages.0.0" in name} == block
     assert {"vision_model.stem.0.weight", "vision_model.stem.1.running_var", "classifier.bias"} <= names
     assert "vision_model.stages.1.0.downsample.1.running_var" in names
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("block_type", "stem"), [("basic", 8), ("r2plus1d", 8), ("bottleneck", 2)])
+def test_hidden_states_are_the_maps_behind_the_stem_and_each_stage(block_type, stem):
+    config = CT3DVisionConfig(hidden_sizes=[8, 16, 12], layers=[1, 2, 1], block_type=block_type)
+    classifier = _with_batch_statistics(CT3DVisionForImageClassification(config))
+    model, volume = classifier.vision_model, torch.randn(2, 1, 8, 12, 16)
+    plain, output = model(volume), model(volume, output_hidden_states=True)
+    assert plain.hidden_states is None
+    assert torch.equal(output.pooler_output, plain.pooler_output)
+    assert torch.equal(output.last_hidden_state, plain.last_hidden_state)
+    expected = [model.stem(volume)]  # by the modules themselves, whose batch norm is not folded
+    for stage in model.stages:
+        expected.append(stage(expected[-1]))
+    assert [tuple(state.shape[1:]) for state in output.hidden_states] == [
+        (stem, 4, 6, 8),
+        (8, 4, 6, 8),
+        (16, 2, 3, 4),
+        (12, 1, 2, 2),
+    ]
+    torch.testing.assert_close(output.hidden_states, tuple(expected), atol=1e-5, rtol=1e-5)
+    assert output.hidden_states[-1] is output.last_hidden_state
+    scored = classifier(volume, output_hidden_states=True)
+    assert torch.equal(scored.logits, classifier(volume).logits)
+    assert all(torch.equal(*pair) for pair in zip(scored.hidden_states, output.hidden_states, strict=True))
+
+
+@torch.no_grad()
+def test_hidden_states_come_where_the_configuration_says_so_and_the_call_does_not_object(classifier):
+    volume = torch.randn(2, 1, 8, 8, 8)
+    assert classifier(volume).hidden_states is None
+    classifier.config.output_hidden_states = True
+    assert [tuple(state.shape) for state in classifier(volume).hidden_states] == [
+        (2, 8, 4, 4, 4),
+        (2, 8, 4, 4, 4),
+        (2, 16, 2, 2, 2),
+    ]
+    assert classifier(volume, output_hidden_states=False).hidden_states is None
+    logits, hidden_states = classifier(volume, return_dict=False)
+    assert (logits.shape, len(hidden_states)) == ((2, 2), 3)
+
+
+def test_hidden_states_have_gradients_also_where_they_are_recomputed(model, checkpointed_copy):
+    thrifty = checkpointed_copy(model)
+    volume, found = torch.randn(2, 1, 8, 8, 8), []
+    for tower in (model.train(), thrifty):
+        output = tower(volume, output_hidden_states=True)
+        output.hidden_states[0].retain_grad()
+        (output.hidden_states[1].square().mean() + output.pooler_output.sum()).backward()
+        weights = [parameter.grad for parameter in tower.parameters()]
+        found.append([output.hidden_states[0].grad, *weights])
+        assert tower.stem[1].num_batches_tracked == 1
+    for plain, saved in zip(*found, strict=True):
+        torch.testing.assert_close(plain, saved)

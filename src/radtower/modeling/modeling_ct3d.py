@@ -45,7 +45,8 @@ class CT3DVisionOutput(BaseModelOutputWithPoolingAndNoAttention):
     Args:
         last_hidden_state: ``(B, E, z, y, x)``, the map that is pooled.
         pooler_output: ``(B, E)``, not normalized.
-        hidden_states: Always None.
+        hidden_states: Maps ``(B, C, Z, Y, X)`` behind the stem and behind each stage; the last one is
+            ``last_hidden_state``. None unless asked for.
         attention_map: ``(B, E, z, y, x)``, the weight of each position in ``pooler_output``, which sums to 1
             over the positions. None unless the pooling is gated.
     """
@@ -154,28 +155,46 @@ class CT3DVisionModel(CT3DRecomputation, CT3DVisionPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    def forward(self, pixel_values: torch.Tensor) -> CT3DVisionOutput:
+    def forward(
+        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None
+    ) -> CT3DVisionOutput:
         """Encode a batch of volumes.
 
         Args:
             pixel_values: ``(B, C, Z, Y, X)`` in [-1, 1], as :class:`CT3DImageProcessor` returns it.
+            output_hidden_states: Whether to return the maps behind the stem and each stage. None does as the
+                configuration says.
 
         Returns:
             ``pooler_output`` ``(B, E)``, not normalized, ``last_hidden_state`` ``(B, E, z, y, x)``, the map
-            it was pooled from, and, if the pooling is gated, ``attention_map``.
+            it was pooled from, ``hidden_states`` if asked for, and, if the pooling is gated,
+            ``attention_map``.
 
         Raises:
             ValueError: If ``pixel_values`` is not 5-D, has other channels than the configuration, or is
                 smaller than the stem.
         """
         self._check(pixel_values)
-        # One segment, so that checkpointing does not keep the map between stem and first block, the largest.
-        h = self._recomputed(self._stem_and_first_block, pixel_values.to(self.dtype))
-        for block in self._blocks()[1:]:
-            h = self._recomputed(block, h)
+        x = pixel_values.to(self.dtype)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        inner: list[torch.Tensor] = []
+        if output_hidden_states:
+            *inner, h = self._maps(x)
+        else:
+            # One segment, so that checkpointing does not keep the map between stem and first block, the
+            # largest.
+            h = self._recomputed(self._stem_and_first_block, x)
+            for block in self._blocks()[1:]:
+                h = self._recomputed(block, h)
         h = h.contiguous()
         pooled, attention_map, _ = self._pool(h)
-        return CT3DVisionOutput(last_hidden_state=h, pooler_output=pooled, attention_map=attention_map)
+        return CT3DVisionOutput(
+            last_hidden_state=h,
+            pooler_output=pooled,
+            hidden_states=(*inner, h) if output_hidden_states else None,
+            attention_map=attention_map,
+        )
 
     @torch.no_grad()
     def encode_volume(
@@ -238,6 +257,16 @@ class CT3DVisionModel(CT3DRecomputation, CT3DVisionPreTrainedModel):
                 total, log_mass = (masses.softmax(dim=0) * pooled).sum(dim=0), masses.logsumexp(dim=0)
         assert total is not None  # a volume has a window at least
         return (total / count if aggregation == "avg" else total).to(self.dtype)
+
+    def _maps(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Maps behind the stem and behind each stage."""
+        maps = [self._recomputed(self._stem, x)]
+        for stage in self.stages:
+            h = maps[-1]
+            for block in stage.children():
+                h = self._recomputed(block, h)
+            maps.append(h)
+        return maps
 
     def _blocks(self) -> list[nn.Module]:
         return [block for stage in self.stages for block in stage.children()]
@@ -321,21 +350,28 @@ class CT3DVisionForImageClassification(CT3DVisionPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
     ) -> ImageClassifierOutputWithNoAttention:
         """Score every finding.
 
         Args:
             pixel_values: ``(B, C, Z, Y, X)`` in [-1, 1], as :class:`CT3DImageProcessor` returns it.
             labels: ``(B, F)`` in [0, 1], -100 where unknown. None skips the loss.
+            output_hidden_states: See :meth:`CT3DVisionModel.forward`.
 
         Returns:
-            ``logits`` ``(B, F)`` before the sigmoid, and ``loss`` (:func:`masked_binary_cross_entropy`),
-            None without ``labels``.
+            ``logits`` ``(B, F)`` before the sigmoid, ``loss`` (:func:`masked_binary_cross_entropy`), None
+            without ``labels``, and ``hidden_states``, None unless asked for.
         """
-        logits = self.classifier(self.vision_model(pixel_values, return_dict=True).pooler_output)
+        output = self.vision_model(pixel_values, output_hidden_states, return_dict=True)
+        logits = self.classifier(output.pooler_output)
         loss = None if labels is None else masked_binary_cross_entropy(logits, labels)
-        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
+        return ImageClassifierOutputWithNoAttention(
+            loss=loss, logits=logits, hidden_states=output.hidden_states
+        )
 
 
 def _build_stem(config: CT3DVisionConfig) -> nn.Sequential:

@@ -25,6 +25,7 @@ from .llm_biencoder.modeling_attention_direction import check_attention_directio
 from .llm_biencoder.modeling_causal_layers import keep_causal
 from .llm_biencoder.modeling_cpu_linear import OneDNNLinears, quantize_linears
 from .llm_biencoder.modeling_encode_batches import BatchLimit, encode_distinct, in_eval_mode
+from .llm_biencoder.modeling_inner_outputs import inner_outputs
 from .llm_biencoder.modeling_llm_biencoder_base import (
     PROMPT_FIELDS,
     LLMBiEncoderPreTrainedModel,
@@ -32,13 +33,8 @@ from .llm_biencoder.modeling_llm_biencoder_base import (
     check_built,
 )
 from .llm_biencoder.modeling_loaded_from import LoadedFrom
-from .llm_biencoder.modeling_soft_prompt import (
-    SoftPrompt,
-    insert_prompt,
-    insert_prompt_legacy,
-    take_tokens,
-    warn_of_legacy_padding,
-)
+from .llm_biencoder.modeling_prompted_decoder import read_texts
+from .llm_biencoder.modeling_soft_prompt import SoftPrompt, warn_of_legacy_padding
 from .llm_biencoder.modeling_text_inputs import TokenRow, as_texts, bare_ids, pad_rows, token_rows
 from .llm_biencoder.modeling_vector_precision import Precision, check_precision, quantize_vectors, shorten
 from .llm_sources.modeling_llm_import import read_llm
@@ -61,11 +57,13 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
 
     def __init__(self, config: LLMBiEncoderConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
-        # A copy: a second model built from the same configuration may read in the other direction.
-        decoder_config: Any = copy.deepcopy(config.text_config)
-        config.text_config = decoder_config
-        # Here too: from_pretrained(folder, bidirectional=...) changes the field of a finished configuration.
-        decoder_config.is_causal = not config.bidirectional
+        decoder_config: Any = config.text_config
+        # from_pretrained(folder, bidirectional=...) changes the field of a finished configuration; a model
+        # that was built of it before must keep its direction.
+        if getattr(decoder_config, "is_causal", None) is not (not config.bidirectional):
+            decoder_config = copy.deepcopy(decoder_config)
+            decoder_config.is_causal = not config.bidirectional
+            config.text_config = decoder_config
         self.model = AutoModel.from_config(decoder_config)
         # Some attention backends read the flag of the layer and not of the configuration.
         for module in self.model.modules():
@@ -164,6 +162,8 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         embed_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> BaseModelOutputWithPooling:
         """Encode a batch of token ids; the prompt of the configuration is put in front of every text.
 
@@ -173,10 +173,15 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
                 Never derive it from the ids: in some models the pad token is also the last real one.
             embed_mask: ``(B, T)``, 1 for the tokens to pool. None pools every real token.
             inputs_embeds: ``(B, T, E)``, token embeddings in place of ``input_ids``.
+            output_hidden_states: Whether to return the states of all layers, too. None does as the
+                configuration says.
+            output_attentions: Likewise of attention maps; only ``attn_implementation="eager"`` has them.
 
         Returns:
             ``last_hidden_state`` ``(B, T, E)`` of the given tokens, not of the prompt, and ``pooler_output``
-            in float32: ``(B, E)``, or what ``embedding_dim`` leaves of it.
+            in float32: ``(B, E)``, or what ``embedding_dim`` leaves of it. If asked for, ``hidden_states``:
+            token embeddings and the output of each layer, the last behind the norm, ``(B, T, E)``; and
+            ``attentions``: of each layer ``(B, H, T, T)``, H heads. All without the prompt.
 
         Raises:
             RuntimeError: If the configuration was edited where the model cannot follow.
@@ -197,12 +202,26 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
             check_built(self.config, self._built)
             if self.config.depends_on_batch:
                 warn_of_legacy_padding(attention_mask)
-        hidden = self._token_states(input_ids, inputs_embeds, attention_mask)
+        read = read_texts(
+            self.model,
+            self.config,
+            self.soft_prompt,
+            {"input_ids": input_ids, "inputs_embeds": inputs_embeds},
+            attention_mask,
+            inner_outputs(self.config, output_hidden_states, output_attentions),
+        )
+        hidden = read.last_hidden_state
+        assert hidden is not None  # every decoder gives it
         mask = attention_mask if embed_mask is None else embed_mask * attention_mask
         if self.should_pool and not is_traced:
             check_pooled(mask)
         pooled = self._pool(hidden, mask) if self.should_pool else None
-        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden,
+            pooler_output=pooled,
+            hidden_states=read.hidden_states,
+            attentions=read.attentions,
+        )
 
     def forward_prompted(
         self,
@@ -226,44 +245,6 @@ class LLMBiEncoder(LLMBiEncoderPreTrainedModel):
         first = torch.as_tensor(0 if prompt_length is None else prompt_length, device=input_ids.device)
         is_pooled = attention_mask.cumsum(dim=1) > first.reshape(-1, 1)
         return self(input_ids, attention_mask, is_pooled.long(), return_dict=True)
-
-    def _token_states(
-        self,
-        input_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        attention_mask: torch.Tensor,
-    ) -> torch.Tensor:
-        """Run prompt and texts through the decoder; gives the states of the texts."""
-        if not self.config.num_prompt_tokens:
-            return self._decode(
-                attention_mask, attention_mask, input_ids=input_ids, inputs_embeds=inputs_embeds
-            )
-        embed = self.get_input_embeddings()
-        if inputs_embeds is None:
-            inputs_embeds = embed(input_ids)
-        ids = self.config.hard_prompt_ids or []
-        prompt = embed(torch.tensor(ids, dtype=torch.long, device=attention_mask.device))
-        if self.soft_prompt is not None:
-            prompt = self.soft_prompt(prompt)
-        is_legacy = self.config.prompt_padding == "legacy_middle"
-        insert = insert_prompt_legacy if is_legacy else insert_prompt
-        embeds, mask, places = insert(prompt, inputs_embeds, attention_mask)
-        counted = torch.ones_like(mask) if is_legacy else mask
-        return take_tokens(self._decode(mask, counted, inputs_embeds=embeds), places)
-
-    def _decode(
-        self,
-        attention_mask: torch.Tensor,
-        counted: torch.Tensor | None = None,
-        **tokens: torch.Tensor | None,
-    ) -> torch.Tensor:
-        # Counted over real tokens: a decoder with absolute positions must not see the side of the padding.
-        counted = attention_mask if counted is None else counted
-        positions = (counted.cumsum(dim=1) - 1).clamp(min=0)
-        hidden: torch.Tensor = self.model(
-            **tokens, attention_mask=attention_mask, position_ids=positions, use_cache=False, return_dict=True
-        ).last_hidden_state
-        return hidden
 
     def _pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         if self.latent_attn is not None:

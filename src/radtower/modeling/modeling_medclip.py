@@ -5,7 +5,6 @@ Axes in this file: B studies, N scans, M texts, P projected embedding, F finding
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,55 +12,26 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoProcessor, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_medclip import MedCLIPConfig, tower_width
 from .llm_biencoder.modeling_cpu_linear import OneDNNLinears, refuse_int8
 from .llm_biencoder.modeling_encode_batches import BatchLimit, encode_distinct, in_eval_mode
+from .llm_biencoder.modeling_inner_outputs import inner_outputs, with_inner
 from .llm_biencoder.modeling_loaded_from import LoadedFrom
 from .llm_biencoder.modeling_text_inputs import TokenRow, as_texts, pad_rows
 from .losses import masked_binary_cross_entropy
+from .modeling_ct3d import CT3DVisionModel
 from .modeling_joint_space import LogitBias, LogitScale, build_projection, like_weights
 from .modeling_llm_biencoder import LLMBiEncoder
+from .modeling_medclip_output import MedCLIPOutput
 from .modeling_pair_objective import PairObjective
 from .modeling_pair_relation import PairRelation
 from .modeling_towers import build_tower, fill_tower, freeze_unread_poolers, pool_states
 from .modeling_zero_shot import ZeroShotFindings
 
 FINDING_LOSS_WEIGHT = 0.5  # of each modality's finding loss beside InfoNCE: GreenRFM, arXiv 2603.06467
-
-
-@dataclass
-class MedCLIPOutput(ModelOutput):
-    """What :meth:`MedCLIPModel.forward` returns.
-
-    Args:
-        loss: Scalar, only with ``return_loss=True``.
-        logits_per_image: ``(B, B)``, scaled cosine of scan i (row) and report j, plus the bias of ``siglip``;
-            the dot product with ``legacy_dot``. None unless both sides are given.
-        logits_per_text: Its transpose.
-        image_embeds: ``(B, P)``, L2-normalized unless the similarity is ``legacy_dot``; None without scans.
-        text_embeds: ``(B, P)``, likewise; None without reports.
-        finding_logits_image: ``(B, F)`` of the shared finding head on the scans; None without one.
-        finding_logits_text: ``(B, F)`` of the same head on the reports; None without one.
-        image_projection: ``(B, P)``, before normalization: what trainers hand to the objective.
-        text_projection: ``(B, P)``, likewise.
-        logit_scale: ``(1,)``, after ``exp`` and capped.
-        logit_bias: ``(1,)``; None unless the loss is ``siglip``.
-    """
-
-    loss: torch.Tensor | None = None
-    logits_per_image: torch.Tensor | None = None
-    logits_per_text: torch.Tensor | None = None
-    image_embeds: torch.Tensor | None = None
-    text_embeds: torch.Tensor | None = None
-    finding_logits_image: torch.Tensor | None = None
-    finding_logits_text: torch.Tensor | None = None
-    image_projection: torch.Tensor | None = None
-    text_projection: torch.Tensor | None = None
-    logit_scale: torch.Tensor | None = None
-    logit_bias: torch.Tensor | None = None
 
 
 class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
@@ -105,6 +75,9 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
         self._processor: Any = None
         self._loaded_from: LoadedFrom | None = None
         self._freeze_the_unread()
+        parts = {part for name, _ in self.named_parameters() for part in name.split(".")}
+        # Only those of this configuration: transformers asks that each be there.
+        self._keep_in_fp32_modules_strict = [x for x in self._keep_in_fp32_modules_strict if x in parts]
         self.post_init()
 
     def _freeze_the_unread(self) -> None:
@@ -166,9 +139,18 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
         return model
 
     @can_return_tuple
-    def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
-        """Encode and project scans; ``pooler_output`` is ``(B, P)``, not normalized."""
-        output = self._read_pixels(pixel_values)
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Encode and project scans; ``pooler_output`` is ``(B, P)``, not normalized.
+
+        The other arguments are those of :meth:`forward`.
+        """
+        inner = inner_outputs(self.config, output_hidden_states, output_attentions)
+        output = self._read_pixels(pixel_values, inner)
         output.pooler_output = self._project_image(pool_states(output, self.config.vision_pooling))
         return output
 
@@ -178,6 +160,8 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         embed_mask: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> BaseModelOutputWithPooling:
         """Encode and project token ids; ``pooler_output`` is ``(B, P)``, not normalized.
 
@@ -186,7 +170,8 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
         Raises:
             ValueError: If the text tower has a text prefix, which only the processor could add.
         """
-        output = self._encode_tokens(input_ids, attention_mask, embed_mask)
+        inner = inner_outputs(self.config, output_hidden_states, output_attentions)
+        output = self._encode_tokens(input_ids, attention_mask, embed_mask, inner)
         output.pooler_output = self._project_text(_pooled(output))
         return output
 
@@ -199,7 +184,7 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
 
     def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Vectors of the image tower before projection, ``(B, E)``: a frozen one gives them once."""
-        return pool_states(self._read_pixels(pixel_values), self.config.vision_pooling)
+        return pool_states(self._read_pixels(pixel_values, {}), self.config.vision_pooling)
 
     def text_features(
         self,
@@ -208,22 +193,33 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
         embed_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Vectors of the text tower before projection, ``(B, E)``."""
-        return _pooled(self._encode_tokens(input_ids, attention_mask, embed_mask))
+        return _pooled(self._encode_tokens(input_ids, attention_mask, embed_mask, {}))
 
-    def _read_pixels(self, pixel_values: torch.Tensor) -> Any:
+    def _read_pixels(self, pixel_values: torch.Tensor, inner: dict[str, Any]) -> Any:
+        if isinstance(self.vision_model, CT3DVisionModel):  # it has no attention
+            inner = {name: value for name, value in inner.items() if name != "output_attentions"}
         # Processors give float32, and not every family brings them to the precision of its weights.
-        return self.vision_model(pixel_values.to(self.vision_model.dtype), return_dict=True)
+        return self.vision_model(pixel_values.to(self.vision_model.dtype), return_dict=True, **inner)
 
     def _encode_tokens(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, embed_mask: torch.Tensor | None
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        embed_mask: torch.Tensor | None,
+        inner: dict[str, Any],
     ) -> BaseModelOutputWithPooling:
         self.config.validate_text_prefix()
         masks = {"attention_mask": attention_mask} | (
             {} if embed_mask is None else {"embed_mask": embed_mask}
         )
-        output = self.text_model(input_ids=input_ids, return_dict=True, **masks)
+        output = self.text_model(input_ids=input_ids, return_dict=True, **masks, **inner)
         pooled = pool_states(output, self.config.text_pooling, attention_mask)
-        return BaseModelOutputWithPooling(last_hidden_state=output.last_hidden_state, pooler_output=pooled)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=output.last_hidden_state,
+            pooler_output=pooled,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
     @can_return_tuple
     def forward(  # noqa: PLR0913 -- the two sides of transformers, each also as stored features
@@ -238,6 +234,8 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
         image_features: torch.Tensor | None = None,
         pair_keys: torch.Tensor | None = None,
         return_logits: bool = True,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> MedCLIPOutput:
         """Compare B scans with B reports; row i of both is one study.
 
@@ -259,6 +257,10 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
             pair_keys: ``(B, K)`` int64, hashes of the report, of the study and so on, 0 for none: pairs that
                 share one are no negatives of each other. None takes all others as negatives.
             return_logits: Whether to make the ``(B, B)`` logits, which the loss does not need.
+            output_hidden_states: Whether to return what the towers gave, with the states of their inner
+                layers. None does as the configuration says.
+            output_attentions: Likewise of attention maps, where a tower has them:
+                ``attn_implementation="eager"``.
 
         Returns:
             See :class:`MedCLIPOutput`.
@@ -276,13 +278,18 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
                 input_ids if text_features is None else text_features,
             )
         self._require_labels(labels, return_loss)
+        inner = inner_outputs(self.config, output_hidden_states, output_attentions)
+        scans = reports = None
         if pixel_values is not None:
-            image_features = self.image_features(pixel_values)
+            scans = self._read_pixels(pixel_values, inner)
+            image_features = pool_states(scans, self.config.vision_pooling)
         if input_ids is not None:
-            text_features = self.text_features(input_ids, attention_mask, embed_mask)
+            reports = self._encode_tokens(input_ids, attention_mask, embed_mask, inner)
+            text_features = _pooled(reports)
         image = None if image_features is None else self._project_image(image_features)
         text = None if text_features is None else self._project_text(text_features)
         output = self._describe(image, text, return_logits)
+        output.text_model_output, output.vision_model_output = with_inner(reports), with_inner(scans)
         if return_loss:
             assert image is not None  # checked above, as is the next
             assert text is not None

@@ -146,3 +146,23 @@ def test_the_decoder_still_shares_its_configuration_with_the_whole(build, tmp_pa
     assert LLMBiEncoder.from_pretrained(tmp_path).get_input_embeddings().weight.shape == (320, 32)
     encoder.set_attn_implementation("eager")
     assert encoder.model.config._attn_implementation == "eager"
+
+
+def test_two_models_of_one_configuration_follow_an_edit_of_their_decoder_in_between(tiny_text_config):
+    config = LLMBiEncoderConfig(text_config=tiny_text_config.text_config, pooling="mean")
+    decoder = config.text_config
+    first = LLMBiEncoder(config)
+    decoder.num_hidden_layers = 1
+    second = LLMBiEncoder(config)
+    assert (len(first.model.layers), len(second.model.layers)) == (2, 1)
+    assert config.text_config is decoder
+
+
+def test_names_as_float32_what_its_configuration_has(tiny_text_config, tiny_tokenizer):
+    assert LLMBiEncoder(tiny_text_config)._keep_in_fp32_modules_strict == set()
+    classifier = LLMBiEncoderForSequenceClassification(tiny_text_config)
+    assert classifier._keep_in_fp32_modules_strict == {"finding_attention"}
+    tiny_text_config.num_soft_tokens = 2
+    assert LLMBiEncoder(tiny_text_config)._keep_in_fp32_modules_strict == {"soft_prompt"}
+    both = LLMBiEncoderForSequenceClassification(tiny_text_config)
+    assert both._keep_in_fp32_modules_strict == {"finding_attention", "soft_prompt"}

@@ -47,6 +47,12 @@ class LLMBiEncoderPreTrainedModel(PreTrainedModel):
     _loaded_from: LoadedFrom | None = None
     _built: Mapping[str, Any] = MappingProxyType({})  # what the configuration said at construction
 
+    def post_init(self) -> None:
+        """Finish construction; of the parts that stay float32, only those of this configuration are named."""
+        parts = {part for name, _ in self.named_parameters() for part in name.split(".")}
+        self._keep_in_fp32_modules_strict = [x for x in self._keep_in_fp32_modules_strict if x in parts]
+        super().post_init()
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any

@@ -33,12 +33,16 @@ class LLMBiEncoderClassifierOutput(ModelOutput):
             finding attends by sentence. It puts parts of one text together that were read apart: their
             shares are ``log_normalizer.softmax(dim=0)`` over the parts. The logit of the whole is the mean of
             the logits, weighted by the shares; by sentence it is their ``logsumexp(dim=0)``.
+        hidden_states: As :class:`LLMBiEncoder` returns them. None unless asked for.
+        attentions: Likewise, of the decoder.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     token_weights: torch.Tensor | None = None
     log_normalizer: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class LLMBiEncoderForSequenceClassification(LLMBiEncoderPreTrainedModel):
@@ -93,9 +97,15 @@ class LLMBiEncoderForSequenceClassification(LLMBiEncoderPreTrainedModel):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return ``(B, T, W)``, what the finding attention reads: the chosen layers side by side."""
+        return self._read(input_ids, attention_mask)[0]
+
+    def _read(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, **inner: bool | None
+    ) -> tuple[torch.Tensor, Any]:
+        """What the finding attention reads, and the output of the encoder."""
         with self.layer_states as found:
-            last = self.encoder(input_ids, attention_mask, return_dict=True).last_hidden_state
-            return found.beside(last)
+            output = self.encoder(input_ids, attention_mask, return_dict=True, **inner)
+            return found.beside(output.last_hidden_state), output
 
     @can_return_tuple
     def forward(
@@ -103,6 +113,8 @@ class LLMBiEncoderForSequenceClassification(LLMBiEncoderPreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> LLMBiEncoderClassifierOutput:
         """Score every finding.
 
@@ -110,10 +122,11 @@ class LLMBiEncoderForSequenceClassification(LLMBiEncoderPreTrainedModel):
             input_ids: ``(B, T)``.
             attention_mask: ``(B, T)``, 1 for real tokens. None means no padding.
             labels: ``(B, F)`` in [0, 1], -100 where unknown. None skips the loss.
+            output_hidden_states: See :meth:`LLMBiEncoder.forward`.
+            output_attentions: Likewise.
 
         Returns:
-            ``logits``, ``token_weights``, ``log_normalizer`` and ``loss``, see
-            :class:`LLMBiEncoderClassifierOutput`.
+            See :class:`LLMBiEncoderClassifierOutput`.
 
         Raises:
             RuntimeError: If a new model was not told where sentences end, or the configuration was edited
@@ -121,12 +134,22 @@ class LLMBiEncoderForSequenceClassification(LLMBiEncoderPreTrainedModel):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        hidden = self.token_states(input_ids, attention_mask)
+        hidden, read = self._read(
+            input_ids,
+            attention_mask,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
         sentences = self._sentences(input_ids, attention_mask)
         logits, token_weights, log_normalizer = self.finding_attention(hidden, attention_mask, sentences)
         loss = None if labels is None else masked_binary_cross_entropy(logits, labels)
         return LLMBiEncoderClassifierOutput(
-            loss=loss, logits=logits, token_weights=token_weights, log_normalizer=log_normalizer
+            loss=loss,
+            logits=logits,
+            token_weights=token_weights,
+            log_normalizer=log_normalizer,
+            hidden_states=read.hidden_states,
+            attentions=read.attentions,
         )
 
     def _sentences(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor | None:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
 from ...configuration.configuration_llm_biencoder import LLMBiEncoderConfig
 from ..llm_sources.modeling_llm_import import find_llm
@@ -34,12 +35,16 @@ class MaskedNTPOutput(ModelOutput):
             before it; row 0 is all zero, since nothing stands before it.
         text_losses: ``(B,)``, sum over the hidden tokens of each text; only with labels.
         num_targets: ``(B,)`` int64, hidden tokens of each text; only with labels.
+        hidden_states: As :class:`LLMBiEncoder` returns them. None unless asked for.
+        attentions: Likewise.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     text_losses: torch.Tensor | None = None
     num_targets: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class LLMBiEncoderForMaskedNTP(LLMBiEncoderPreTrainedModel):
@@ -103,11 +108,14 @@ class LLMBiEncoderForMaskedNTP(LLMBiEncoderPreTrainedModel):
         """Token embedding of the decoder."""
         return self.encoder.get_input_embeddings()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> MaskedNTPOutput:
         """Predict hidden tokens.
 
@@ -115,22 +123,37 @@ class LLMBiEncoderForMaskedNTP(LLMBiEncoderPreTrainedModel):
             input_ids: ``(B, T)``, with something else in the place of hidden tokens.
             attention_mask: ``(B, T)``, 1 for real tokens, padded on either side. None means no padding.
             labels: ``(B, T)``, the ids of the hidden tokens, -100 elsewhere. None gives logits instead.
+            output_hidden_states: See :meth:`LLMBiEncoder.forward`.
+            output_attentions: Likewise.
 
         Raises:
             ValueError: If nothing is hidden, or a hidden token has none before it.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        read = self.encoder(
+            input_ids,
+            attention_mask,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        hidden, inner = (
+            read.last_hidden_state,
+            {"hidden_states": read.hidden_states, "attentions": read.attentions},
+        )
         if labels is None:
-            return MaskedNTPOutput(logits=F.pad(self._logits(hidden[:, :-1]), (0, 0, 1, 0)))
+            return MaskedNTPOutput(logits=F.pad(self._logits(hidden[:, :-1]), (0, 0, 1, 0)), **inner)
         is_target = labels != IGNORED
         _check_targets(is_target, attention_mask)
         token_losses = self._token_losses(hidden[:, :-1][is_target[:, 1:]], labels[is_target])
         rows = is_target.nonzero()[:, 0]
         text_losses = token_losses.new_zeros(len(labels)).index_add(0, rows, token_losses)
         return MaskedNTPOutput(
-            loss=token_losses.mean(), text_losses=text_losses.detach(), num_targets=is_target.sum(dim=1)
+            loss=token_losses.mean(),
+            text_losses=text_losses.detach(),
+            num_targets=is_target.sum(dim=1),
+            **inner,
         )
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
