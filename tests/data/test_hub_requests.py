@@ -67,6 +67,23 @@ def test_a_push_that_was_killed_goes_on_where_it_was(push, start_push, hub):
     assert len(hub.of("PUT", _stored_at("first"))) == 1
 
 
+@pytest.mark.parametrize("place", [("PUT", "/lfs/"), ("POST", "/commit/"), ("GET", "/tree/")])
+def test_a_hub_that_says_nothing_is_not_waited_for(push, hub, place):
+    hub.fail(*place, delay_s=3, is_reset=True)
+    assert push(FILES, REPO)["waits"] == [1]
+    repo = hub.repo("datasets", REPO)
+    assert {name: repo.files[name] for name in FILES} == {n: text.encode() for n, text in FILES.items()}
+    assert len(repo.commits) == 2
+
+
+def test_a_hub_that_stays_silent_is_out_of_reach(push, hub):
+    hub.fail("POST", "/repos/create", delay_s=3, is_reset=True, times=None)
+    refused = push(FILES, REPO)
+    assert refused[0] == "ConnectionError"
+    assert f"the Hub must be within reach, got ReadTimeout from {hub.url}." in refused[1]
+    assert refused[2] == [1]  # asked twice
+
+
 def test_what_cannot_heal_is_not_asked_again(push, hub):
     hub.fail("PUT", _stored_at("first"), status=403)
     hub.fail("POST", "/commit/", status=400)

@@ -8,18 +8,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, get_session
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 # Of httpx or httpx2, whichever this release of huggingface_hub is built on; no OSError.
 _TRANSPORT_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
-_NO_CONNECTION: type[Exception] = import_module(_TRANSPORT_ERROR.__module__.partition(".")[0]).ConnectError
+_HTTP = import_module(_TRANSPORT_ERROR.__module__.partition(".")[0])
+_NO_CONNECTION: tuple[type[Exception], ...] = (_HTTP.ConnectError, _HTTP.ConnectTimeout)
+_SILENCE: type[Exception] = _HTTP.TimeoutException
 TOO_MANY_REQUESTS = 429
 _BUSY = frozenset({408, TOO_MANY_REQUESTS, 500, 502, 503, 504})
 WAITS_S = (1.0, 2.0, 4.0)
 LONGEST_WAIT_S = 60.0
+SILENCE_S = 60.0  # the client itself waits for ever
 _LONGEST_REASON = 200  # characters
 _AGAIN = "push again: what has arrived is not sent twice."
 
@@ -30,13 +33,15 @@ def persist(call: Callable[[], T], *, is_repeatable: bool = True) -> T:
     """Return what ``call`` returns; while the Hub is busy or the connection breaks, ask again.
 
     Four times at most, and after a pause: what the Hub asks for, or :data:`WAITS_S`. A pause longer than
-    :data:`LONGEST_WAIT_S` is not waited for. Without a connection at all it is not worth it, either.
+    :data:`LONGEST_WAIT_S` is not waited for. Without a connection at all it is not worth it, either, and of a
+    Hub that says nothing it was asked long enough when it was asked twice.
 
     Args:
         call: One request that the client sends once.
         is_repeatable: Whether doing it twice does no harm. If not, only a refusal for being too fast, which
             did nothing, is asked again.
     """
+    num_silent = 0
     for wait_s in WAITS_S:
         try:
             return call()
@@ -48,7 +53,8 @@ def persist(call: Callable[[], T], *, is_repeatable: bool = True) -> T:
                 raise
             time.sleep(max(wait_s, asked_s))
         except _TRANSPORT_ERROR as error:
-            if not is_repeatable or isinstance(error, _NO_CONNECTION):
+            num_silent += isinstance(error, _SILENCE)
+            if not is_repeatable or isinstance(error, _NO_CONNECTION) or num_silent > 1:
                 raise
             time.sleep(wait_s)
     return call()
@@ -72,6 +78,28 @@ def in_our_words(repo_id: str) -> Iterator[None]:
         if not isinstance(error.__cause__, _TRANSPORT_ERROR):
             raise
         raise _said(error.__cause__, repo_id) from None
+
+
+@contextmanager
+def bounded_silence() -> Iterator[None]:
+    """Let no request wait longer than :data:`SILENCE_S` for the next byte of an answer.
+
+    The client is shared by the process, so others get the same limit for as long as this lasts.
+    """
+    session: Any = get_session()
+    before = session.event_hooks
+    session.event_hooks = before | {"request": [*before.get("request", ()), _limit_silence]}
+    try:
+        yield
+    finally:
+        session.event_hooks = before
+
+
+def _limit_silence(request: Any) -> None:
+    """Set what the client leaves open; some of its requests ask for no limit in so many words."""
+    limits = request.extensions.get("timeout") or {}
+    kinds = ("connect", "read", "write", "pool")
+    request.extensions["timeout"] = {kind: limits.get(kind) or SILENCE_S for kind in kinds}
 
 
 def status_of(error: HfHubHTTPError) -> int:

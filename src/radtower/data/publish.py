@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from radtower.data.folder_change import Change, LocalFile, Version, change_to, files_of
-from radtower.data.hub_requests import WAITS_S, in_our_words, persist, status_of
+from radtower.data.hub_requests import WAITS_S, bounded_silence, in_our_words, persist, status_of
 
 RepoType = Literal["dataset", "model", "space"]
 MAIN = "main"
@@ -142,13 +142,13 @@ def push_folder(
         ValueError: If the id has no owner, or the repository is public and ``is_public`` was not said.
         FileNotFoundError: If the folder has no files, or the repository of a pull request does not exist.
         FileExistsError: If somebody else changed the same files meanwhile, or the tag is at another commit.
-        ConnectionError: If the Hub cannot be reached, or is busy for longer than a push waits.
+        ConnectionError: If the Hub cannot be reached, is silent, or is busy for longer than a push waits.
         OSError: If it answers with another error.
     """
     require_token()
     check_repo_id(repo_id)
     files = files_of(Path(folder))
-    with in_our_words(repo_id):
+    with in_our_words(repo_id), bounded_silence():
         return _Push(repo_id, repo_type, message, files, target).run(is_public, tuple(owned_files))
 
 
