@@ -179,6 +179,13 @@ def test_a_dry_run_says_what_would_go_up(radtower, vision, monkeypatch):
     assert (said["url"], said["commit"]) == (None, None)
 
 
+def test_a_message_that_names_somebody_is_refused(run, hub, vision):
+    code, _, err = run("push", vision, "tester/tower", "--message", "Scans of Dr. Miller", "--dry-run")
+    assert code == 2
+    assert "error: message must hold nothing that may identify a patient, got what looks like a name." in err
+    assert not hub.requests
+
+
 def test_without_a_token_nothing_is_exported(radtower, vision, monkeypatch):
     monkeypatch.setattr(publish, "get_token", lambda: None)
     done = radtower("push", vision, "me/tower")

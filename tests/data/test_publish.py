@@ -6,7 +6,7 @@ import pytest
 
 from local_hub import LocalHub
 from radtower.data import publish
-from radtower.data.publish import PushTarget, push_folder
+from radtower.data.publish import PushTarget, check_words, push_folder
 
 ONE, TWO = {"a.parquet": "one", "b.md": "text"}, {"a.parquet": "two", "c.md": "text"}
 
@@ -184,6 +184,21 @@ def test_names_that_git_does_not_take_are_refused(name):
         PushTarget(branch=name)
     with pytest.raises(ValueError, match=r"tag must be a name of letters"):
         PushTarget(tag=name)
+
+
+def test_words_that_may_identify_a_patient_are_refused_and_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "get_token", lambda: "hf_any")
+    with pytest.raises(ValueError, match="message must hold nothing that may identify a patient"):
+        push_folder(tmp_path, "tester/new", repo_type="model", message="Scans of Dr. Miller")
+    for words, kind in (("Scans of Dr. Miller", "name"), ("MRN 12345 and 617-555-1212", "phone number")):
+        with pytest.raises(ValueError, match=f"message must hold nothing .* looks like a {kind}") as refused:
+            check_words("message", words)
+        assert "Miller" not in str(refused.value)
+        assert "12345" not in str(refused.value)
+    check_words("message", "Training: step 1,200,000, as of 2026-11-23, see https://example.org/1")
+    with pytest.raises(ValueError, match=r"branch must hold nothing .* looks like a record number"):
+        PushTarget(branch="MRN1234567")
+    assert PushTarget(tag="v2026.11.23").tag == "v2026.11.23"
 
 
 def test_a_target_that_contradicts_itself_is_refused():

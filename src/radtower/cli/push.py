@@ -57,7 +57,7 @@ def push(  # noqa: PLR0913 -- one argument per flag
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Publish a model: private unless asked, in one commit, and only what changed since the last push."""
-    from radtower.data.publish import require_token
+    from radtower.data.publish import check_words, require_token
     from radtower.hub_cards.model_release import ModelReleaseOptions, prepare_model, push_release
 
     if pending:
@@ -68,6 +68,7 @@ def push(  # noqa: PLR0913 -- one argument per flag
     if repo_id is None:
         raise ValueError("repo_id must be OWNER/NAME, got none. Say where the model goes, or --pending.")
     target = push_target(branch, tag, pr)
+    check_words("message", message)
     if not dry_run:
         require_token()
     register_models()

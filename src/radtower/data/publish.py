@@ -14,6 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from radtower.data.folder_change import Change, LocalFile, Version, change_to, files_of
 from radtower.data.hub_requests import WAITS_S, bounded_silence, in_our_words, persist, status_of
+from radtower.data.privacy import count_identifiers
 
 RepoType = Literal["dataset", "model", "space"]
 MAIN = "main"
@@ -22,6 +23,8 @@ _REF_NAME = re.compile(r"(?!.*(?:\.\.|\.lock$|\.$))[A-Za-z0-9][\w.-]*(?:/[A-Za-z
 _OVERTAKEN = frozenset({409, 412})  # somebody else committed, or is about to
 _TAKEN = 409
 _MOST_NAMED = 5
+# A commit, branch or tag may have these: versions are dates, and a message may say where to read on.
+_ALLOWED_KINDS = frozenset({"date", "web address", "age over 89"})
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class PushTarget:
         is_pull_request: Open a pull request against main, and leave main as it is.
 
     Raises:
-        ValueError: If a name cannot be one of git, or a pull request has a branch or a tag.
+        ValueError: If a name cannot be one of git, may identify a patient, or a pull request has a branch or
+            a tag.
     """
 
     branch: str | None = None
@@ -48,6 +52,7 @@ class PushTarget:
                     f"{kind} must be a name of letters, digits, '.', '_', '-' and '/', got {name!r}. Choose "
                     "another."
                 )
+            check_words(kind, name or "")
         if self.tag is not None and self.tag in (MAIN, self.branch):
             raise ValueError(f"tag must not be the name of a branch, got {self.tag!r}. Choose another.")
         if self.is_pull_request and (self.branch or self.tag):
@@ -107,6 +112,20 @@ def check_repo_id(repo_id: str) -> None:
         raise ValueError(f"repo_id must be OWNER/NAME, got {repo_id!r}. Put your name in front.")
 
 
+def check_words(what: str, words: str) -> None:
+    """Refuse a message or a name that may identify a patient: it is seen by all who see the repository.
+
+    Raises:
+        ValueError: If the privacy check finds something other than a date. The words are not repeated.
+    """
+    found = sorted(set(count_identifiers(words)) - _ALLOWED_KINDS)
+    if found:
+        raise ValueError(
+            f"{what} must hold nothing that may identify a patient, got what looks like a "
+            f"{' and a '.join(found)}. Choose other words."
+        )
+
+
 def push_folder(
     folder: str | Path,
     repo_id: str,
@@ -139,7 +158,8 @@ def push_folder(
 
     Raises:
         PermissionError: If there is no token, or the Hub does not accept it for this repository.
-        ValueError: If the id has no owner, or the repository is public and ``is_public`` was not said.
+        ValueError: If the id has no owner, the message may identify a patient, or the repository is public
+            and ``is_public`` was not said.
         FileNotFoundError: If the folder has no files, or the repository of a pull request does not exist.
         FileExistsError: If somebody else changed the same files meanwhile, or the tag is at another commit.
         ConnectionError: If the Hub cannot be reached, is silent, or is busy for longer than a push waits.
@@ -147,6 +167,7 @@ def push_folder(
     """
     require_token()
     check_repo_id(repo_id)
+    check_words("message", message)
     files = files_of(Path(folder))
     with in_our_words(repo_id), bounded_silence():
         return _Push(repo_id, repo_type, message, files, target).run(is_public, tuple(owned_files))

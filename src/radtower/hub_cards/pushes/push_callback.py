@@ -92,7 +92,7 @@ class RadTowerPushCallback(TrainerCallback):
     ) -> None:
         """Export the checkpoint and put it into the queue."""
         folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        self._add(folder, f"Training: step {state.global_step}", PushTarget())
+        self._add(folder, f"Training: step {state.global_step:,}", PushTarget())
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -124,7 +124,7 @@ class RadTowerPushCallback(TrainerCallback):
 
     @property
     def _final_message(self) -> str:
-        return f"Training: the model after {self._num_steps} steps"
+        return f"Training: the model after {self._num_steps:,} steps"
 
     def _add(self, folder: Path, message: str, target: PushTarget) -> None:
         if self._worker is None:
