@@ -123,3 +123,14 @@ def test_the_width_of_a_tower_is_in_its_configuration():
     assert tower_width(ResNetConfig(hidden_sizes=[8, 12], depths=[1, 1])) == 12
     with pytest.raises(ValueError, match=r"hidden_size or hidden_sizes, got none in a mobilenet_v2\. Choose"):
         tower_width(MobileNetV2Config())
+
+
+def test_the_text_configuration_is_the_one_with_the_vocabulary():
+    config = MedCLIPConfig()
+    assert config.get_text_config() is config.text_config.text_config
+    assert config.get_text_config(decoder=True).vocab_size == 32000
+    foreign = MedCLIPConfig(text_config=BertConfig(hidden_size=28))
+    assert foreign.get_text_config() is foreign.text_config
+    assert (
+        foreign.get_text_config(encoder=True) is foreign
+    )  # as in CLIP, which has no encoder of its own name

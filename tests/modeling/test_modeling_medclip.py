@@ -528,6 +528,18 @@ def test_the_prompt_of_the_text_tower_is_read_and_saved(tiny_medclip, tmp_path):
     )
 
 
+@torch.no_grad()
+def test_a_dual_tower_with_more_tokens_is_saved_with_its_vocabulary(tiny_medclip, tmp_path):
+    expected = tiny_medclip.encode_text("no effusion")
+    size = tiny_medclip.get_input_embeddings().num_embeddings
+    tiny_medclip.resize_token_embeddings(size + 2, mean_resizing=False)
+    torch.testing.assert_close(tiny_medclip.encode_text("no effusion"), expected, **LAST_BITS)
+    tiny_medclip.save_pretrained(tmp_path)
+    reloaded = MedCLIPModel.from_pretrained(tmp_path).eval()
+    assert reloaded.config.text_config.text_config.vocab_size == size + 2
+    assert torch.equal(reloaded.get_input_embeddings().weight, tiny_medclip.get_input_embeddings().weight)
+
+
 def test_refuses_a_text_prefix_that_the_processor_would_leave_out(tiny_medclip):
     tiny_medclip.text_model.set_prompt(text_prefix="Report:")
     with pytest.raises(ValueError, match="must be empty in a dual tower, got 'Report:'"):

@@ -75,6 +75,11 @@ class MedCLIPConfig(PreTrainedConfig):
         self.text_config = _resolve(self.text_config)
         super().__post_init__(**kwargs)
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """Configuration that has the vocabulary, which transformers writes to where tokens are added."""
+        tower = super().get_text_config(decoder=decoder, encoder=encoder)
+        return tower if tower is self else tower.get_text_config(decoder=decoder, encoder=encoder)
+
     def validate_joint_space(self) -> None:
         if self.projection_dim < 1:
             raise ValueError(f"projection_dim must be positive, got {self.projection_dim}. Use e.g. 512.")

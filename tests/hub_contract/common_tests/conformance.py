@@ -33,8 +33,7 @@ test runs the same.
 
 *Not for it*: skipped by us, for the reason below. *Of no effect here*: skipped by transformers, which asks
 for hardware or a package that is not there, or finds nothing in the class that the test is about. Two of its
-switches are off: `has_attentions` of CT3DVision, a convolutional network, and `test_resize_embeddings`, for a
-vocabulary is never resized.
+switches are off for CT3DVision, a convolutional network: `has_attentions` and `test_resize_embeddings`.
 
 ## Skipped by us
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
@@ -83,6 +84,13 @@ class LLMBiEncoderForSequenceClassification(LLMBiEncoderPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         """Token embedding of the decoder."""
         return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embedding of the decoder; a token that is new ends no sentence."""
+        self.encoder.set_input_embeddings(value)
+        if self.config.finding_pooling == "sentences" and isinstance(value, nn.Embedding):
+            num_added = value.num_embeddings - len(self.sentence_table)
+            self.sentence_table = F.pad(self.sentence_table, (0, num_added))
 
     def set_tokenizer(self, tokenizer: Any) -> None:
         """Tell a new model where sentences end; a stored one knows.
