@@ -89,6 +89,7 @@ CODE_FILES = {
     "ct3d_vision": [
         "configuration_ct3d.py",
         "image_processing_ct3d.py",
+        "image_processing_ct3d_settings.py",
         "image_processing_resampling.py",
         "losses.py",
         "modeling_ct3d.py",
@@ -128,6 +129,7 @@ CODE_FILES = {
         "configuration_medclip.py",
         "image_processing_2d.py",
         "image_processing_ct3d.py",
+        "image_processing_ct3d_settings.py",
         "image_processing_resampling.py",
         "losses.py",
         "modeling_attention_direction.py",
@@ -159,6 +161,7 @@ CODE_FILES = {
         "modeling_towers.py",
         "modeling_vector_precision.py",
         "modeling_zero_shot.py",
+        "processing_call_settings.py",
         "processing_medclip.py",
     ],
 }

@@ -6,6 +6,7 @@ plugs ``read_volume`` into ``CT3DImageProcessor.reader``. Axes: B batch, C windo
 (Z, Y, X).
 """
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,30 +16,25 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 from transformers import BaseImageProcessor, BatchFeature
-from transformers.processing_utils import ImagesKwargs
 
+from .image_processing_ct3d_settings import (
+    CROPS,
+    CT_RANGE_HU,
+    OWN_SETTINGS,
+    CT3DImageProcessorKwargs,
+    Triple,
+    checked_cache_size,
+    checked_orientation,
+    checked_size,
+    checked_spacing,
+    checked_windows,
+    refuse_foreign_settings,
+)
 from .image_processing_resampling import axis_filter, lung_center, resample_volume
 
-Triple = tuple[float, float, float]
-ORIENTATIONS = ("LPS", "RAS")
-CROPS = ("center", "lung")
-MAX_SPACING_MM = 50.0  # the thickest slices ever used are 10 mm; more is another unit
 # The rule of the package's hounsfield.py: fat ends at about -150.
 AIR_SEEN_BELOW_HU, TISSUE_SEEN_ABOVE_HU = -200.0, -500.0
 PADDING_BELOW_HU, MIN_AIR_FRACTION, NUM_JUDGED = -1500.0, 2e-4, 1 << 16
-CT_RANGE_HU = (-1024.0, 30_710.0)  # 12-bit CT begins at -1024; the extended scale for metal ends at 30710
-
-
-class CT3DImagesKwargs(ImagesKwargs, total=False):
-    """Settings that ``from_pretrained`` may override, ``size`` among them; others would skip ``__init__``."""
-
-    spacing_mm: Triple
-    windows_hu: tuple[tuple[float, float], ...]
-    fill_hu: float
-    orientation: str
-    antialias: bool
-    crop: str
-    cache_size: tuple[int, int, int] | None
 
 
 @runtime_checkable
@@ -86,7 +82,7 @@ class CT3DImageProcessor(BaseImageProcessor):
     """
 
     model_input_names = ["pixel_values"]
-    valid_kwargs = CT3DImagesKwargs
+    valid_kwargs = CT3DImageProcessorKwargs
     # Called with what is neither an array nor a volume, such as a path. None: such input is refused.
     reader: Callable[[Any], OrientedVolume] | None = None
 
@@ -103,16 +99,16 @@ class CT3DImageProcessor(BaseImageProcessor):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.spacing_mm = _checked_spacing("spacing_mm", spacing_mm)
-        self.size = _checked_size("size", size)
-        self.cache_size = None if cache_size is None else _checked_cache_size(cache_size, self.size)
-        self.windows_hu = _checked_windows(windows_hu)
+        self.spacing_mm = checked_spacing("spacing_mm", spacing_mm)
+        self.size = checked_size("size", size)
+        self.cache_size = None if cache_size is None else checked_cache_size(cache_size, self.size)
+        self.windows_hu = checked_windows(windows_hu)
         if not CT_RANGE_HU[0] <= fill_hu <= CT_RANGE_HU[1]:
             raise ValueError(
                 f"fill_hu must lie in {CT_RANGE_HU} HU, got {fill_hu!r}. Use -1000, which is air."
             )
         self.fill_hu = float(fill_hu)
-        self.orientation = _checked_orientation(orientation)
+        self.orientation = checked_orientation(orientation)
         if not isinstance(antialias, bool):
             raise TypeError(f"antialias must be true or false, got {antialias!r}. Leave it at true.")
         self.antialias = antialias
@@ -125,6 +121,7 @@ class CT3DImageProcessor(BaseImageProcessor):
         images: Any,
         spacings_mm: Sequence[Sequence[float] | None] | Sequence[float] | None = None,
         return_tensors: str = "pt",
+        **settings: Any,
     ) -> BatchFeature:
         """Prepare a batch; calling the processor calls this. Each study is resampled and then windowed.
 
@@ -135,16 +132,21 @@ class CT3DImageProcessor(BaseImageProcessor):
             spacings_mm: Voxel size of each array, in (Z, Y, X) order: a list as long as ``images``, with None
                 for a study that brings its own; for a single study, also its triple alone.
             return_tensors: ``"pt"`` or ``"np"``.
+            settings: For this call only, under the names and with the checks of the constructor. None is
+                as if it were left out.
 
         Returns:
             ``pixel_values``, float32 ``(B, C, *size)`` in [-1, 1].
 
         Raises:
-            TypeError: If an array has an unsigned dtype, or a file is given and no ``reader`` is set.
-            ValueError: If lengths differ, an array is not 3-D, not finite, not in Hounsfield units or smaller
-                than an output voxel, a spacing is missing, not wanted, not finite, not positive or above
-                50 mm, or an orientation is unknown.
+            TypeError: If a setting is unknown, an array has an unsigned dtype, or a file is given and no
+                ``reader`` is set.
+            ValueError: If a setting is one of pictures or fails its check, lengths differ, an array is not
+                3-D, not finite, not in Hounsfield units or smaller than an output voxel, a spacing is
+                missing, not wanted, not finite, not positive or above 50 mm, or an orientation is unknown.
         """
+        if settings:
+            return self._with(settings).preprocess(images, spacings_mm, return_tensors)
         is_batch = isinstance(images, list | tuple)
         studies = list(images) if is_batch else [images]
         if not studies:
@@ -154,6 +156,16 @@ class CT3DImageProcessor(BaseImageProcessor):
             self.window(self.resample(study, mm)) for study, mm in zip(studies, spacings, strict=True)
         ]
         return BatchFeature({"pixel_values": torch.stack(prepared)}, tensor_type=return_tensors)
+
+    def _with(self, settings: dict[str, Any]) -> "CT3DImageProcessor":
+        """Return a processor of other settings, with the reader of this one."""
+        given = {name: value for name, value in settings.items() if value is not None}
+        refuse_foreign_settings(given)
+        # Of no influence on what comes out, but its check would refuse another size.
+        kept = {name: getattr(self, name) for name in OWN_SETTINGS} | {"cache_size": None}
+        other = copy.copy(self)
+        CT3DImageProcessor.__init__(other, **(kept | given))
+        return other
 
     @property
     def span_hu(self) -> tuple[float, float]:
@@ -253,7 +265,7 @@ class CT3DImageProcessor(BaseImageProcessor):
                     "spacings_mm must give the voxel size of every array, got None. "
                     "Pass (Z, Y, X) millimeters from the image header."
                 )
-            return study, _checked_spacing("spacings_mm", spacing_mm), "LPS"
+            return study, checked_spacing("spacings_mm", spacing_mm), "LPS"
         if spacing_mm is not None:
             raise ValueError(
                 f"spacings_mm must be None for a {type(study).__name__}, got {tuple(spacing_mm)}. "
@@ -266,8 +278,8 @@ class CT3DImageProcessor(BaseImageProcessor):
                     "To read files, install the radtower package and import it."
                 )
             study = self.reader(study)
-        spacing = _checked_spacing("spacing_mm of the volume", study.spacing_mm)
-        return study.array_hu, spacing, _checked_orientation(study.orientation)
+        spacing = checked_spacing("spacing_mm of the volume", study.spacing_mm)
+        return study.array_hu, spacing, checked_orientation(study.orientation)
 
 
 def _spacing_per_study(spacings_mm: Any, num_studies: int, is_batch: bool) -> list[Any]:
@@ -330,55 +342,3 @@ def _require_hounsfield(volume: Tensor) -> None:
             f"images must be in Hounsfield units, got values from {low:g} to {high:g}, none of them tissue, "
             "which is near 0. Apply RescaleIntercept once, and pass a scan of a body."
         )
-
-
-def _checked_spacing(name: str, spacing_mm: Sequence[float]) -> Triple:
-    values = tuple(float(value) for value in spacing_mm)
-    if len(values) != 3 or not all(math.isfinite(value) and value > 0 for value in values):
-        raise ValueError(
-            f"{name} must be 3 positive millimeters (Z, Y, X), got {values}. Read them from the image header."
-        )
-    if max(values) > MAX_SPACING_MM:
-        raise ValueError(
-            f"{name} must be at most {MAX_SPACING_MM:g} mm, got {values}. Convert it to millimeters."
-        )
-    return values[0], values[1], values[2]
-
-
-def _checked_size(name: str, size: Sequence[int]) -> tuple[int, int, int]:
-    values = tuple(size)
-    if len(values) != 3 or not all(isinstance(value, int) and value > 0 for value in values):
-        raise ValueError(
-            f"{name} must be 3 positive whole numbers (Z, Y, X), got {values}. Use (96, 192, 192)."
-        )
-    return values[0], values[1], values[2]
-
-
-def _checked_cache_size(cache_size: Sequence[int], size: tuple[int, int, int]) -> tuple[int, int, int]:
-    values = _checked_size("cache_size", cache_size)
-    margins = [kept - cropped for kept, cropped in zip(values, size, strict=True)]
-    if min(margins) < 0 or any(margin % 2 for margin in margins):
-        raise ValueError(
-            f"cache_size must exceed size {size} by an even number of voxels on each axis, or equal it, got "
-            f"{values}. Add the same margin on both sides."
-        )
-    return values
-
-
-def _checked_windows(windows_hu: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
-    if not windows_hu:
-        raise ValueError("windows_hu must hold at least one (low, high), got none. Use [[-1000, 200]].")
-    for window in windows_hu:
-        if len(window) != 2 or not all(map(math.isfinite, window)) or not window[0] < window[1]:
-            raise ValueError(
-                f"windows_hu must be (low, high) pairs with low < high, got {tuple(window)}. Swap or add one."
-            )
-    return tuple((float(low), float(high)) for low, high in windows_hu)
-
-
-def _checked_orientation(orientation: str) -> str:
-    if orientation not in ORIENTATIONS:
-        raise ValueError(
-            f"orientation must be one of {ORIENTATIONS}, got {orientation!r}. Reorient the volume first."
-        )
-    return orientation

@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from transformers import BatchFeature, ProcessorMixin
+from transformers.processing_utils import ImagesKwargs
 
 from .image_processing_2d import to_8_bit
+from .processing_call_settings import TEXT_OUTPUTS, split_settings, text_arguments
 
 
 class MedCLIPProcessor(ProcessorMixin):
@@ -52,8 +54,7 @@ class MedCLIPProcessor(ProcessorMixin):
         images: Any = None,
         text: str | Sequence[str] | None = None,
         spacings_mm: Any = None,
-        max_length: int | None = None,
-        return_tensors: str = "pt",
+        **kwargs: Any,
     ) -> BatchFeature:
         """Prepare scans, reports, or both.
 
@@ -62,30 +63,47 @@ class MedCLIPProcessor(ProcessorMixin):
                 one or several, see :func:`to_8_bit`. None skips them.
             text: One report or several. None skips them.
             spacings_mm: Voxel sizes in (Z, Y, X) order, for images given as bare arrays.
-            max_length: Tokens kept. None takes the processor's.
-            return_tensors: ``"pt"`` or ``"np"``. Texts are always padded to the longest and cut.
+            kwargs: Settings of the parts for this call, flat or in ``text_kwargs``, ``images_kwargs`` and
+                ``common_kwargs``; those of a part that is not asked are of no effect. Texts: those of a
+                tokenizer; without them texts are padded to the longest, or as the tokenizer was made to
+                (``padding``), and cut at the processor's ``max_length``, whatever length the tokenizer was
+                made for. Images: those of the image processor. ``return_tensors`` is ``"pt"`` unless given.
 
         Returns:
-            ``pixel_values`` and / or ``input_ids`` and ``attention_mask``.
+            ``pixel_values`` and / or ``input_ids`` and ``attention_mask``; with settings such as
+            ``return_length``, what they ask for.
 
         Raises:
-            TypeError: If a text is not a string, or a path is given where nothing can open it.
-            ValueError: If both are missing, a text is empty, or ``max_length`` is below 1.
+            TypeError: If a setting is unknown, a text is not a string, or a path is given where nothing can
+                open it.
+            ValueError: If both are missing, a text is empty, ``max_length`` is below 1, a setting is given
+                twice, or cannot be honored.
         """
         if images is None and text is None:
             raise ValueError("images or text must be given, got neither. Pass at least one.")
+        of_texts, of_images = split_settings(kwargs, self._image_settings)
         data: dict[str, Any] = {}
         if images is not None:
             given = {} if spacings_mm is None else {"spacings_mm": spacings_mm}
-            if not self.reads_volumes:
-                images = self._as_8_bit(images)
-            data |= self.image_processor(images, return_tensors=return_tensors, **given)
+            data |= self._prepare(images, {"return_tensors": "pt"} | of_images | given)
         if text is not None:
-            max_length = self.max_length if max_length is None else max_length
-            data |= self._tokenize(
-                [text] if isinstance(text, str) else list(text), max_length, return_tensors
-            )
+            data |= self._tokenize([text] if isinstance(text, str) else list(text), of_texts)
         return BatchFeature(data)
+
+    @property
+    def _image_settings(self) -> set[str]:
+        own = getattr(self.image_processor, "valid_kwargs", ImagesKwargs)
+        return {*ImagesKwargs.__annotations__, *own.__annotations__}
+
+    def _prepare(self, images: Any, settings: dict[str, Any]) -> dict[str, Any]:
+        if self.reads_volumes:
+            return self.image_processor(images, **settings)
+        if settings.get("input_data_format") is not None:
+            raise ValueError(
+                f"input_data_format must be left out, got {settings['input_data_format']!r}: images are made "
+                "8-bit ones first. Pass (Y, X), or (Y, X, 3) of uint8."
+            )
+        return self.image_processor(self._as_8_bit(images), **settings)
 
     @property
     def reads_volumes(self) -> bool:
@@ -108,9 +126,16 @@ class MedCLIPProcessor(ProcessorMixin):
             )
         return self.image_reader(image)
 
-    def _tokenize(self, texts: list[str], max_length: int, return_tensors: str) -> dict[str, Any]:
-        if max_length < 1:
-            raise ValueError(f"max_length must be positive, got {max_length}. Leave it out for the default.")
+    def _tokenize(self, texts: list[str], settings: dict[str, Any]) -> dict[str, Any]:
+        # A length that came with the tokenizer is not taken: many of the Hub say 128.
+        padding = self.tokenizer.init_kwargs.get("padding")
+        defaults = {
+            "padding": True if padding is None else padding,
+            "truncation": True,
+            "max_length": self.max_length,
+            "return_tensors": "pt",
+        }
+        arguments = text_arguments(settings, defaults)
         if not texts:
             raise ValueError("text must be at least one report, got none. Leave the call out.")
         for position, text in enumerate(texts):
@@ -126,11 +151,6 @@ class MedCLIPProcessor(ProcessorMixin):
             )
         if self.instruction is not None:
             texts = [self.instruction.replace("{text}", text) for text in texts]
-        inputs = self.tokenizer(
-            texts,
-            max_length=max_length,
-            truncation=True,
-            padding=True,
-            return_tensors=return_tensors,
-        )
-        return {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        inputs = self.tokenizer(texts, **arguments)
+        asked = [name for setting, name in TEXT_OUTPUTS.items() if arguments.get(setting)]
+        return {name: inputs[name] for name in ("input_ids", "attention_mask", *asked)}

@@ -2,10 +2,11 @@
 
 import unittest
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from tests.test_image_processing_common import ImageProcessingTester, ImageProcessingTestMixin
-from tests.test_processing_common import ProcessorTesterMixin
+from tests.test_processing_common import MODALITY_TEST_SPECS, ProcessorTesterMixin
 from transformers import ViTImageProcessorPil
 
 from hub_contract.common_tests.skipping import not_for_us
@@ -14,30 +15,23 @@ from radtower import CT3DImageProcessor, MedCLIPProcessor
 from radtower.processing.volume_io import Volume, VolumeSource, affine_from_spacing
 
 SPACING_MM = (3.0, 2.0, 2.0)
-PICTURES_ONLY = "a scan is no picture: one channel of Hounsfield units with a voxel size"
-NO_SPACING = "an array alone says no voxel size; it is asked for, not guessed"
-OWN_SETTINGS = (
-    "`max_length` and `instruction` belong to the processor; texts are always padded to the longest and cut, "
-    "and settings of the parts in a call (`padding`, `images_kwargs`) are refused"
+PICTURES_ONLY = (
+    "a scan is no picture: one channel of Hounsfield units with a voxel size, never RGBA or Pillow"
 )
-EVERY_PROCESSOR = dict.fromkeys(
-    [
-        "test_call_arguments_default_none",
-        "test_call_arguments_not_in_attributes",
-        "test_call_arguments_not_in_processor_kwargs",
-        "test_doubly_passed_kwargs_0_images",
-        "test_flat_kwarg_applied_when_modality_dict_lacks_it",
-        "test_init_arguments_not_in_processor_kwargs",
-        "test_kwargs_overrides_default_subprocessor_kwargs_0_images",
-        "test_overlapping_text_image_kwargs_handling_0_images",
-        "test_processor_text_has_no_visual",
-        "test_structured_kwargs_nested_from_dict_0_images",
-        "test_subprocessor_defaults_preserved_by_kwargs_0_images",
-        "test_unstructured_kwargs_0_images",
-        "test_unstructured_kwargs_batched_0_images",
-    ],
-    OWN_SETTINGS,
+NO_SPACING = (
+    "an array alone says no voxel size; it is asked for (`spacings_mm`), not guessed; tests/processing/ does "
+    "the same with it"
 )
+EVERY_PROCESSOR = {
+    "test_init_arguments_not_in_processor_kwargs": (
+        "every published `processor_config.json` has `max_length`, and a call may say another: the case for "
+        "which the test calls itself too strict"
+    ),
+    "test_processor_text_has_no_visual": (
+        "a dual tower pairs images and texts by row: leaving out the empty list that stands for no image "
+        "would shift every pair after it in silence"
+    ),
+}
 
 
 def _make_volume() -> Volume:
@@ -67,10 +61,8 @@ class _VolumeTester(ImageProcessingTester):
         "test_call_numpy_4_channels": PICTURES_ONLY,
         "test_call_numpy": NO_SPACING,
         "test_call_pytorch": NO_SPACING,
-        "test_new_models_require_torchvision_backend": "nothing here needs torchvision",
-        "test_valid_kwargs_set": (
-            "wants the settings under the name CT3DImageProcessorKwargs; ours are CT3DImagesKwargs, which "
-            "published code carries"
+        "test_new_models_require_torchvision_backend": (
+            "torchvision resamples in 2D; ours resamples in 3D with torch alone, which that backend is for"
         ),
     }
 )
@@ -79,30 +71,38 @@ class CT3DImageProcessorTest(ImageProcessingTestMixin, unittest.TestCase):
     test_cast_dtype = True
 
 
-@not_for_us(EVERY_PROCESSOR)
-class MedCLIPProcessorOfPicturesTest(ProcessorTesterMixin, unittest.TestCase):
+class _TwoParts(ProcessorTesterMixin):
     processor_class = MedCLIPProcessor
 
+    @staticmethod
+    def prepare_processor_dict() -> dict[str, Any]:
+        # The length that the test gives its tokenizer: ours is that of the processor.
+        return {"max_length": ProcessorTesterMixin.images_text_kwargs_max_length}
+
+    @classmethod
+    def _setup_tokenizer(cls) -> Any:
+        return build_tokenizer()
+
+
+@not_for_us(EVERY_PROCESSOR)
+class MedCLIPProcessorOfPicturesTest(_TwoParts, unittest.TestCase):
     @classmethod
     def _setup_image_processor(cls) -> Any:
         return ViTImageProcessorPil(size={"height": 16, "width": 16})
 
-    @classmethod
-    def _setup_tokenizer(cls) -> Any:
-        return build_tokenizer()
-
 
 @not_for_us(EVERY_PROCESSOR)
-class MedCLIPProcessorTest(ProcessorTesterMixin, unittest.TestCase):
-    processor_class = MedCLIPProcessor
-
+class MedCLIPProcessorTest(_TwoParts, unittest.TestCase):
     @classmethod
     def _setup_image_processor(cls) -> Any:
         return CT3DImageProcessor(spacing_mm=(3.0, 3.0, 3.0), size=(8, 8, 8))
 
-    @classmethod
-    def _setup_tokenizer(cls) -> Any:
-        return build_tokenizer()
+    def setUp(self) -> None:
+        # The tests see a setting at work by `rescale_factor`. That of scans: a window above all voxels.
+        settings = {"init_time_kwargs": {"windows_hu": ((5000.0, 6000.0),)}}
+        patch = mock.patch.dict(MODALITY_TEST_SPECS["images"], settings)
+        patch.start()
+        self.addCleanup(patch.stop)
 
     def prepare_images_inputs(self, batch_size: int | None = None, nested: bool = False) -> Any:
         return _make_volume() if batch_size is None else [_make_volume() for _ in range(batch_size)]
