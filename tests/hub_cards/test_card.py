@@ -179,3 +179,12 @@ def test_the_rule_is_found_in_the_records_of_all_runs_on_labels(tmp_path, run, e
     (tmp_path / "run.yaml").write_text(json.dumps({"run": asdict(run)}))
     rule = target_rule(read_run_record(tmp_path))
     assert rule is None if end is None else end in rule
+
+
+def test_a_finding_with_a_line_break_begins_no_section(make_model_folder, tmp_path):
+    trained = make_model_folder("ct3d")
+    config = json.loads((trained / "config.json").read_text())
+    names = {"0": "a\n\n# Not a heading", "1": "{{ 7 * 7 }}"}
+    (trained / "config.json").write_text(json.dumps(config | {"id2label": names}))
+    card = (export_model(trained, tmp_path / "tower") / "README.md").read_text()
+    assert _section(card, "Findings").strip() == "a # Not a heading, {{ 7 * 7 }}"

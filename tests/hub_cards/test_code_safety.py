@@ -48,6 +48,8 @@ def check(tmp_path):
         ("import torch.hub", "torch.hub"),
         ("import torch.nn\ntorch.hub.load('x')", "torch.hub"),
         ("import torch\ngetattr(torch, 'save')", "torch.save"),
+        ("from transformers.utils import import_utils as u\nu.os.system('x')", "os"),
+        ("from transformers.utils.import_utils import os", "transformers.utils.import_utils.os"),
         ("import torch.utils.cpp_extension as c", "torch.utils.cpp_extension"),
         ("from torch.jit import load", "torch.jit.load"),
         ("from huggingface_hub import HfApi", "huggingface_hub.HfApi"),

@@ -108,7 +108,8 @@ def write_card(
 
 
 def _findings(config: dict[str, Any]) -> list[str]:
-    return list(config.get("findings") or (config.get("id2label") or {}).values())
+    names = config.get("findings") or (config.get("id2label") or {}).values()
+    return [" ".join(str(name).split()) for name in names]  # a line break would begin a section
 
 
 def _processor_settings(folder: Path) -> dict[str, Any]:

@@ -38,6 +38,13 @@ _ATTRIBUTES = frozenset(
         *("__subclasses__", "__globals__", "__builtins__", "__code__", "__loader__"),
     }
 )
+# Reached through another module that has imported them.
+_MODULES = frozenset(
+    {
+        *("builtins", "ctypes", "importlib", "marshal", "os", "pickle", "runpy", "shutil", "socket"),
+        *("subprocess", "sys"),
+    }
+)
 _READ_MODES = frozenset({"r", "rb", "rt"})
 
 
@@ -123,6 +130,8 @@ def _dotted(node: ast.expr, known: dict[str, str]) -> str:
 
 def _refused_dotted(name: str) -> str | None:
     package, _, rest = name.partition(".")
+    if not _MODULES.isdisjoint(rest.split(".")):
+        return name
     if rest and package in _ONLY and rest.partition(".")[0] not in _ONLY[package]:
         return name
     return name if any(f"{name}.".startswith(f"{never}.") for never in _NEVER) else None
@@ -132,7 +141,7 @@ def _refused_name(node: ast.Name | ast.Attribute) -> str | None:
     if isinstance(node, ast.Name):
         is_bad = isinstance(node.ctx, ast.Load) and (node.id in _NAMES or node.id == "open")
         return node.id if is_bad else None
-    return node.attr if node.attr in _ATTRIBUTES or node.attr == "open" else None
+    return node.attr if node.attr in _ATTRIBUTES | _MODULES or node.attr == "open" else None
 
 
 def _is_read_only(node: ast.Call) -> bool:
