@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import pipeline
 
-from hub_contract.stock_models import FINDINGS, build, build_tokenizer
+from hub_contract.stock_models import FINDINGS, build, build_processor, build_tokenizer
 
 TEXTS = ["small nodule", "there is no effusion"]
 
@@ -36,3 +36,39 @@ def test_text_classification_gives_a_probability_per_finding_that_excludes_no_ot
         expected = dict(zip(FINDINGS.values(), logits.sigmoid().tolist(), strict=True))
         assert {one["label"]: one["score"] for one in found} == pytest.approx(expected, abs=1e-6)
         assert sum(expected.values()) != pytest.approx(1.0, abs=1e-3)
+
+
+@torch.no_grad()
+def test_text_classification_gives_logits_from_which_calibrated_probabilities_follow(tmp_path):
+    model = build("text").eval()
+    model.config.label_temperature = 2.5
+    folder = _saved(model, tmp_path)
+    classify = pipeline(
+        "text-classification", model=folder, device="cpu", top_k=None, function_to_apply="none"
+    )
+    for text, found in zip(TEXTS, classify(TEXTS), strict=True):
+        logits = model(**build_tokenizer()(text, return_tensors="pt")).logits[0]
+        expected = dict(zip(FINDINGS.values(), (logits / 2.5).sigmoid().tolist(), strict=True))
+        scores = {one["label"]: torch.tensor(one["score"] / 2.5).sigmoid().item() for one in found}
+        assert scores == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("task", "instead"),
+    [
+        ("image-classification", r"model\(\*\*processor\(scan\)\)\.logits\.sigmoid"),
+        ("image-feature-extraction", r".*pooler_output"),
+    ],
+)
+def test_pipelines_of_pictures_refuse_a_tower_of_scans_and_say_what_to_use(task, instead, tmp_path):
+    build("image").save_pretrained(tmp_path)
+    build_processor("image").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"one of scans, got '{task}', .* Use {instead}"):
+        pipeline(task, model=str(tmp_path), device="cpu")
+
+
+def test_the_zero_shot_pipeline_of_pictures_names_that_of_scans(tmp_path):
+    build("pair").save_pretrained(tmp_path)
+    build_processor("pair").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"one of scans, .* Use pipeline\(\"zero-shot-ct-classification\"\)"):
+        pipeline("zero-shot-image-classification", model=str(tmp_path), device="cpu")

@@ -36,6 +36,13 @@ from .image_processing_resampling import axis_filter, lung_center, resample_volu
 AIR_SEEN_BELOW_HU, TISSUE_SEEN_ABOVE_HU = -200.0, -500.0
 PADDING_BELOW_HU, MIN_AIR_FRACTION, NUM_JUDGED = -1500.0, 2e-4, 1 << 16
 
+# Pipelines of transformers that open every input as a picture -> what does their work on scans.
+PICTURE_PIPELINES = {
+    "image-classification": "model(**processor(scan)).logits.sigmoid()",
+    "image-feature-extraction": "model(**processor(scan)).pooler_output",
+    "zero-shot-image-classification": 'pipeline("zero-shot-ct-classification") of radtower',
+}
+
 
 @runtime_checkable
 class OrientedVolume(Protocol):
@@ -115,6 +122,23 @@ class CT3DImageProcessor(BaseImageProcessor):
         if crop not in CROPS:
             raise ValueError(f"crop must be one of {CROPS}, got {crop!r}. Use 'center'.")
         self.crop = crop
+
+    @classmethod
+    def get_image_processor_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See transformers. Here a pipeline of pictures can still be told from others; later Pillow fails.
+
+        Raises:
+            ValueError: If such a pipeline asks.
+        """
+        task = kwargs.get("_from_pipeline")
+        if task in PICTURE_PIPELINES:
+            raise ValueError(
+                f"the pipeline must be one of scans, got {task!r}, which opens every input as a picture. Use "
+                f"{PICTURE_PIPELINES[task]}."
+            )
+        return super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
 
     def preprocess(
         self,
