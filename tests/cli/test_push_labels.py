@@ -15,8 +15,9 @@ from radtower.processing.report_text import report_sha256
 
 COMMAND = "import sys; sys.argv[0] = 'radtower'; from radtower_command import main; main()"
 LOAD = """
-import datasets, json, sys
+import datasets, huggingface_hub, json, sys
 whole = datasets.load_dataset("tester/silver")
+huggingface_hub.DatasetCard.load("tester/silver").validate()
 streamed = datasets.load_dataset("tester/silver", streaming=True)
 print(json.dumps([{split: list(rows) for split, rows in loaded.items()} for loaded in (whole, streamed)]))
 """
@@ -109,6 +110,8 @@ def test_pushes_labels_without_a_word_of_the_reports_and_they_load_again(
     loaded = _run(local_hub, tmp_path, LOAD)
     assert loaded.returncode == 0, loaded.stderr
     assert json.loads(loaded.stdout.splitlines()[-1]) == [{"train": tables[0], "validation": tables[1]}] * 2
+    (asked,) = local_hub.of("POST", "/api/validate-yaml")
+    assert asked.json == {"repoType": "dataset", "content": repo.files["README.md"].decode()}
     refused = _run(local_hub, tmp_path / "elsewhere", LOAD, token=None)
     assert "DatasetNotFoundError: Dataset 'tester/silver' doesn't exist on the Hub" in refused.stderr
     assert tables[1] == [

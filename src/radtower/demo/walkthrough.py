@@ -39,6 +39,7 @@ from radtower.training.train_medclip import train_medclip
 from radtower.training.train_text import train_labeler
 from radtower.training.train_vision import train_vision
 
+DATA = "synthetic phantoms of radtower demo, no patients"  # on the cards of the models
 # Lung, soft tissue, and what is denser: calcium, bone, metal.
 WINDOWS_HU = [[-1000.0, 200.0], [-160.0, 240.0], [200.0, 2500.0]]
 
@@ -172,6 +173,7 @@ class _Demo:
         small_gold = self.output / "gold_subset.csv"
         gold.loc[chosen, list(self.findings.keys)].to_csv(small_gold)
         run = LabelerRun(
+            data_name=DATA,
             manifest=str(manifest_path),
             gold=str(small_gold),
             llm=str(embedded_llm()),
@@ -231,6 +233,7 @@ class _Demo:
 
     def train_vision(self, manifest_path: Path, labels_path: Path) -> Path:
         run = VisionRun(
+            data_name=DATA,
             manifest=str(manifest_path),
             labels=str(labels_path),
             cache=str(self.output / "cache"),
@@ -246,6 +249,7 @@ class _Demo:
 
     def align(self, manifest_path: Path, labels_path: Path, vision: Path, should_reset: bool) -> Path:
         run = ClipRun(
+            data_name=DATA,
             manifest=str(manifest_path),
             cache=str(self.output / "cache"),
             vision=str(vision),

@@ -153,6 +153,8 @@ def test_says_what_was_not_recorded(make_release, write_label_table):
     assert rows["settings"] == "not recorded"
     assert rows["prompt version"] == "none: the labeler takes no prompt"
     assert rows["model"] == "labeler-b (1 reports), some/model-7b (3 reports)"
+    compute = _section(label_card(make_release(), None), "Compute and emissions")
+    assert "not recorded, so no CO2 is\nestimated" in compute
 
 
 STATES_SEEN = {"status": {"nodule": "present", "effusion": "absent"}}
