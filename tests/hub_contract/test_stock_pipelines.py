@@ -1,10 +1,13 @@
-"""Pipelines of transformers give what the models of texts give."""
+"""Pipelines of transformers give what the models of texts, and of pictures, give."""
 
 import pytest
 import torch
-from transformers import pipeline
+from PIL import Image
+from transformers import AutoModelForImageClassification, pipeline
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from hub_contract.stock_models import FINDINGS, build, build_processor, build_tokenizer
+from hub_contract.stock_models import FINDINGS, build, build_processor, build_tokenizer, picture_config
+from radtower import MedCLIPModel
 
 TEXTS = ["small nodule", "there is no effusion"]
 
@@ -72,3 +75,28 @@ def test_the_zero_shot_pipeline_of_pictures_names_that_of_scans(tmp_path):
     build_processor("pair").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"one of scans, .* Use pipeline\(\"zero-shot-ct-classification\"\)"):
         pipeline("zero-shot-image-classification", model=str(tmp_path), device="cpu")
+
+
+@torch.no_grad()
+def test_the_2d_tower_of_a_dual_tower_classifies_images_as_a_model_of_transformers(tmp_path):
+    config = picture_config()
+    config.vision_config.num_channels = 3  # pipelines of pictures hand over color
+    tower = MedCLIPModel(config).eval().vision_model
+    processor = ViTImageProcessorPil(size={"height": 8, "width": 8})
+    for folder in (tmp_path / "tower", tmp_path / "classifier"):
+        processor.save_pretrained(folder)
+    tower.save_pretrained(tmp_path / "tower")
+    image = Image.fromarray(torch.arange(192, dtype=torch.uint8).reshape(8, 8, 3).numpy())
+    pixels = processor(image, return_tensors="pt")
+    extract = pipeline("image-feature-extraction", model=str(tmp_path / "tower"), device="cpu")
+    states = tower(**pixels).last_hidden_state
+    torch.testing.assert_close(extract(image, return_tensors=True), states)
+
+    classifier = AutoModelForImageClassification.from_pretrained(
+        tmp_path / "tower", id2label=FINDINGS, problem_type="multi_label_classification"
+    ).eval()
+    classifier.save_pretrained(tmp_path / "classifier")
+    classify = pipeline("image-classification", model=str(tmp_path / "classifier"), device="cpu")
+    scores = (states[:, 0] @ classifier.classifier.weight.T + classifier.classifier.bias).sigmoid()[0]
+    found = {one["label"]: one["score"] for one in classify(image)}
+    assert found == pytest.approx(dict(zip(FINDINGS.values(), scores.tolist(), strict=True)), abs=1e-6)
