@@ -138,10 +138,8 @@ class LLMBiEncoderForMaskedNTP(LLMBiEncoderPreTrainedModel):
             output_attentions=output_attentions,
             return_dict=True,
         )
-        hidden, inner = (
-            read.last_hidden_state,
-            {"hidden_states": read.hidden_states, "attentions": read.attentions},
-        )
+        hidden = read.last_hidden_state
+        inner = {"hidden_states": read.hidden_states, "attentions": read.attentions}
         if labels is None:
             return MaskedNTPOutput(logits=F.pad(self._logits(hidden[:, :-1]), (0, 0, 1, 0)), **inner)
         is_target = labels != IGNORED
