@@ -245,4 +245,4 @@ def test_a_push_says_what_it_did_and_begins_with_a_token(radtower, model, table,
     done = radtower("index", "push", tmp_path / "index", "me/index", "--include-text", "--public")
     assert (done.code, "must stay private" in done.err) == (2, True)
     done = radtower("index", "push", tmp_path / "index", "me/index", "--include-text", "--accept-phi", 3)
-    assert (done.code, "no more and no less than 3 matches" in done.err) == (2, True)
+    assert (done.code, "must hold exactly 3 matches of" in done.err) == (2, True)

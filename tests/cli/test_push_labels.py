@@ -236,7 +236,7 @@ def test_text_needs_a_license_and_passes_the_privacy_check_first(radtower, tmp_p
     arguments += ["--license", "cc-by-4.0"]
     done = radtower(*arguments)
     assert done.code == 2
-    assert "failed: v3: date, name\n" in done.err
+    assert "found: v3: date, name\n" in done.err
     assert "got 2 in 1 of 2 texts (1 date, 1 name)" in done.err
     assert "Miller" not in done.err + done.out
     assert not out.exists()
@@ -285,7 +285,7 @@ def test_ids_like_record_numbers_must_be_kept_on_purpose(radtower, tmp_path, lab
     arguments = ["push-labels", labels, "me/silver", "--reports", manifest, "--dry-run"]
     done = radtower(*arguments)
     assert done.code == 2
-    assert "failed: 8812340: record number\n" in done.err
+    assert "found: 8812340: record number\n" in done.err
     assert "ids must not look like identifiers of patients, got 3 of 3 that do" in done.err
     assert radtower(*arguments, "--keep-ids").code == 0
 

@@ -259,8 +259,8 @@ def test_ids_like_record_numbers_and_dates_are_found(name, kinds):
 
 def test_matches_must_be_accepted_to_the_number():
     report = search_texts([("r1", "Dr. Miller, 2021-03-12"), ("r2", "Clear lungs."), ("r3", "Dr. Jones")])
-    for number in (0, 2, 4):
-        with pytest.raises(ValueError, match=rf"no less than {number} matches .* got 3 in 2 of 3 texts") as e:
+    for number, wanted in ((0, "no match"), (2, "exactly 2 matches"), (4, "exactly 4 matches")):
+        with pytest.raises(ValueError, match=rf"must hold {wanted} .* got 3 in 2 of 3 texts") as e:
             refuse_identifiers(report, number)
         assert "(1 date, 2 name)" in str(e.value)
         assert "Miller" not in str(e.value)

@@ -159,10 +159,11 @@ def _presidio() -> "tuple[Analyzer, ...]":
 
 
 def _list_matches(release: "LabelRelease") -> None:
-    """Say which rows the privacy check stopped at, and why; never what it saw there."""
+    """Say in which rows the privacy check found something, and of what kind; never what it saw there."""
     for report in (release.id_check, release.text_check):
         if report is not None:
-            print_failures({name: ", ".join(kinds) for name, kinds in report.kinds_by_id.items()})
+            found = {name: ", ".join(kinds) for name, kinds in report.kinds_by_id.items()}
+            print_failures(found, "found")
 
 
 def _print_release(release: "LabelRelease", published: "Published | None", *, as_json: bool) -> None:

@@ -57,11 +57,11 @@ def value_with_interval(item: "MetricResult") -> str:
     return f"{item.value:.2f} ({item.ci_low:.2f}-{item.ci_high:.2f})"
 
 
-def print_failures(failures: Mapping[str, str]) -> None:
-    """List what could not be done, on stderr."""
+def print_failures(failures: Mapping[str, str], word: str = "failed") -> None:
+    """List what could not be done, or what else ``word`` says, on stderr."""
     console = Console(stderr=True)
     for item, reason in failures.items():
-        console.print(f"failed: {item}: {reason}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{word}: {item}: {reason}", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

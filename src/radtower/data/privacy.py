@@ -124,11 +124,12 @@ def refuse_identifiers(report: PrivacyReport, num_accepted: int = 0) -> None:
         ValueError: If the numbers differ.
     """
     if report.num_matches != num_accepted:
+        wanted = f"exactly {num_accepted} matches" if num_accepted else "no match"
         raise ValueError(
-            f"the texts must hold no more and no less than {num_accepted} matches of the privacy check, got "
-            f"{report.num_matches} in {len(report.kinds_by_id)} of {report.num_texts} texts "
-            f"({report.describe()}). Remove what identifies a patient; if every match is harmless, "
-            f"accept {report.num_matches}."
+            f"the texts must hold {wanted} of the privacy check, got {report.num_matches} in "
+            f"{len(report.kinds_by_id)} of {report.num_texts} texts ({report.describe()}). Remove what "
+            "identifies a patient; if every match is harmless, accept their number (--accept-phi "
+            f"{report.num_matches})."
         )
 
 
