@@ -65,6 +65,16 @@ def test_only_what_differs_is_sent(push, hub):
     assert asked == ["new.parquet", "sub/new.md"]
 
 
+def test_files_that_the_repository_would_leave_out_are_named_and_nothing_is_committed(push, hub):
+    repo = hub.make_repo("datasets", "tester/new", is_private=True)
+    repo.add("rules", repo.files | {".gitignore": b"*.parquet\n"})
+    error, said, _ = push(ONE, "tester/new")
+    assert error == "ValueError"
+    assert "got 1 that its .gitignore leaves out: a.parquet. Change .gitignore in tester/new." in said
+    assert [commit.message for commit in repo.commits] == ["initial commit", "rules"]
+    assert push({"b.md": "text"}, "tester/new")["num_changed"] == 1
+
+
 def test_a_public_repository_is_not_filled_unless_public_was_said(push, hub):
     repo = hub.make_repo("datasets", "tester/open", is_private=False)
     hub.make_repo("datasets", "tester/shut", is_private=True)

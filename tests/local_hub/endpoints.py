@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from fnmatch import fnmatch
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -71,10 +72,12 @@ def validate_yaml(http: Any, groups: Groups, body: bytes) -> None:
 
 def preupload(http: Any, groups: Groups, body: bytes) -> None:
     there = _commit(http, groups)[1].files
+    ignored = there.get(".gitignore", b"").decode().split()
     files = []
     for file in json.loads(body)["files"]:
         mode = "lfs" if file["path"].endswith(LFS_ENDINGS) else "regular"
-        answer = {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
+        is_ignored = any(fnmatch(file["path"], pattern) for pattern in ignored)
+        answer = {"path": file["path"], "uploadMode": mode, "shouldIgnore": is_ignored}
         if file["path"] in there:
             answer["oid"] = _oid(file["path"], there[file["path"]])
         files.append(answer)

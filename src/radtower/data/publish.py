@@ -158,8 +158,8 @@ def push_folder(
 
     Raises:
         PermissionError: If there is no token, or the Hub does not accept it for this repository.
-        ValueError: If the id has no owner, the message may identify a patient, or the repository is public
-            and ``is_public`` was not said.
+        ValueError: If the id has no owner, the message may identify a patient, the repository is public and
+            ``is_public`` was not said, or its ``.gitignore`` leaves out files of the folder.
         FileNotFoundError: If the folder has no files, or the repository of a pull request does not exist.
         FileExistsError: If somebody else changed the same files meanwhile, or the tag is at another commit.
         ConnectionError: If the Hub cannot be reached, is silent, or is busy for longer than a push waits.
@@ -302,6 +302,14 @@ class _Push:
             create_pr=self.target.is_pull_request,
             free_memory=False,
         )
+        # Set by the call above. The client would leave these files out of the commit, with a line in its log.
+        ignored = [one.path_in_repo for one in additions if getattr(one, "_should_ignore", False)]
+        if ignored:
+            named = ", ".join(ignored[:_MOST_NAMED])
+            raise ValueError(
+                f"the repository must take every file of a push, got {len(ignored)} that its .gitignore "
+                f"leaves out: {named}. Change .gitignore in {self.repo_id}."
+            )
 
     def _send(
         self, version: Version, operations: list[CommitOperationAdd | CommitOperationDelete]
