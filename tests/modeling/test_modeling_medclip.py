@@ -62,6 +62,18 @@ def test_shapes(model, batch):
     assert model.encode_text("no").shape == (1, 12)
 
 
+def test_new_projections_do_not_begin_like_the_language_model(tiny_vision_config, tiny_text_config):
+    assert tiny_text_config.text_config.initializer_range == 0.2
+    torch.manual_seed(0)
+    config = MedCLIPConfig(
+        vision_config=tiny_vision_config, text_config=tiny_text_config, projection_dim=96, findings=["a", "b"]
+    )
+    model = MedCLIPModel(config)
+    for layer in (model.visual_projection, model.text_projection, model.finding_head):
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.15)
+    assert not model.finding_head.bias.any()
+
+
 @torch.no_grad()
 def test_logits_are_scaled_cosines_of_the_projected_towers(model, batch):
     model.logit_scale.log_value.fill_(math.log(7.0))

@@ -31,6 +31,7 @@ from .modeling_pair_relation import PairRelation
 from .modeling_towers import build_tower, fill_tower, freeze_unread_poolers, pool_states
 from .modeling_zero_shot import ZeroShotFindings
 
+PROJECTION_STD = 0.02  # of new projections and heads, whatever the towers begin with
 FINDING_LOSS_WEIGHT = 0.5  # of each modality's finding loss beside InfoNCE: GreenRFM, arXiv 2603.06467
 
 
@@ -89,7 +90,12 @@ class MedCLIPModel(ZeroShotFindings, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        if isinstance(module, nn.Linear):  # transformers would take the deviation of the language model
+            init.normal_(module.weight, std=PROJECTION_STD)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
         if isinstance(module, LogitScale):
             init.constant_(module.log_value, module.initial)
         if isinstance(module, LogitBias):
