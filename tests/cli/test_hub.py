@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from radtower.cli.card_pictures import example_pictures
 from radtower.modeling.modeling_llm_biencoder import LLMBiEncoder
 
 pytest.importorskip("matplotlib")
@@ -50,6 +52,16 @@ def test_slices_of_a_scan_that_may_be_shown_go_on_the_card(radtower, dual_tower,
     with Image.open(tmp_path / "out" / "card_images" / "example-scan.png") as picture:
         assert set(picture.info) <= {"dpi"}
         assert np.asarray(picture.convert("L")).std() > 20
+
+
+def test_slices_are_drawn_one_way_whatever_the_model_wants(dual_tower, phantom_scan):
+    pictures = [example_pictures(dual_tower, phantom_scan, "CC0")]
+    path = dual_tower / "processor_config.json"
+    settings = json.loads(path.read_text())
+    settings["image_processor"]["orientation"] = "RAS"
+    path.write_text(json.dumps(settings))
+    pictures.append(example_pictures(dual_tower, phantom_scan, "CC0"))
+    assert pictures[0] == pictures[1]
 
 
 def test_a_scan_is_shown_with_its_source_only(radtower, dual_tower, phantom_scan, tmp_path):

@@ -5,8 +5,10 @@ import signal
 import time
 
 import pytest
+from huggingface_hub import close_session, get_session
 
-from radtower.data.hub_requests import in_our_words
+from radtower.data import hub_requests
+from radtower.data.hub_requests import bounded_silence, in_our_words, persist
 
 FILES = {"a.parquet": "first", "b.parquet": "second", "c.md": "text"}
 REPO = "tester/new"
@@ -113,6 +115,30 @@ def test_a_pull_request_is_not_opened_twice(push, hub):
     done = push(FILES, REPO, target={"is_pull_request": True})
     assert done["waits"] == [1]
     assert [name for name in repo.branches if name.startswith("refs/")] == ["refs/pr/1", "refs/pr/2"]
+
+
+def _limits():
+    return get_session().event_hooks["request"].count(hub_requests._limit_silence)
+
+
+def test_two_pushes_at_once_leave_the_client_as_it_was():
+    before = list(get_session().event_hooks["request"])
+    first, second = bounded_silence(), bounded_silence()
+    first.__enter__()
+    second.__enter__()
+    assert _limits() == 1
+    first.__exit__(None, None, None)
+    assert persist(_limits) == 1  # the second goes on
+    second.__exit__(None, None, None)
+    assert get_session().event_hooks["request"] == before
+
+
+def test_a_client_that_was_made_anew_is_limited_too():
+    with bounded_silence():
+        close_session()  # as the client does where a connection cannot be made
+        assert _limits() == 0
+        assert persist(_limits) == 1
+    assert _limits() == 0
 
 
 def test_errors_of_our_own_pass():

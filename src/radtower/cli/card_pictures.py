@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from radtower.cli.extras import register_models, require
+from radtower.cli.extras import require
 from radtower.cli.output import NOT_FOR_DIAGNOSIS
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ ExampleSource = Annotated[
 def example_pictures(model: Path, scan: Path | None, source: str | None) -> "tuple[CardPicture, ...]":
     """Draw the slices of a scan as the model gets them; nothing of its header goes along.
 
+    The models must be registered.
+
     Args:
         model: Folder of a model of CT scans, for its preprocessing.
         scan: DICOM folder, NIfTI, NRRD or MetaImage. None draws nothing.
@@ -43,7 +45,6 @@ def example_pictures(model: Path, scan: Path | None, source: str | None) -> "tup
             "whose scan it is and under which license it may be shown."
         )
     require("plots")
-    register_models()
     from transformers import AutoProcessor
 
     from radtower.evaluation.reports.pictures.drawing import png_bytes

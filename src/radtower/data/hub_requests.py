@@ -43,6 +43,7 @@ def persist(call: Callable[[], T], *, is_repeatable: bool = True) -> T:
     """
     num_silent = 0
     for wait_s in WAITS_S:
+        _limit_client()
         try:
             return call()
         except HfHubHTTPError as error:
@@ -86,13 +87,27 @@ def bounded_silence() -> Iterator[None]:
 
     The client is shared by the process, so others get the same limit for as long as this lasts.
     """
-    session: Any = get_session()
-    before = session.event_hooks
-    session.event_hooks = before | {"request": [*before.get("request", ()), _limit_silence]}
+    _limit_client()
     try:
         yield
     finally:
-        session.event_hooks = before
+        _set_hooks([hook for hook in _hooks() if hook is not _limit_silence])
+
+
+def _limit_client() -> None:
+    """Set the limit, once: a broken connection may have left a new client, or another push have ended."""
+    if _limit_silence not in _hooks():
+        _set_hooks([*_hooks(), _limit_silence])
+
+
+def _hooks() -> list[Any]:
+    session: Any = get_session()
+    return list(session.event_hooks["request"])
+
+
+def _set_hooks(hooks: list[Any]) -> None:
+    session: Any = get_session()
+    session.event_hooks = session.event_hooks | {"request": hooks}
 
 
 def _limit_silence(request: Any) -> None:
